@@ -1,0 +1,45 @@
+# Two commands do everything on a fresh machine: `make study` and `make test`.
+# They need CPython >= 3.11 with pip and venv, and make.
+
+PYTHON ?= python3
+STUDY ?= quickstart
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+SNAKEMAKE := $(BIN)/snakemake --cores all --config study=$(STUDY)
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: study test lint setup clean help
+
+help: ## list these commands
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+study: $(READY) ## train a study and write its report (STUDY=quickstart)
+	@$(SNAKEMAKE)
+	@test results/$(STUDY)/workflow.html -nt results/$(STUDY)/report.html || \
+	  $(SNAKEMAKE) --report results/$(STUDY)/workflow.html
+
+test: $(READY) lint ## linters and all tests
+	@$(BIN)/python -m pytest
+
+lint: $(READY) ## linters alone
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/snakefmt --check Snakefile rules
+	@$(BIN)/snakemake --lint
+
+setup: $(READY) ## make .venv from envs/requirements.lock
+
+# Installed anew only when the lock or the package's metadata change.
+$(READY): envs/requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mufree needs Python 3.11 or later; set PYTHON=...")'
+	@echo "Setting up $(VENV): this downloads PyTorch once and takes some minutes."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r envs/requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+clean: ## remove what studies and tests made, but not .venv
+	rm -rf results .snakemake .pytest_cache .mypy_cache .ruff_cache

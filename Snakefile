@@ -1,0 +1,73 @@
+"""Train the runs of a study and turn them into tables, figures and a report.
+
+snakemake --cores all                               the quickstart: bundled data, minutes
+snakemake --cores all --config study=NAME           experiments/NAME.yaml
+snakemake --cores all --config study=NAME --dry-run what would be done
+
+Paths stand in the rules, under results/{study}; science is the package's, and rules call its command `mufree`.
+"""
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+include: "rules/common.smk"
+include: "rules/data.smk"
+include: "rules/train.smk"
+include: "rules/analyse.smk"
+include: "rules/publish.smk"
+
+
+wildcard_constraints:
+    study=STUDY.name,
+    task="|".join(STUDY.tasks),
+    method="|".join(STUDY.all_methods),
+    width=r"\d+",
+    seed=r"\d+",
+
+
+localrules:
+    all,
+    sweeps,
+    figures,
+
+
+rule all:
+    """The report of the study, as PDF and as a page, with its tables and figures."""
+    default_target: True
+    input:
+        expand("results/{study}/report.{kind}", study=STUDY.name, kind=["pdf", "html"]),
+
+
+rule sweeps:
+    """All runs, without analysing them."""
+    input:
+        expand("results/{study}/rows.parquet", study=STUDY.name),
+
+
+rule figures:
+    """All figures, without the report."""
+    input:
+        expand(
+            "results/{study}/figures/{task}.{figure}.pdf",
+            study=STUDY.name,
+            task=STUDY.tasks,
+            figure=FIGURES,
+        ),
+
+
+onstart:
+    shell(
+        "mufree plan {STUDY_FILE:q} --store results/{STUDY.name}/runs --cores {workflow.cores}"
+    )
+
+
+onsuccess:
+    report_usage()
+
+
+onerror:
+    logger.error(
+        f"Stopped. Logs are in results/{STUDY.name}/logs; finished runs are kept, the same command goes on."
+    )

@@ -1,0 +1,83 @@
+"""From runs to tables and figures. No torch."""
+
+TABLES = [
+    "control",
+    "coordcheck",
+    "coordcheck_verdict",
+    "dynamics",
+    "dynamics_points",
+    "loss",
+    "optima",
+    "regret",
+    "smoothness",
+    "stability",
+    "transfer",
+]
+
+
+rule metrics:
+    """Every metric of the study, as tables."""
+    input:
+        sources.files("metrics"),
+        rows="results/{study}/rows.parquet",
+        curves="results/{study}/curves.parquet",
+        coordcheck=expand(
+            "results/{{study}}/coordcheck/{task}.parquet", task=STUDY.tasks
+        ),
+    output:
+        tables=[
+            report(
+                f"results/{{study}}/tables/{table}.csv",
+                category="Tables",
+                caption=f"../paper/captions/{table}.rst",
+                labels={"table": table},
+            )
+            for table in TABLES
+        ],
+        summary="results/{study}/tables/summary.json",
+    log:
+        "results/{study}/logs/metrics.log",
+    conda:
+        "../envs/mufree.yaml"
+    message:
+        "Compute the metrics"
+    shell:
+        "mufree metrics --rows {input.rows:q} --curves {input.curves:q} --coordcheck {input.coordcheck:q}"
+        " --out $(dirname {output.summary:q}) 2> {log:q}"
+
+
+rule draw:
+    """All figures of a task, each as PDF and PNG, with the numbers that it shows."""
+    input:
+        sources.files("figures"),
+        rows="results/{study}/rows.parquet",
+        curves="results/{study}/curves.parquet",
+        tables=expand("results/{{study}}/tables/{table}.csv", table=TABLES),
+        study=ancient(STUDY_FILE),
+    output:
+        expand(
+            "results/{{study}}/figures/{{task}}.{figure}.{kind}",
+            figure=FIGURES,
+            kind=["pdf", "csv"],
+        ),
+        png=[
+            report(
+                f"results/{{study}}/figures/{{task}}.{figure}.png",
+                category="Figures",
+                caption=f"../paper/captions/{figure}.rst",
+                labels={"task": "{task}", "figure": figure.replace("_", " ")},
+            )
+            for figure in FIGURES
+        ],
+    log:
+        "results/{study}/logs/figures/{task}.log",
+    conda:
+        "../envs/mufree.yaml"
+    params:
+        title=lambda wildcards: STUDY.tasks[wildcards.task].description,
+        names=FIGURES,
+    message:
+        "Draw the figures of {wildcards.task}"
+    shell:
+        "mufree figure {params.names} --task {wildcards.task:q} --title {params.title:q} --rows {input.rows:q}"
+        " --curves {input.curves:q} --tables $(dirname {input.tables[0]:q}) --out $(dirname {output.png[0]:q}) 2> {log:q}"

@@ -1,0 +1,93 @@
+"""Training: one job a sweep, and one coordinate check a task."""
+
+
+rule sweep:
+    """Train one task, method, width and seed at all its learning rates; runs that the store has are not trained again."""
+    input:
+        sources.files("train"),
+        manifest=manifest,
+    output:
+        rows="results/{study}/sweeps/{task}/{method}/w{width}/s{seed}/rows.parquet",
+        curves="results/{study}/sweeps/{task}/{method}/w{width}/s{seed}/curves.parquet",
+        timings="results/{study}/sweeps/{task}/{method}/w{width}/s{seed}/timings.parquet",
+    log:
+        "results/{study}/logs/sweep/{task}.{method}.w{width}.s{seed}.log",
+    benchmark:
+        "results/{study}/benchmarks/sweep/{task}.{method}.w{width}.s{seed}.tsv"
+    priority: sweep_priority
+    conda:
+        "../envs/mufree.yaml"
+    threads: 1
+    resources:
+        mem_mb=1500,
+        gpu=1 if DEVICE == "cuda" else 0,
+    params:
+        # All that can change a number, so that a new learning rate starts this sweep and no other.
+        runs=lambda wildcards: sweep_to_json(sweep_of(wildcards)),
+        device=DEVICE,
+    message:
+        "Train {wildcards.task} {wildcards.method} width {wildcards.width} seed {wildcards.seed}"
+    shell:
+        "mufree sweep --runs {params.runs:q} --data $(dirname {input.manifest:q}) --device {params.device}"
+        " --store results/{wildcards.study}/runs --out $(dirname {output.rows:q}) 2> {log:q}"
+
+
+rule coordinate_check:
+    """Watch activations against width in the first steps, for every method of a task."""
+    input:
+        sources.files("coordcheck"),
+        study=ancient(STUDY_FILE),
+        manifest=manifest,
+    output:
+        "results/{study}/coordcheck/{task}.parquet",
+    log:
+        "results/{study}/logs/coordcheck/{task}.log",
+    conda:
+        "../envs/mufree.yaml"
+    threads: 1
+    resources:
+        mem_mb=1500,
+    params:
+        task=lambda wildcards: canonical_json(STUDY.tasks[wildcards.task]),
+        cells=lambda wildcards: sorted(
+            (m, int(w)) for t, m, w, _ in SWEEPS if t == wildcards.task
+        ),
+    message:
+        "Coordinate check of {wildcards.task}"
+    shell:
+        "mufree coordcheck --study {input.study:q} --task {wildcards.task:q} --data $(dirname {input.manifest:q})"
+        " --out {output:q} 2> {log:q}"
+
+
+rule collect:
+    """Join the sweeps, and assert that they are exactly the runs planned."""
+    input:
+        rows=expand(
+            "results/{study}/sweeps/{task}/{method}/w{width}/s{seed}/rows.parquet",
+            zip,
+            **CELLS,
+        ),
+        curves=expand(
+            "results/{study}/sweeps/{task}/{method}/w{width}/s{seed}/curves.parquet",
+            zip,
+            **CELLS,
+        ),
+        timings=expand(
+            "results/{study}/sweeps/{task}/{method}/w{width}/s{seed}/timings.parquet",
+            zip,
+            **CELLS,
+        ),
+        study=ancient(STUDY_FILE),
+    output:
+        rows="results/{study}/rows.parquet",
+        curves="results/{study}/curves.parquet",
+        timings="results/{study}/timings.parquet",
+    log:
+        "results/{study}/logs/collect.log",
+    conda:
+        "../envs/mufree.yaml"
+    message:
+        "Collect the runs"
+    shell:
+        "mufree collect --study {input.study:q} --out $(dirname {output.rows:q})"
+        " --sweeps 'results/{wildcards.study}/sweeps/{{task}}/{{method}}/w{{width}}/s{{seed}}' 2> {log:q}"

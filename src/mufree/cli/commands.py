@@ -1,0 +1,410 @@
+"""What each command does: read files, call the package, write files. One function a command."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from mufree import config
+from mufree.plan import Run, Sweep, expand, group_sweeps, make_run, runs_from_json, training_flops
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mufree.data import Prepared
+    from mufree.record import Record
+
+log = logging.getLogger(__name__)
+
+ASSUMED_FLOPS = 1e10
+"""Training FLOP/s of one core where the store has no run to learn from: a slow core, float32."""
+
+
+class UserError(Exception):
+    """Something that the caller can mend: printed without a traceback."""
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+# --- shared ----------------------------------------------------------------------------------------------------------
+
+
+def load_study(path: Path) -> config.Study:
+    """Read and check a study file. Raises `UserError` that says what is wrong, where."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml") if p.stem != "hypotheses"))
+        raise UserError(f"no study file {path} ({error.strerror}). Studies there: {known or 'none'}", 2) from error
+    try:
+        study = config.Study.model_validate(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is no YAML: {error}", 2) from error
+    except ValidationError as error:
+        raise UserError(f"{path} has {error.error_count()} mistake(s):\n{config.explain(error)}", 2) from error
+    if study.name != path.stem:
+        raise UserError(f"{path} says name: {study.name}; name the file {study.name}.yaml or the study {path.stem}", 2)
+    return study
+
+
+def load_data(folder: Path) -> Prepared:
+    """The prepared data set, its checksums verified."""
+    from mufree import data
+
+    try:
+        return data.load(folder)
+    except data.DataError as error:
+        raise UserError(str(error)) from error
+
+
+def read_tables(folder: Path) -> dict[str, pd.DataFrame]:
+    """All CSV tables of a folder, by name."""
+    import pandas as pd
+
+    return {path.stem: pd.read_csv(path) for path in sorted(folder.glob("*.csv"))}
+
+
+def _task_of(study: config.Study, name: str | None) -> config.Task:
+    if name not in study.tasks:
+        raise UserError(f"Unknown task '{name}'. Known: {', '.join(study.tasks)}", 2)
+    return study.tasks[name]
+
+
+# --- planning --------------------------------------------------------------------------------------------------------
+
+
+def plan(arguments: argparse.Namespace) -> None:
+    """`mufree plan`."""
+    study = load_study(arguments.study)
+    runs = expand(study)
+    sweeps = group_sweeps(runs)
+    if arguments.sweeps:
+        for sweep_ in sweeps:
+            print(f"{sweep_.id}\t{len(sweep_.runs)} runs")
+    done = _done(runs, arguments.store)
+    missing = [run for run in runs if run.id not in done]
+    speeds = _speeds(arguments.store, [run for run in runs if run.id in done])
+    seconds = sum(_seconds(run, speeds) for run in missing) / arguments.cores
+    estimate = f"about {_duration(seconds)} to train them on {arguments.cores} core(s)"
+    if not speeds:
+        estimate += f", assuming {ASSUMED_FLOPS / 1e9:.0f} GFLOP/s a core"
+    todo = f"{len(missing)} to train, {estimate}" if missing else "nothing to train"
+    print(f"Study {study.name}: {len(runs)} runs in {len(sweeps)} sweeps, {len(done)} done; {todo}.", flush=True)
+
+
+def _done(runs: Sequence[Run], store: Path | None) -> set[str]:
+    from mufree.record import store_path
+
+    return {run.id for run in runs if store is not None and store_path(store, run).exists()}
+
+
+def _speeds(store: Path | None, runs: Sequence[Run]) -> dict[str, float]:
+    """Training FLOP/s by model, from the times in the store; evaluation is in the time, so that estimates have it too."""
+    from mufree.record import RecordError, load_timing
+
+    totals: dict[str, list[float]] = {}
+    for run in runs[:: max(1, len(runs) // 200)]:
+        assert store is not None
+        try:
+            timing = load_timing(store, run)
+        except RecordError:
+            continue  # the sweep will find it damaged, say so and train it again
+        total = totals.setdefault(run.model.name, [0.0, 0.0])
+        total[0] += timing["flops"]
+        total[1] += timing["train_seconds"] + timing["evaluate_seconds"]
+    return {model: flops / seconds for model, (flops, seconds) in totals.items() if seconds > 0}
+
+
+def _seconds(run: Run, speeds: dict[str, float]) -> float:
+    return training_flops(run) / speeds.get(run.model.name, ASSUMED_FLOPS)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def schema(arguments: argparse.Namespace) -> None:
+    """`mufree schema`."""
+    print(json.dumps(config.json_schema(), indent=2, ensure_ascii=False))
+
+
+# --- running ---------------------------------------------------------------------------------------------------------
+
+
+def data(arguments: argparse.Namespace) -> None:
+    """`mufree data`."""
+    from mufree import data as datasets
+
+    if arguments.study is not None:
+        dataset = _task_of(load_study(arguments.study), arguments.task).dataset
+    else:
+        dataset = TypeAdapter(config.Dataset).validate_json(arguments.dataset)
+    try:
+        datasets.prepare(dataset, arguments.out, arguments.data_dir)
+    except datasets.DataError as error:
+        raise UserError(str(error)) from error
+
+
+def sweep(arguments: argparse.Namespace) -> None:
+    """`mufree sweep`."""
+    from mufree import record
+
+    runs = _sweep_runs(arguments)
+    digest = json.loads((arguments.data / "manifest.json").read_text(encoding="utf-8"))["digest"]
+    records: dict[str, Record] = {}
+    for run in runs:
+        if (kept := record.load_run(arguments.store, run, digest)) is not None:
+            records[run.id] = kept
+    missing = [run for run in runs if run.id not in records]
+    started = time.monotonic()
+    if missing:
+        # Only now: a sweep that the store has whole doesn't pay for importing torch.
+        for run, finished in _train_all(missing, arguments):
+            record.save_run(arguments.store, run, finished)
+            records[run.id] = finished
+    found = [records[run.id] for run in runs]
+    record.write_table(arguments.out / "rows.parquet", record.rows_table(r.row for r in found))
+    record.write_table(arguments.out / "timings.parquet", record.timings_table(r.timing for r in found))
+    record.write_table(arguments.out / "curves.parquet", record.concat_curves(r.curves for r in found))
+    diverged = sum(r.row["status"] == "diverged" for r in found)
+    print(
+        f"{runs[0].task} {runs[0].method_name} width {runs[0].width} seed {runs[0].seed}: {len(missing)} of {len(runs)} "
+        f"runs trained in {_duration(time.monotonic() - started)}, {diverged} diverged",
+        flush=True,
+    )
+
+
+def _sweep_runs(arguments: argparse.Namespace) -> list[Run]:
+    if arguments.runs is not None:
+        return runs_from_json(arguments.runs)
+    sweeps: dict[str, Sweep] = {s.id: s for s in group_sweeps(expand(load_study(arguments.study)))}
+    if arguments.sweep not in sweeps:
+        raise UserError(f"Unknown sweep '{arguments.sweep}'. `mufree plan {arguments.study} --sweeps` lists them.", 2)
+    return list(sweeps[arguments.sweep].runs)
+
+
+def _train_all(runs: Sequence[Run], arguments: argparse.Namespace) -> Iterator[tuple[Run, Record]]:
+    """Train runs one by one; yield each with its record as it is finished."""
+    from tqdm import tqdm
+
+    from mufree import record, sources
+    from mufree.train import train
+
+    prepared = load_data(arguments.data)
+    total = sum(run.training.steps for run in runs)
+    # disable=None: a bar on a terminal, nothing in a file.
+    with tqdm(total=total, unit="step", disable=None, dynamic_ncols=True) as bar:
+        for number, run in enumerate(runs, start=1):
+            bar.set_description(f"run {number}/{len(runs)} {run.method_name} w{run.width} lr 2^{run.log2_lr}")
+            trace = train(run, prepared, device=arguments.device, on_step=lambda _: bar.update())
+            row = {
+                **record.describe_run(run),
+                "data_digest": prepared.digest,
+                "code_digest": sources.digest("train"),
+                "device": arguments.device,
+                **trace.row(),
+            }
+            timing = {
+                "run_id": run.id,
+                **{f"{phase}_seconds": seconds for phase, seconds in trace.seconds.items()},
+                "flops": training_flops(run) * trace.steps_done / run.training.steps,
+                "cpu": record.cpu_name(),
+            }
+            curves = record.curves_table(run.id, ((s.name, s.layer, s.steps, s.values) for s in trace.curves))
+            log.info(
+                "%s %s val_loss %.4f in %.1f s (run %d of %d)",
+                run.id,
+                trace.divergence or trace.status,
+                trace.val_loss,
+                sum(trace.seconds.values()),
+                number,
+                len(runs),
+            )
+            yield run, record.Record(row=row, timing=timing, curves=curves)
+
+
+def coordcheck(arguments: argparse.Namespace) -> None:
+    """`mufree coordcheck`."""
+    import pandas as pd
+    import pyarrow as pa
+
+    from mufree import record
+
+    study = load_study(arguments.study)
+    task = _task_of(study, arguments.task)
+    grids = [grid for grid in study.grids if arguments.task in grid.tasks]
+    widths = sorted({width for grid in grids for width in grid.widths})
+    prepared = load_data(arguments.data)
+    frames = []
+    for method in dict.fromkeys(method for grid in grids for method in grid.methods):
+        make = partial(make_run, task, arguments.task, study.all_methods[method], method)
+        frame = _coordinate_check(make, widths, task.coordinate_check, prepared)
+        frames.append(frame.assign(task=arguments.task, method=method))
+        log.info("%s %s: widths %s", arguments.task, method, ", ".join(map(str, widths)))
+    record.write_table(arguments.out, pa.Table.from_pandas(pd.concat(frames), preserve_index=False))
+
+
+def _coordinate_check(
+    make: Callable[[int, int, int], Run], widths: list[int], settings: config.CoordinateCheck, prepared: Prepared
+) -> pd.DataFrame:
+    """The coordinate check of one method; `make(width, log2_lr, seed)` gives its run."""
+    from mufree.coordcheck import coord_check
+    from mufree.data.batches import train_batches
+    from mufree.train import configure_torch, context_length, make_model, make_optimizer
+
+    configure_torch()
+    # No warm-up and no schedule: ten steps at the full rate.
+    run = make(widths[0], settings.log2_lr, 0)
+    run = run.model_copy(update={"training": run.training.model_copy(update={"warmup_fraction": 0.0})})
+
+    def batch(seed: int) -> Any:
+        size, context = settings.batch_size, context_length(run)
+        return next(train_batches(prepared, batch_size=size, context_length=context, seed=seed))
+
+    return coord_check(
+        lambda width, seed: make_model(run.model_copy(update={"width": width, "seed": seed}), prepared.classes),
+        lambda model: make_optimizer(run, model),
+        widths,
+        batch,
+        steps=settings.steps,
+        seeds=settings.seeds,
+    )
+
+
+# --- analysing -------------------------------------------------------------------------------------------------------
+
+
+def collect(arguments: argparse.Namespace) -> None:
+    """`mufree collect`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from mufree import record
+
+    runs = expand(load_study(arguments.study))
+    folders = [
+        Path(arguments.sweeps.format(task=s.task, method=s.method, width=s.width, seed=s.seed))
+        for s in group_sweeps(runs)
+    ]
+    joined: dict[str, pa.Table] = {}
+    for name in ("rows", "timings", "curves"):
+        try:
+            tables = [pq.read_table(folder / f"{name}.parquet", partitioning=None) for folder in folders]
+        except FileNotFoundError as error:
+            raise UserError(f"a sweep is not finished: {error}. Run the workflow again to complete it.") from error
+        joined[name] = record.concat_curves(tables) if name == "curves" else pa.concat_tables(tables)
+    try:
+        record.check_collected(runs, joined["rows"])
+    except record.RecordError as error:
+        raise UserError(str(error)) from error
+    for name, table in joined.items():
+        record.write_table(arguments.out / f"{name}.parquet", table)
+
+
+def metrics(arguments: argparse.Namespace) -> None:
+    """`mufree metrics`."""
+    import pandas as pd
+
+    from mufree import record, tables
+    from mufree.coordcheck import slopes, verdict
+
+    rows = pd.read_parquet(arguments.rows)
+    built = tables.build(rows, pd.read_parquet(arguments.curves))
+    # A task at a time, since tasks have different widths.
+    measured = [slopes(pd.read_parquet(path)) for path in arguments.coordcheck]
+    if measured:
+        built["coordcheck"] = pd.concat(measured, ignore_index=True)
+        built["coordcheck_verdict"] = verdict(built["coordcheck"])
+    for name, table in built.items():
+        record.write_text(arguments.out / f"{name}.csv", table.to_csv(index=False, float_format="%.8g"))
+    record.write_json(arguments.out / "summary.json", tables.summary(rows, built))
+
+
+def figure(arguments: argparse.Namespace) -> None:
+    """`mufree figure`."""
+    import pandas as pd
+
+    from mufree import figures
+
+    names = arguments.names or list(figures.FIGURES)
+    unknown = [name for name in names if name not in figures.FIGURES]
+    if unknown:
+        raise UserError(f"Unknown figure '{unknown[0]}'. Known: {', '.join(figures.FIGURES)}", 2)
+    tables = {
+        "rows": pd.read_parquet(arguments.rows),
+        "curves": pd.read_parquet(arguments.curves),
+        **read_tables(arguments.tables),
+    }
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        drawn, plotted = figures.draw(name, tables, arguments.task, arguments.title or arguments.task)
+        figures.save(drawn, plotted, arguments.out / f"{arguments.task}.{name}")
+
+
+def provenance(arguments: argparse.Namespace) -> None:
+    """`mufree provenance`."""
+    import pyarrow.parquet as pq
+
+    from mufree import record, sources
+
+    study = load_study(arguments.study)
+    rows, timings = (pq.read_table(path).to_pydict() for path in (arguments.rows, arguments.timings))
+    seconds = sum(sum(timings[f"{phase}_seconds"]) for phase in ("setup", "train", "evaluate"))
+    record.write_json(
+        arguments.out,
+        {
+            "study": study.name,
+            "environment": record.environment(),
+            "code_digest": sources.digest("train"),
+            "code_digests_of_runs": sorted(set(rows["code_digest"])),
+            "numerics": sorted(set(rows["numerics"])),
+            "device": sorted(set(rows["device"])),
+            "runs": len(rows["run_id"]),
+            "core_hours": round(seconds / 3600, 3),
+            "cpus_of_runs": sorted(set(timings["cpu"])),
+            "data": [json.loads(path.read_text(encoding="utf-8")) for path in arguments.manifests],
+        },
+    )
+
+
+def report(arguments: argparse.Namespace) -> None:
+    """`mufree report`."""
+    from mufree import report as reports
+
+    study = load_study(arguments.study)
+    reports.write(
+        study=study.model_dump(mode="json"),
+        tables=read_tables(arguments.tables),
+        summary=json.loads((arguments.tables / "summary.json").read_text(encoding="utf-8")),
+        provenance=json.loads(arguments.provenance.read_text(encoding="utf-8")),
+        figures=arguments.figures,
+        out=arguments.out,
+    )
+
+
+def usage(arguments: argparse.Namespace) -> None:
+    """`mufree usage`."""
+    import pyarrow.parquet as pq
+
+    timings = pq.read_table(arguments.timings).to_pydict()
+    useful = sum(timings["train_seconds"]) + sum(timings["evaluate_seconds"])
+    wall = time.time() - arguments.since
+    print(
+        f"{len(timings['run_id'])} runs; {_duration(wall)} on {arguments.cores} core(s), "
+        f"{useful / (wall * arguments.cores):.0%} of the cores' time in training and evaluation."
+    )

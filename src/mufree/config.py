@@ -1,0 +1,339 @@
+"""What a study may say: frozen, closed pydantic models, and nothing else.
+
+A study is a YAML file in `experiments/`. `Study.model_validate` checks all of it; `explain` turns what pydantic says into
+sentences for a person; `json_schema` is what editors use. Nothing here touches a file or imports torch.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="lower-case letters, digits and hyphens")]
+MethodName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$", description="lower-case letters, digits and _")]
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[int, Field(ge=0)]
+Split = Literal["train", "valid", "test"]
+
+
+class Closed(BaseModel):
+    """A frozen model that refuses unknown keys, so that a misspelt setting is an error and not a default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+# --- data sets -------------------------------------------------------------------------------------------------------
+
+
+class Cifar10(Closed):
+    """CIFAR-10 (Krizhevsky 2009): torchvision's download, or a staged `cifar10.npz`."""
+
+    name: Literal["cifar10"]
+    valid_examples: Positive = 5000
+    """Training images held out for validation, the same ones in every run."""
+
+
+class WikiText2(Closed):
+    """WikiText-2 (Merity et al. 2016): the published data set, or staged `wikitext-2/{train,valid,test}.txt`."""
+
+    name: Literal["wikitext2"]
+    train_split: Split = "train"
+    """The published split that trains the tokenizer and the model."""
+    valid_split: Split = "valid"
+    """The published split that selects."""
+    test_split: Split | None = "test"
+    """The published split that is reported once; null where it has to train."""
+    vocab_size: Annotated[int, Field(ge=257, le=65536)] = 512
+    """Size of the byte-level BPE vocabulary, trained on the training split."""
+
+    @model_validator(mode="after")
+    def _splits_are_disjoint(self) -> Self:
+        used = [split for split in (self.train_split, self.valid_split, self.test_split) if split is not None]
+        if len(set(used)) != len(used):
+            raise ValueError(f"train_split, valid_split and test_split must differ, got {', '.join(used)}")
+        return self
+
+
+class PhotoPatches(Closed):
+    """Ten pictures that scikit-image ships; the task is to tell from which one a 32×32 patch comes. Works offline."""
+
+    name: Literal["photo_patches"]
+    train_examples: Positive = 16384
+    """Patches drawn from the training regions."""
+    valid_examples: Positive = 2048
+    """Patches drawn from the validation regions."""
+    test_examples: Positive = 2048
+    """Patches drawn from the test regions."""
+    seed: NonNegative = 0
+    """Seed of positions, scales, flips and jitter; it belongs to the data and not to a run."""
+
+
+class WikiSample(Closed):
+    """The extract of the English Wikipedia that gensim ships, split by article. Works offline."""
+
+    name: Literal["wiki_sample"]
+    vocab_size: Annotated[int, Field(ge=257, le=65536)] = 512
+    """Size of the byte-level BPE vocabulary, trained on the training split."""
+
+
+Dataset = Annotated[Cifar10 | WikiText2 | PhotoPatches | WikiSample, Field(discriminator="name")]
+IMAGE_DATASETS = ("cifar10", "photo_patches")
+
+# --- models ----------------------------------------------------------------------------------------------------------
+
+
+class MLP(Closed):
+    """A multi-layer perceptron on flattened pixels; its width is the number of hidden units."""
+
+    name: Literal["mlp"]
+    depth: Positive = 2
+    """Hidden layers."""
+
+
+class ResNet(Closed):
+    """A pre-activation-free ResNet with BatchNorm for 32×32 images; its width is the channels of the first stage."""
+
+    name: Literal["resnet"]
+    blocks_per_stage: Positive = 1
+    """Residual blocks in each of the three stages."""
+
+
+class ViT(Closed):
+    """A vision transformer; its width is the embedding size."""
+
+    name: Literal["vit"]
+    depth: Positive = 3
+    """Transformer blocks."""
+    head_dim: Positive = 16
+    """Size of an attention head, fixed while the number of heads grows with width."""
+    ffn_ratio: Positive = 4
+    """Hidden units of the feed-forward layer for each unit of width."""
+    patch_size: Literal[2, 4, 8] = 4
+    """Pixels on a side of a patch."""
+
+
+class GPT(Closed):
+    """A pre-norm decoder-only transformer with learned positions and an untied readout; width is the embedding size."""
+
+    name: Literal["gpt"]
+    depth: Positive = 3
+    """Transformer blocks."""
+    head_dim: Positive = 16
+    """Size of an attention head, fixed while the number of heads grows with width."""
+    ffn_ratio: Positive = 4
+    """Hidden units of the feed-forward layer for each unit of width."""
+    context_length: Positive = 64
+    """Tokens a training example has."""
+
+
+Model = Annotated[MLP | ResNet | ViT | GPT, Field(discriminator="name")]
+
+# --- methods ---------------------------------------------------------------------------------------------------------
+
+Parametrization = Literal["sp", "mup"]
+OptimizerName = Literal["adamw", "adamw_schedulefree"]
+ScheduleName = Literal["cosine", "constant"]
+
+
+class Method(Closed):
+    """A method is a parametrization, an optimizer and a schedule; its settings come from the task."""
+
+    parametrization: Parametrization
+    """`sp`: standard; `mup`: Maximal Update (Yang et al. 2022)."""
+    optimizer: OptimizerName
+    """`adamw`, or `adamw_schedulefree` (Defazio et al. 2024)."""
+    schedule: ScheduleName
+    """After a linear warm-up: `cosine` to zero, or `constant`."""
+
+    @model_validator(mode="after")
+    def _schedule_free_has_none(self) -> Self:
+        if self.optimizer.endswith("schedulefree") and self.schedule != "constant":
+            raise ValueError(f"optimizer {self.optimizer} takes schedule: constant, got {self.schedule}")
+        return self
+
+
+METHODS: dict[str, Method] = {
+    "sp_adamw": Method(parametrization="sp", optimizer="adamw", schedule="cosine"),
+    "sp_schedulefree": Method(parametrization="sp", optimizer="adamw_schedulefree", schedule="constant"),
+    "mup_adamw": Method(parametrization="mup", optimizer="adamw", schedule="cosine"),
+    "mup_schedulefree": Method(parametrization="mup", optimizer="adamw_schedulefree", schedule="constant"),
+}
+"""The four methods of the study. A study file may define more under `methods`."""
+
+
+class OptimizerSettings(Closed):
+    """Settings of an optimizer other than its learning rate."""
+
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """AdamW: momentum. ScheduleFree: how far y lies from z towards x."""
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Decay of the squared gradient's running mean."""
+    eps: Annotated[float, Field(gt=0)] = 1e-12
+    """Adam's ε; small, since gradients shrink with width."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Coefficient of the decoupled weight decay; under µP it is scaled so that lr × weight_decay is the same at all widths."""
+
+
+# --- tasks, grids, studies -------------------------------------------------------------------------------------------
+
+
+class Training(Closed):
+    """How long one run trains and how it is watched."""
+
+    steps: Positive
+    """Optimizer steps."""
+    batch_size: Positive
+    """Examples a step."""
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the steps in which the learning rate rises linearly, the same for all methods and widths."""
+    evaluations: Annotated[int, Field(ge=2)] = 20
+    """Equally spaced evaluations on validation data, the last one after the last step."""
+    eval_examples: Positive = 1024
+    """Validation examples in each evaluation, always the same ones."""
+    batchnorm_batches: Positive = 8
+    """Training batches by which BatchNorm's statistics are recomputed before an evaluation."""
+    precision: Literal["float32"] = "float32"
+    """Number format of weights and activations."""
+
+    @model_validator(mode="after")
+    def _evaluations_divide_steps(self) -> Self:
+        if self.steps % self.evaluations:
+            raise ValueError(
+                f"steps must be a multiple of evaluations, so that they are equally spaced: got {self.steps} steps and "
+                f"{self.evaluations} evaluations"
+            )
+        return self
+
+
+class CoordinateCheck(Closed):
+    """Settings of the coordinate check that gates a task."""
+
+    log2_lr: int = -9
+    """log2 of its learning rate."""
+    steps: Positive = 10
+    """Steps in which activations are watched."""
+    seeds: Annotated[list[NonNegative], Field(min_length=1)] = [0, 1, 2, 3, 4]
+    """Initialisations and batches to average over."""
+    batch_size: Positive = 32
+    """Examples of the one fixed batch."""
+
+
+class Task(Closed):
+    """A model on a data set, with all that every method shares."""
+
+    description: str
+    """One line, shown in the report."""
+    dataset: Dataset
+    """What is learnt from."""
+    model: Model
+    """What learns; its width comes from the grids."""
+    base_width: Positive
+    """The width at which µP and SP are the same network, and where settings are tuned."""
+    training: Training
+    """Length and watching of a run."""
+    optimizers: dict[OptimizerName, OptimizerSettings] = {}
+    """Settings for each optimizer; those not named take the defaults."""
+    coordinate_check: CoordinateCheck = CoordinateCheck()
+    """The coordinate check that gates the task."""
+
+    @model_validator(mode="after")
+    def _model_fits_data(self) -> Self:
+        if (self.dataset.name in IMAGE_DATASETS) == (self.model.name == "gpt"):
+            raise ValueError(f"model {self.model.name} can't be trained on data set {self.dataset.name}")
+        return self
+
+
+class Grid(Closed):
+    """A full product of runs. A study may have several; runs that two of them name are trained once."""
+
+    tasks: Annotated[list[Name], Field(min_length=1)]
+    """Tasks, by name."""
+    methods: Annotated[list[MethodName], Field(min_length=1)]
+    """Methods, by name."""
+    widths: Annotated[list[Positive], Field(min_length=1)]
+    """Widths; the task's base width must be among those of its grids."""
+    log2_lrs: Annotated[list[int], Field(min_length=1)]
+    """Learning rates as integers: -9 is 2⁻⁹."""
+    seeds: Annotated[list[NonNegative], Field(min_length=1)]
+    """A seed fixes initialisation and data order, the same for every method."""
+
+    @model_validator(mode="after")
+    def _nothing_twice(self) -> Self:
+        for field in ("tasks", "methods", "widths", "log2_lrs", "seeds"):
+            values = getattr(self, field)
+            twice = sorted({str(value) for value in values if values.count(value) > 1})
+            if twice:
+                raise ValueError(f"{field} names {', '.join(twice)} more than once")
+        return self
+
+
+class Study(Closed):
+    """All that a study file says."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
+    """The file's name without `.yaml`; results go to `results/<name>/`."""
+    title: str
+    """The report's title."""
+    tasks: Annotated[dict[Name, Task], Field(min_length=1)]
+    """Tasks by name: lower-case letters, digits and hyphens."""
+    methods: dict[MethodName, Method] = {}
+    """Methods beyond the four of the study (sp_adamw, sp_schedulefree, mup_adamw, mup_schedulefree)."""
+    grids: Annotated[list[Grid], Field(min_length=1)]
+    """What is run: the union of these products."""
+
+    @property
+    def all_methods(self) -> dict[str, Method]:
+        """The built-in methods and the study's own, by name."""
+        return METHODS | self.methods
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> Self:
+        redefined = sorted(set(self.methods) & set(METHODS))
+        if redefined:
+            raise ValueError(f"methods redefines {', '.join(redefined)}; give the variant a name of its own")
+        for grid in self.grids:
+            for kind, names, known in (
+                ("method", grid.methods, self.all_methods),
+                ("task", grid.tasks, self.tasks),
+            ):
+                for name in names:
+                    if name not in known:
+                        raise ValueError(f"Unknown {kind} '{name}'. Known: {', '.join(known)}")
+        return self
+
+    @model_validator(mode="after")
+    def _widths_fit(self) -> Self:
+        for name, task in self.tasks.items():
+            widths = sorted({w for grid in self.grids if name in grid.tasks for w in grid.widths})
+            if not widths:
+                raise ValueError(f"no grid uses task '{name}'; remove it or add it to a grid")
+            if task.base_width not in widths:
+                raise ValueError(
+                    f"task '{name}': base_width {task.base_width} is in no width list of its grids "
+                    f"({', '.join(map(str, widths))}); transfer is measured from the base width, so train there too"
+                )
+            head_dim = getattr(task.model, "head_dim", 1)
+            odd = [w for w in widths if w % head_dim]
+            if odd:
+                raise ValueError(f"task '{name}': widths {odd} are not multiples of head_dim {head_dim}")
+        return self
+
+
+def explain(error: ValidationError) -> str:
+    """One line for each thing that is wrong: where it is, what is wrong, and the value."""
+    lines = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"]) or "the study"
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            message = "unknown key; remove it or correct its spelling"
+        elif not isinstance(item["input"], dict):
+            message += f" (got {item['input']!r})"
+        lines.append(f"  {where}: {message}")
+    return "\n".join(lines)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of a study file, for editors (`experiments/schema.json`)."""
+    return Study.model_json_schema()

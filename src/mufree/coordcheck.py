@@ -1,0 +1,247 @@
+"""The coordinate check: sizes and changes of activations against width, for any model and any optimizer.
+
+Under µP the entries of every activation, and how far a few steps move them, don't depend on width (Yang et al. 2022, appendix
+D.1). For a schedule-free optimizer that must hold twice: at y, where gradients are taken, and at x, the average that is
+evaluated.
+
+Importing this module loads neither torch nor pandas, so that the metrics, which need `slopes` and `verdict`, can stay without
+torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+At = Literal["y", "x"]
+Batch = tuple["Tensor", "Tensor"]
+
+MAX_SLOPE = 0.1
+"""A slope of log2 activation on log2 width below this, in absolute value, counts as none."""
+FIRST_STEP = 2
+"""First step that is judged: with a zero readout no gradient reaches the other layers at the first step."""
+JUDGED_LAYERS = ("embedding", "hidden", "readout")
+"""Layer types whose modules are judged. A normalisation's output has the size its weight gives it whatever comes in, so it is
+recorded and not judged."""
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy in nats of logits [..., classes] against targets [...], class indices."""
+    from torch.nn import functional as F
+
+    return F.cross_entropy(logits.flatten(0, -2), targets.flatten())
+
+
+def coord_check(
+    make_model: Callable[[int, int], nn.Module],
+    make_optimizer: Callable[[nn.Module], Optimizer],
+    widths: Sequence[int],
+    batch: Batch | Callable[[int], Batch],
+    *,
+    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+    steps: int = 10,
+    seeds: int | Sequence[int] = 5,
+    at: Iterable[At] = ("y", "x"),
+) -> pd.DataFrame:
+    """Train on one fixed batch at each width and seed; record the output of every leaf module that owns parameters.
+
+    `make_model(width, seed)` returns an initialised model, `make_optimizer(model)` its optimizer, `batch` is
+    (inputs, targets) or a function of the seed that returns them, `seeds` a number or a list.
+
+    One row for each (width, seed, step = 0…steps, module, at): `layer`, the layer type of the module's weight
+    (`parametrization.layer_types`); `mean_abs`, the mean of |h| over the batch and all coordinates; `mean_abs_change`, that
+    of |h_t − h_0|. A module called n > 1 times in a forward pass has rows `name`, `name#1`, …, `name#n−1`. For an optimizer
+    that is not schedule-free x and y are the same weights, and their rows are equal.
+
+    The model stays in train mode, at x too: BatchNorm then normalises by the statistics of the batch at the very weights
+    that are measured, whereas its running statistics are those of earlier ones. Measuring does not change what is trained.
+    Models with dropout have to be made without it, since its noise is no change of a weight.
+
+    Raises ValueError for fewer than two widths: which dimensions grow is read from the first two.
+    """
+    import pandas as pd
+
+    widths, at = list(widths), tuple(at)
+    seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    if len(set(widths)) < 2 or len(set(widths)) < len(widths):
+        raise ValueError(f"widths must be two or more different ones, got {widths}")
+    layers = _module_layers(make_model(widths[0], seeds[0]), make_model(widths[1], seeds[0]))
+    rows: list[dict[str, Any]] = []
+    for width in widths:
+        for seed in seeds:
+            model = make_model(width, seed)
+            inputs, targets = batch(seed) if callable(batch) else batch
+            for row in _measured_training(model, make_optimizer(model), inputs, targets, loss, steps, at, layers):
+                rows.append({"width": width, "seed": seed, **row})
+    return pd.DataFrame(rows)
+
+
+def slopes(frame: pd.DataFrame) -> pd.DataFrame:
+    """Slope of log2 size and log2 change on log2 width, for each module, place and step of `coord_check`'s frame.
+
+    Columns: module, layer, at, step, quantity ("size" or "change"), slope, slope_low, slope_high, passed (|slope| < 0.1). The
+    slope is the least-squares slope of the seed mean. The interval is the 95 % delete-one-seed jackknife interval with a t
+    quantile; as each seed has all widths, that is mean ± t·s/√S of the seeds' own slopes. With one seed it is NaN.
+
+    Where an activation or a change is zero or not finite at any width and seed, there is no logarithm: the slope is NaN and
+    has not passed. Changes at step 0 are left out. Columns that `coord_check` does not make, such as task and method, are
+    kept as keys.
+    """
+    import numpy as np
+    import pandas as pd
+    from scipy.stats import t as student
+
+    extra = [c for c in frame.columns if c not in {*_KEYS, "width", "seed", "mean_abs", "mean_abs_change"}]
+    keys = [*extra, *_KEYS]
+    parts = []
+    for quantity, column in (("size", "mean_abs"), ("change", "mean_abs_change")):
+        used = frame if quantity == "size" else frame[frame["step"] > 0]
+        values = used.set_index([*keys, "seed", "width"])[column].unstack("width")
+        log_width = np.log2(values.columns.to_numpy(dtype=float))
+        centred = log_width - log_width.mean()
+        finite = values.where((values > 0) & (values < math.inf)).to_numpy(dtype=float)
+        per_seed = pd.Series(np.log2(finite) @ centred / (centred @ centred), index=values.index)
+        groups = per_seed.groupby(level=keys, sort=False)
+        count = groups.size()
+        # skipna=False: a seed without a slope must not drop out silently.
+        mean = groups.mean(skipna=False)
+        half = student.ppf(0.975, (count - 1).where(count > 1)) * groups.std(skipna=False) / np.sqrt(count)
+        part = pd.DataFrame({"slope": mean, "slope_low": mean - half, "slope_high": mean + half}).reset_index()
+        part.insert(len(keys), "quantity", quantity)
+        parts.append(part)
+    result = pd.concat(parts, ignore_index=True)
+    result["passed"] = result["slope"].abs() < MAX_SLOPE
+    return result
+
+
+def verdict(slopes: pd.DataFrame) -> pd.DataFrame:
+    """Whether the coordinate check passes, one row for each place (`at`), from the table that `slopes` returns.
+
+    It passes if size and change of every embedding, hidden and readout module have |slope| < 0.1 at every step ≥ 2; a slope
+    that is NaN fails. The readout is among them since it starts at zero (Yang et al. 2022, appendix D.2): logits that start at
+    random fall as width^-½ under µP and would fail. Columns: at, passed, worst_module, worst_slope, n_failed, n_checked; more
+    key columns as in `slopes`.
+
+    Raises ValueError if there is nothing to judge.
+    """
+    import pandas as pd
+
+    judged = slopes[slopes["layer"].isin(JUDGED_LAYERS) & (slopes["step"] >= FIRST_STEP)]
+    if judged.empty:
+        raise ValueError(f"no module of type {', '.join(JUDGED_LAYERS)} at a step ≥ {FIRST_STEP}; use more steps")
+    known = {*_KEYS, "quantity", "slope", "slope_low", "slope_high", "passed"}
+    keys = [*(c for c in slopes.columns if c not in known), "at"]
+    rows = []
+    for key, group in judged.groupby(keys, sort=False):
+        worst = group.iloc[group["slope"].abs().fillna(math.inf).argmax()]
+        rows.append(
+            dict(zip(keys, key, strict=True))
+            | {
+                "passed": bool(group["passed"].all()),
+                "worst_module": worst["module"],
+                "worst_slope": worst["slope"],
+                "n_failed": int((~group["passed"]).sum()),
+                "n_checked": len(group),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+_KEYS = ("module", "layer", "at", "step")
+
+
+def _module_layers(narrow: nn.Module, wide: nn.Module) -> dict[str, str]:
+    """Layer type of every leaf module that owns parameters, by name; dimensions of width are those that differ."""
+    import mup
+
+    from mufree.parametrization import classify
+
+    types = classify(narrow, mup.zip_infshapes(narrow, wide))
+    layers: dict[str, str] = {}
+    for name, layer in types.items():
+        module_name = name.rpartition(".")[0]
+        if not any(narrow.get_submodule(module_name).children()):
+            layers.setdefault(module_name, layer)  # a module's first parameter is its weight
+    return layers
+
+
+def _measured_training(
+    model: nn.Module,
+    optimizer: Optimizer,
+    inputs: Tensor,
+    targets: Tensor,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    steps: int,
+    at: Sequence[At],
+    layers: dict[str, str],
+) -> Iterator[dict[str, Any]]:
+    """Train `steps` steps and yield the rows of every step, 0…steps."""
+    import torch
+
+    from mufree.optim import evaluating, is_schedule_free
+
+    model.train()
+    schedule_free = is_schedule_free(optimizer)
+    if schedule_free:
+        optimizer.train()  # type: ignore[attr-defined]
+    start: dict[str, dict[str, Tensor]] = {}
+    for step in range(steps + 1):
+        with _recorded(model, layers) as outputs:  # the forward pass of training is the measurement at y
+            objective = loss(model(inputs), targets)
+        optimizer.zero_grad()
+        objective.backward()  # type: ignore[no-untyped-call]  # before the weights go to x, where y's graph is void
+        measured = {"y": outputs}
+        if not schedule_free:
+            measured["x"] = outputs
+        elif "x" in at:
+            # `evaluating` gives weights and buffers back to the bit; the random state is ours to keep.
+            devices = [inputs.device] if inputs.is_cuda else []
+            with evaluating(optimizer, model), torch.random.fork_rng(devices), torch.no_grad():
+                model.train()
+                with _recorded(model, layers) as measured["x"]:
+                    model(inputs)
+        for place in at:
+            first = start.setdefault(place, measured[place])
+            for name, h in measured[place].items():
+                yield {
+                    "step": step,
+                    "module": name,
+                    "layer": layers[name.partition("#")[0]],
+                    "at": place,
+                    "mean_abs": h.abs().mean().item(),
+                    "mean_abs_change": (h - first[name]).abs().mean().item(),
+                }
+        if step < steps:
+            optimizer.step()
+
+
+@contextmanager
+def _recorded(model: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Tensor]]:
+    """The outputs of the named modules in the forward passes within, by name; of later calls under `name#1`, `name#2`, …"""
+    outputs: dict[str, Tensor] = {}
+
+    def watch(name: str) -> Any:
+        calls = 0
+
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            nonlocal calls
+            # A copy: a ReLU in place may follow. Recurrent layers return a tuple, the output first.
+            h = output[0] if isinstance(output, tuple) else output
+            outputs[f"{name}#{calls}" if calls else name] = h.detach().float().clone()
+            calls += 1
+
+        return hook
+
+    handles = [model.get_submodule(name).register_forward_hook(watch(name)) for name in names]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,79 @@
+"""The six figures of a task: tables in, a matplotlib figure and the frame of what it shows out.
+
+`draw(name, tables, task, title)` draws one of `FIGURES`; `save` writes it as PDF, PNG and CSV where the caller says. Nothing
+here uses pyplot, so there is no global state and no window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
+
+from mufree import record
+from mufree.figures.dynamics import coordcheck, dynamics, validation_curves
+from mufree.figures.style import DISPLAY_NAMES, RC, display_name, method_styles, ordered
+from mufree.figures.transfer import loss_vs_lr, optimum_vs_width, regret_vs_width
+
+__all__ = ["DISPLAY_NAMES", "FIGURES", "TABLES", "display_name", "draw", "ordered", "save"]
+
+FIGURES: dict[str, tuple[Callable[..., tuple[Figure, pd.DataFrame]], tuple[str, ...]]] = {
+    "loss_vs_lr": (loss_vs_lr, ("rows", "loss", "optima")),
+    "optimum_vs_width": (optimum_vs_width, ("optima", "transfer")),
+    "regret_vs_width": (regret_vs_width, ("regret", "optima")),
+    "coordcheck": (coordcheck, ("coordcheck", "coordcheck_verdict")),
+    "dynamics": (dynamics, ("dynamics_points", "dynamics")),
+    "validation_curves": (validation_curves, ("rows", "curves", "optima")),
+}
+"""Each figure: the function that draws it, and the tables it takes. `rows` and `curves` are the study's Parquet files, the
+others are its metrics tables, by file name; `coordcheck` is the table of slopes."""
+
+TABLES = tuple(sorted({table for _, tables in FIGURES.values() for table in tables}))
+"""All tables that the figures take."""
+
+
+def draw(name: str, tables: Mapping[str, pd.DataFrame], task: str, title: str) -> tuple[Figure, pd.DataFrame]:
+    """Draw the figure `name` of `task` with `title` above it.
+
+    `tables` are those of the whole study, so that an extra method looks the same for every task. Raises KeyError for an
+    unknown figure or a table that is missing.
+    """
+    if name not in FIGURES:
+        raise KeyError(f"Unknown figure '{name}'. Known: {', '.join(FIGURES)}")
+    function, needs = FIGURES[name]
+    missing = [table for table in needs if table not in tables]
+    if missing:
+        raise KeyError(f"figure '{name}' needs the tables {', '.join(missing)}")
+    styles = method_styles({m for table in tables.values() if "method" in table for m in table["method"].unique()})
+    frames = [_of_task(tables[table], task) for table in needs]
+    with matplotlib.rc_context(RC):
+        return function(*frames, title=title, styles=styles)
+
+
+def _of_task(frame: pd.DataFrame, task: str) -> pd.DataFrame:
+    """The task's part of a table; curves have no task and are picked by their run."""
+    return frame[frame["task"].eq(task)] if "task" in frame else frame
+
+
+def save(figure: Figure, plotted: pd.DataFrame, stem: Path) -> None:
+    """Write `stem`.pdf, `stem`.png (200 dpi) and `stem`.csv; the same figure gives the same bytes.
+
+    The files carry no date and no version, and appear whole or not at all.
+    """
+    kinds: dict[str, dict[str, Any]] = {
+        "pdf": {"CreationDate": None, "Creator": "mufree", "Producer": None},
+        "png": {"Software": None},
+    }
+    with matplotlib.rc_context(RC):
+        layout = figure.get_layout_engine()
+        if layout is not None:  # once, or each format would do it again
+            layout.execute(figure)
+            figure.set_layout_engine("none")
+        for kind, metadata in kinds.items():
+            with record.atomic(stem.with_name(f"{stem.name}.{kind}")) as path:
+                figure.savefig(path, format=kind, metadata=metadata)
+    record.write_text(stem.with_name(f"{stem.name}.csv"), plotted.to_csv(index=False, lineterminator="\n"))

@@ -1,0 +1,284 @@
+"""Figures on transfer: the loss surface, the optimum against width, and the regret of carrying a rate to a wider network."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from mufree.figures.style import (
+    MethodStyle,
+    empty_figure,
+    finite,
+    interval_bars,
+    new_figure,
+    note,
+    panel_grid,
+    robust_limits,
+    rows_of,
+    spread,
+    width_axis,
+    width_styles,
+)
+
+Styles = dict[str, MethodStyle]
+CENSORED_MARKERS = {"edge_low": "<", "edge_high": ">"}
+REGRET_MARGIN = 0.01
+"""Nats; a regret below this, or below twice the seeds' standard deviation, is good (METRICS, section 1)."""
+
+
+def loss_vs_lr(
+    rows: pd.DataFrame, loss: pd.DataFrame, optima: pd.DataFrame, *, title: str, styles: Styles
+) -> tuple[Figure, pd.DataFrame]:
+    """Final validation loss (nats) against log2 learning rate, a panel a method, a line a width.
+
+    Small points are seeds, lines their means. The strip above the curves counts diverged seeds, the strip below shows each
+    width's optimum with its interval. All panels have the same scales.
+    """
+    methods = [m for m in styles if m in set(rows["method"])]
+    if not methods:
+        return empty_figure(title, "no runs"), pd.DataFrame()
+    widths = width_styles(sorted(rows["width"].unique()))
+    counts = rows.assign(n_diverged=rows["status"].eq("diverged"))
+    counts = counts.groupby(["method", "width", "log2_lr"], as_index=False).agg(
+        n_diverged=("n_diverged", "sum"), n_seeds=("seed", "size")
+    )
+    seeds = rows[rows["status"].ne("diverged") & finite(rows["val_loss"])]
+    low, high = _loss_limits(seeds, loss, rows["initial_loss"])
+
+    figure = new_figure(title, 0.95 + 2.35 * -(-len(methods) // 2))
+    axes = panel_grid(figure, len(methods), 2, "log2 of the learning rate")
+    for ax, method in zip(axes, methods, strict=True):
+        _surface(ax, method, widths, loss, seeds)
+        _strips(ax, method, widths, counts, optima)
+        ax.set_title(styles[method].name, loc="left", color=styles[method].colour, fontweight="bold")
+    strip = _strip_share(len(widths))
+    for ax in axes[::2]:
+        for word, height in (("diverged", 1 - strip / 2), ("best rate", strip / 2)):
+            ax.text(-0.02, height, word, transform=ax.transAxes, ha="right", va="center", fontsize=6, color="0.45")
+    span = (high - low) / (1 - 2 * strip)
+    first = axes[0]
+    first.set_ylim(low - strip * span, high + strip * span)
+    first.set_yticks([t for t in MaxNLocator(6).tick_values(low, high) if low <= t <= high])
+    rates = sorted(rows["log2_lr"].unique())
+    first.set_xticks(rates[:: -(-len(rates) // 12)])
+    first.set_xlim(rates[0] - 0.6, rates[-1] + 0.6)
+    figure.supylabel("final validation loss (nats)", fontsize=7.5)
+    handles = [Line2D([], [], color=c, marker=m, label=f"width {w}") for w, (c, m) in widths.items()]
+    handles += [
+        Line2D([], [], color="0.3", marker="x", ls="", ms=4, label="all seeds diverged; k/n: some did"),
+        Line2D([], [], color="0.3", marker="o", ms=3.5, label="optimum, 95 % interval"),
+        Line2D([], [], color="0.3", marker=">", mfc="white", ls="", label="optimum at the grid's edge"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4))
+    return figure, _plotted_surface(loss, seeds, counts, optima)
+
+
+def _loss_limits(seeds: pd.DataFrame, loss: pd.DataFrame, initial: pd.Series) -> tuple[float, float]:
+    """From the best seed to where nine in ten means lie, at most the loss at initialisation."""
+    start = float(initial.median())
+    if seeds.empty:
+        return (start - 1, start) if np.isfinite(start) else (0.0, 1.0)
+    low = float(seeds["val_loss"].min())
+    high = float(loss["mean_loss"].dropna().quantile(0.9))
+    high = min(high, start) if np.isfinite(start) else high
+    high = max(high, low + 0.02)
+    pad = 0.05 * (high - low)
+    return low - pad, high + pad
+
+
+def _strip_share(n_widths: int) -> float:
+    """Share of a panel's height that each of the two strips takes."""
+    return min(0.05 * n_widths + 0.02, 0.22)
+
+
+def _surface(
+    ax: Axes, method: str, widths: dict[int, tuple[object, str]], loss: pd.DataFrame, seeds: pd.DataFrame
+) -> None:
+    for width, (colour, marker) in widths.items():
+        mean = loss[loss["method"].eq(method) & loss["width"].eq(width)].sort_values("log2_lr")
+        raw = seeds[seeds["method"].eq(method) & seeds["width"].eq(width)]
+        ax.plot(raw["log2_lr"], raw["val_loss"], ls="", marker=".", ms=3, color=colour, alpha=0.35, mew=0)
+        ax.plot(mean["log2_lr"], mean["mean_loss"], color=colour, marker=marker, ms=3.2)
+
+
+def _strips(
+    ax: Axes, method: str, widths: dict[int, tuple[object, str]], counts: pd.DataFrame, optima: pd.DataFrame
+) -> None:
+    """Above: diverged seeds; below: fitted optima; a line a width, the narrowest on top. y is in shares of the panel."""
+    across = ax.get_xaxis_transform()
+    share = _strip_share(len(widths))
+    for edge in (share, 1 - share):
+        ax.plot([0, 1], [edge, edge], color="0.75", lw=0.5, transform=ax.transAxes)
+    for row, (width, (colour, marker)) in enumerate(widths.items()):
+        above, below = (
+            1 - share * (row + 0.7) / (len(widths) + 0.4),
+            share - share * (row + 0.7) / (len(widths) + 0.4),
+        )
+        died = counts[counts["method"].eq(method) & counts["width"].eq(width) & counts["n_diverged"].gt(0)]
+        every = died[died["n_diverged"].eq(died["n_seeds"])]
+        ax.plot(every["log2_lr"], [above] * len(every), "x", ms=3.2, mew=0.9, color=colour, transform=across)
+        for cell in rows_of(died.drop(every.index)):
+            text = f"{cell.n_diverged}/{cell.n_seeds}"
+            ax.text(cell.log2_lr, above, text, color=colour, size=5, ha="center", va="center", transform=across)
+        for cell in rows_of(optima[optima["method"].eq(method) & optima["width"].eq(width)]):
+            ends = [cell.log2_lr_opt_low, cell.log2_lr_opt_high]
+            if np.isfinite(ends).all():
+                ax.plot(ends, [below, below], color=colour, lw=1.1, transform=across)
+            shape, open_ = CENSORED_MARKERS.get(cell.flag, marker), cell.flag != "ok"
+            face = "white" if open_ else colour
+            ax.plot(cell.log2_lr_opt, below, marker=shape, ms=3.6, color=colour, mfc=face, mew=0.8, transform=across)
+
+
+def _plotted_surface(
+    loss: pd.DataFrame, seeds: pd.DataFrame, counts: pd.DataFrame, optima: pd.DataFrame
+) -> pd.DataFrame:
+    mean = loss[["method", "width", "log2_lr", "mean_loss"]].rename(columns={"mean_loss": "loss"})
+    raw = seeds[["method", "width", "log2_lr", "seed", "val_loss"]].rename(columns={"val_loss": "loss"})
+    fits = optima[["method", "width", "log2_lr_opt", "log2_lr_opt_low", "log2_lr_opt_high", "flag"]]
+    fits = fits.rename(columns={"log2_lr_opt": "log2_lr", "log2_lr_opt_low": "low", "log2_lr_opt_high": "high"})
+    parts = {"mean": mean, "seed": raw, "diverged": counts[counts["n_diverged"].gt(0)], "optimum": fits}
+    frame = pd.concat([part.assign(kind=kind) for kind, part in parts.items() if len(part)], ignore_index=True)
+    return _first(frame, ["kind", "method", "width", "log2_lr"])
+
+
+def _first(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    return frame[columns + [c for c in frame.columns if c not in columns]]
+
+
+def optimum_vs_width(
+    optima: pd.DataFrame, transfer: pd.DataFrame, *, title: str, styles: Styles
+) -> tuple[Figure, pd.DataFrame]:
+    """Best log2 learning rate against width, a line a method, with 95 % intervals; the drift stands at the line's end.
+
+    An optimum at an end of the grid is an open triangle that points to where the true one lies; it is not on the line, as it
+    is not in the drift.
+    """
+    columns = ["method", "width", "log2_lr_opt", "log2_lr_opt_low", "log2_lr_opt_high", "flag"]
+    plotted = optima[columns].sort_values(["method", "width"], ignore_index=True)
+    plotted = plotted.merge(transfer[["method", "drift", "drift_low", "drift_high", "status"]], on="method", how="left")
+    shown = plotted[finite(plotted["log2_lr_opt"])]
+    if shown.empty:
+        return empty_figure(title, "every run diverged: there is no optimum to show"), plotted
+    widths = sorted(plotted["width"].unique())
+    methods = [m for m in styles if m in set(shown["method"])]
+    figure = new_figure(title, 3.2)
+    ax = figure.add_subplot()
+    width_axis(ax, widths)
+    ax.set_ylim(robust_limits(shown["log2_lr_opt"], shown["log2_lr_opt_low"], shown["log2_lr_opt_high"], floor=2.0))
+    _guides(ax, widths, float(shown.loc[shown["width"].eq(shown["width"].min()), "log2_lr_opt"].mean()))
+    ends: list[float] = []
+    for i, method in enumerate(methods):
+        look, cells = styles[method], shown[shown["method"].eq(method)]
+        places = np.log2(cells["width"]) + 0.03 * (i - (len(methods) - 1) / 2)
+        inside = ~cells["flag"].isin(CENSORED_MARKERS)
+        ax.plot(places[inside], cells["log2_lr_opt"][inside], color=look.colour, ls=look.line)
+        for place, cell in zip(places, rows_of(cells), strict=True):
+            shape = {"edge_low": "v", "edge_high": "^"}.get(cell.flag, look.marker)
+            face = look.colour if cell.flag == "ok" else "white"
+            ax.plot(place, cell.log2_lr_opt, marker=shape, color=look.colour, mfc=face, ms=5, ls="", zorder=3)
+        interval_bars(ax, places, cells["log2_lr_opt_low"], cells["log2_lr_opt_high"], look.colour)
+        ends.append(float(cells["log2_lr_opt"].iloc[-1]))
+    bottom, top = ax.get_ylim()
+    for method, end, place in zip(methods, ends, spread(ends, 0.13 * (top - bottom)), strict=True):
+        look = styles[method]
+        text = f"{look.name}\n{_drift_words(transfer[transfer['method'].eq(method)])}"
+        ax.annotate(
+            text,
+            (1.0, end),
+            (1.03, place),
+            xycoords=ax.get_yaxis_transform(),
+            textcoords=ax.get_yaxis_transform(),
+            color=look.colour,
+            va="center",
+            fontsize=7,
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": look.colour, "lw": 0.5, "shrinkA": 0, "shrinkB": 0},
+        )
+    ax.set_xlabel("width (log2 scale)")
+    ax.set_ylabel("log2 of the best learning rate")
+    return figure, plotted
+
+
+def _guides(ax: Axes, widths: list[int], start: float) -> None:
+    """Thin lines of slope 0 and −1 from the mean optimum at the narrowest width."""
+    bottom, _ = ax.get_ylim()
+    x = np.array([np.log2(widths[0]), ax.get_xlim()[1]])
+    for slope in (0, -1):
+        y = start + slope * (x - x[0])
+        ax.plot(x, y, color="0.6", lw=0.7, zorder=1)
+        # label inside the frame, also where the line leaves it
+        at = x[0] + 0.5 * (x[1] - x[0])
+        if slope and start - (at - x[0]) < bottom:
+            at = x[0] + 0.8 * (start - bottom)
+        ax.annotate(
+            f"slope {slope}".replace("-", "−"),
+            (at, start + slope * (at - x[0])),
+            (2, 2),
+            textcoords="offset points",
+            color="0.45",
+            fontsize=6,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
+        )
+
+
+def _drift_words(transfer: pd.DataFrame) -> str:
+    if transfer.empty or not np.isfinite(transfer["drift"].iloc[0]):
+        return "drift not estimable"
+    row = transfer.iloc[0]
+    words = f"drift {row['drift']:+.2f}"
+    if np.isfinite(row["drift_low"]):
+        words += f" [{row['drift_low']:+.2f}, {row['drift_high']:+.2f}]"
+    return words.replace("-", "−")
+
+
+def regret_vs_width(
+    regret: pd.DataFrame, optima: pd.DataFrame, *, title: str, styles: Styles
+) -> tuple[Figure, pd.DataFrame]:
+    """Cross-fitted regret (nats) of the base width's rate at each width, a panel a method, with 95 % intervals.
+
+    The band reaches to max(0.01 nats, 2 σ of the seeds): a regret whose interval ends inside it is small. Where there is no
+    cross-fitted regret (one seed), the same-seed regret is shown by an open marker.
+    """
+    sigma = optima[["method", "width", "sigma_seed"]]
+    columns = [
+        "method",
+        "width",
+        "log2_lr_transferred",
+        "regret_cf",
+        "regret_cf_low",
+        "regret_cf_high",
+        "regret",
+        "flag",
+    ]
+    plotted = regret[columns].merge(sigma, on=["method", "width"], how="left")
+    plotted = plotted.sort_values(["method", "width"], ignore_index=True)
+    plotted["margin"] = (2 * plotted["sigma_seed"]).clip(lower=REGRET_MARGIN).fillna(REGRET_MARGIN)
+    plotted["shown"] = plotted["regret_cf"].fillna(plotted["regret"])
+    if not finite(plotted["shown"]).any():
+        return empty_figure(title, "no regret can be computed: every run diverged, or there is one width"), plotted
+    methods = [m for m in styles if m in set(plotted["method"])]
+    widths = sorted(plotted["width"].unique())
+    figure = new_figure(title, 0.7 + 2.0 * -(-len(methods) // 4))
+    axes = panel_grid(figure, len(methods), 4, "width (log2 scale)")
+    width_axis(axes[0], widths)
+    points = np.append(plotted["shown"], [0.0, 1.2 * plotted["margin"].max()])
+    axes[0].set_ylim(robust_limits(points, plotted["regret_cf_low"], plotted["regret_cf_high"], floor=0.03))
+    for ax, method in zip(axes, methods, strict=True):
+        look, cells = styles[method], plotted[plotted["method"].eq(method)]
+        places = np.log2(cells["width"])
+        ax.axhline(0, color="0.3", lw=0.7)
+        ax.fill_between(places, 0, cells["margin"], color="0.85", lw=0)
+        ax.plot(places, cells["shown"], color=look.colour, ls=look.line)
+        for place, cell in zip(places, rows_of(cells), strict=True):
+            face = look.colour if np.isfinite(cell.regret_cf) else "white"
+            ax.plot(place, cell.shown, marker=look.marker, color=look.colour, mfc=face)
+        interval_bars(ax, places, cells["regret_cf_low"], cells["regret_cf_high"], look.colour)
+        ax.set_title(look.name.replace(" · ", "\n"), loc="left", color=look.colour, fontweight="bold")
+        if not finite(cells["shown"]).any():
+            note(ax, "every run diverged")
+    figure.supylabel("regret (nats)", fontsize=7.5)
+    return figure, plotted

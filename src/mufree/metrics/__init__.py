@@ -1,0 +1,5 @@
+"""What is measured on finished runs: pure functions of arrays, and none of them reads a file or imports torch.
+
+`surface` holds the losses of one method on one task and finds optima; `transfer`, `stability`, `smoothness`, `dynamics` and
+`control` are the metrics; `statistics` gives their intervals. `mufree.tables` puts them together.
+"""

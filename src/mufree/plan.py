@@ -1,0 +1,159 @@
+"""From a study to its runs and sweeps, and from a run to its identity.
+
+Light on purpose: Snakemake executes the Snakefile, and so this module, again in every job. It knows no path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import product
+
+from pydantic import TypeAdapter
+
+from mufree.config import Closed, Dataset, Method, Model, OptimizerSettings, Study, Task, Training
+
+NUMERICS = 1
+"""Version of the numbers. Raise it with every change that is meant to change results, and no other: a run in the store is
+served only for the version that trained it. `tests/unit/test_golden.py` fails when numbers change and this doesn't."""
+
+
+class Run(Closed):
+    """One training run, with every setting that can change a number resolved.
+
+    What cannot change a number (threads, device index, folders) is not here. The digest of the prepared data is not known
+    when planning; the run store keeps it beside each run.
+    """
+
+    task: str
+    dataset: Dataset
+    model: Model
+    method_name: str
+    method: Method
+    optimizer: OptimizerSettings
+    training: Training
+    width: int
+    base_width: int
+    log2_lr: int
+    seed: int
+    numerics: int = NUMERICS
+
+    @property
+    def lr(self) -> float:
+        """The learning rate, at base width."""
+        return 2.0**self.log2_lr
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps of the linear warm-up, at least 1."""
+        return max(1, round(self.training.steps * self.training.warmup_fraction))
+
+    @property
+    def id(self) -> str:
+        """A readable slug and 8 hex digits of the SHA-256 of the canonical JSON."""
+        digest = hashlib.sha256(canonical_json(self).encode()).hexdigest()[:8]
+        return f"{self.task}.{self.method_name}.w{self.width}.lr{self.log2_lr}.s{self.seed}.{digest}"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The unit of work: one task, method, width and seed with all its learning rates, trained in one process."""
+
+    task: str
+    method: str
+    width: int
+    seed: int
+    runs: tuple[Run, ...] = field(repr=False)
+
+    @property
+    def id(self) -> str:
+        """A readable name, unique within a study."""
+        return f"{self.task}.{self.method}.w{self.width}.s{self.seed}"
+
+    @property
+    def flops(self) -> float:
+        """Training FLOPs of all its runs, for ordering jobs and estimating time."""
+        return sum(training_flops(run) for run in self.runs)
+
+
+def training_flops(run: Run) -> float:
+    """FLOPs of a run's training steps: 6 for each weight and position it is applied at, and attention's products.
+
+    Source: Kaplan et al. 2020, section 2.1. Evaluations are not counted.
+    """
+    steps, width, model = run.training.steps * run.training.batch_size, run.width, run.model
+    if model.name == "mlp":
+        return 6.0 * steps * (3072 * width + (model.depth - 1) * width**2)
+    if model.name == "resnet":
+        # In each stage: 2 convolutions a block of 3×3, at 32², 16², 8² positions and w, 2w, 4w channels.
+        return 6.0 * steps * (1024 * 27 * width + 3 * 1024 * 2 * 9 * width**2 * model.blocks_per_stage)
+    positions = model.context_length if model.name == "gpt" else (32 // model.patch_size) ** 2
+    weights = model.depth * (4 + 2 * model.ffn_ratio) * width**2
+    attention = 2 * model.depth * positions * width
+    return 6.0 * steps * positions * (weights + attention)
+
+
+def canonical_json(value: Closed | Iterable[Closed]) -> str:
+    """JSON with sorted keys, no spaces and every default written out: equal settings give equal strings."""
+    plain = value.model_dump(mode="json") if isinstance(value, Closed) else [v.model_dump(mode="json") for v in value]
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def expand(study: Study) -> list[Run]:
+    """All runs of a study, each once, in the order of the file."""
+    runs: dict[str, Run] = {}
+    for grid in study.grids:
+        for task, method, width, seed, log2_lr in product(
+            grid.tasks, grid.methods, grid.widths, grid.seeds, grid.log2_lrs
+        ):
+            run = make_run(study.tasks[task], task, study.all_methods[method], method, width, log2_lr, seed)
+            runs[run.id] = run
+    return list(runs.values())
+
+
+def make_run(task: Task, task_name: str, method: Method, method_name: str, width: int, log2_lr: int, seed: int) -> Run:
+    """The run of a task with a method, all defaults resolved."""
+    return Run(
+        task=task_name,
+        dataset=task.dataset,
+        model=task.model,
+        method_name=method_name,
+        method=method,
+        optimizer=task.optimizers.get(method.optimizer, OptimizerSettings()),
+        training=task.training,
+        width=width,
+        base_width=task.base_width,
+        log2_lr=log2_lr,
+        seed=seed,
+    )
+
+
+def group_sweeps(runs: Iterable[Run]) -> list[Sweep]:
+    """The runs by sweep, in order of first appearance; learning rates ascend within a sweep."""
+    groups: dict[tuple[str, str, int, int], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.task, run.method_name, run.width, run.seed), []).append(run)
+    return [Sweep(*key, runs=tuple(sorted(group, key=lambda run: run.log2_lr))) for key, group in groups.items()]
+
+
+def sweep_to_json(sweep: Sweep) -> str:
+    """The runs of a sweep as one canonical JSON string, which a job gets as its parameter."""
+    return canonical_json(sweep.runs)
+
+
+def runs_from_json(text: str) -> list[Run]:
+    """The inverse of `sweep_to_json`."""
+    return TypeAdapter(list[Run]).validate_json(text)
+
+
+def study_datasets(study: Study) -> dict[str, str]:
+    """Each prepared data set that the study needs: its id (name and 8 hex digits of its settings) → canonical JSON."""
+    return {dataset_id(task.dataset): canonical_json(task.dataset) for task in study.tasks.values()}
+
+
+def dataset_id(dataset: Closed) -> str:
+    """Name of a prepared data set: two tasks with the same settings share it."""
+    text = canonical_json(dataset)
+    return f"{json.loads(text)['name']}.{hashlib.sha256(text.encode()).hexdigest()[:8]}"

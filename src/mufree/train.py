@@ -1,0 +1,399 @@
+"""Train one run and watch it: a `Run` and its data in, a `Trace` out. Writes no file, reads no argument.
+
+Deterministic on a CPU: the same run gives the same bits, whatever was trained before it in the process and however often it
+is evaluated.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from functools import partial
+from itertools import islice
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from mufree import models
+from mufree.data import Prepared
+from mufree.data.batches import eval_batches, train_batches
+from mufree.optim import MuAdamW, MuAdamW_ScheduleFree, evaluating, is_schedule_free, warmup_factor
+from mufree.parametrization import layer_types, parametrize
+from mufree.plan import Run
+
+EVAL_BATCH = 256
+REBOUND_FLOOR = 0.5  # nats; METRICS, "Diverged" (c)
+REBOUND_SHARE = 0.1  # of the way from the start to the minimum
+BLOWN_UP_STEPS = 50  # steps at more than twice the initial loss before a run is stopped
+
+Batches = list[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean loss (nats) and share of right classes or next tokens over the examples of an evaluation."""
+
+    loss: float
+    accuracy: float
+
+
+UNKNOWN = Score(math.nan, math.nan)
+
+
+@dataclass(frozen=True)
+class Series:
+    """One curve: `values[i]` (float64) at `steps[i]` (int32); `layer` is a layer type, or empty."""
+
+    name: str
+    layer: str
+    steps: np.ndarray
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one run left behind. Losses in nats; NaN where a run was stopped before it could be measured."""
+
+    status: str
+    divergence: str | None
+    steps_done: int
+    initial_loss: float
+    train_loss: float
+    train_loss_min: float
+    val_loss: float
+    val_loss_y: float
+    val_accuracy: float
+    test_loss: float
+    test_accuracy: float
+    curves: list[Series]
+    seconds: dict[str, float]
+    """Wall seconds in `setup`, `train` and `evaluate`."""
+
+    def row(self) -> dict[str, str | int | float | None]:
+        """The part of a row that training decides, as `record.ROW_SCHEMA` names it."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("curves", "seconds")}
+
+
+@dataclass
+class TrainLoss:
+    """The bias-corrected exponential mean of the train loss, and what METRICS needs of it to call a run diverged.
+
+    The time constant is a twentieth of the run, at least ten steps.
+    """
+
+    initial: float
+    steps: int
+    mean: float = math.nan
+    minimum: float = math.inf
+    blown_up: int = 0
+    _sum: float = 0.0
+    _weight: float = 0.0
+
+    def update(self, loss: float) -> None:
+        """Take in the loss of one step."""
+        decay = 1.0 - 1.0 / max(10.0, self.steps / 20)
+        self._sum = decay * self._sum + (1 - decay) * loss
+        self._weight = decay * self._weight + (1 - decay)
+        self.mean = self._sum / self._weight
+        self.minimum = min(self.minimum, self.mean)
+        self.blown_up = self.blown_up + 1 if self.mean > 2 * self.initial else 0
+
+    @property
+    def hopeless(self) -> bool:
+        """More than twice the initial loss for 50 steps: not worth going on."""
+        return self.blown_up >= BLOWN_UP_STEPS
+
+    def divergence(self) -> str | None:
+        """The kind of divergence at the end of the run, by METRICS §2 (b) and (c), or None."""
+        if self.mean >= self.initial:
+            return "above_start"
+        if self.mean > self.minimum + max(REBOUND_FLOOR, REBOUND_SHARE * (self.initial - self.minimum)):
+            return "rebound"
+        return None
+
+
+@dataclass
+class Session:
+    """The live parts of one run."""
+
+    run: Run
+    data: Prepared
+    device: torch.device
+    model: nn.Module
+    optimizer: Optimizer
+    layers: dict[str, list[Tensor]]
+    stream: Iterator[tuple[Tensor, Tensor]]
+    valid: Batches
+    # The same batches at every evaluation, so that BatchNorm's statistics at x add no noise of their own.
+    batchnorm_inputs: list[Tensor]
+    points: dict[tuple[str, str], list[tuple[int, float]]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=lambda: {"setup": 0.0, "train": 0.0, "evaluate": 0.0})
+
+    def record(self, series: str, step: int, value: float, layer: str = "") -> None:
+        """Add a point to a curve; `step` counts the optimizer steps taken."""
+        self.points.setdefault((series, layer), []).append((step, value))
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the wall seconds of the block to a phase."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[phase] += time.perf_counter() - start
+
+
+def train(run: Run, data: Prepared, *, device: str = "cpu", on_step: Callable[[int], object] | None = None) -> Trace:
+    """Train `run` on `data` from its seed to its last step, or until it diverges beyond hope.
+
+    `on_step(k)` is called after step k. Divergence is a status of the trace and never an exception. Raises `RuntimeError`
+    where `device` isn't there: a run never moves to another kind of device by itself.
+    """
+    configure_torch()
+    session = start(run, data, torch.device(device))
+    at_x, at_y = evaluate(session, 0)
+    losses = TrainLoss(initial=at_x.loss, steps=run.training.steps)
+    stopped: str | None = None
+    step = 0
+    while step < run.training.steps and stopped is None:
+        step += 1
+        watched = step % (run.training.steps // run.training.evaluations) == 0
+        with session.timed("train"):
+            stopped = take_step(session, step, losses, watched=watched)
+        if watched and stopped is None:
+            at_x, at_y = evaluate(session, step)
+        if on_step is not None:
+            on_step(step)
+    if stopped is not None:
+        at_x = at_y = UNKNOWN
+    elif not (math.isfinite(at_x.loss) and all(bool(p.isfinite().all()) for p in session.model.parameters())):
+        stopped = "nonfinite"
+    divergence = stopped or losses.divergence()
+    test = evaluate_test(session) if stopped is None else UNKNOWN
+    return Trace(
+        status="ok" if divergence is None else "diverged",
+        divergence=divergence,
+        steps_done=step,
+        initial_loss=losses.initial,
+        train_loss=losses.mean,
+        train_loss_min=losses.minimum,
+        val_loss=at_x.loss,
+        val_loss_y=at_y.loss,
+        val_accuracy=at_x.accuracy,
+        test_loss=test.loss,
+        test_accuracy=test.accuracy,
+        curves=[_series(name, layer, points) for (name, layer), points in session.points.items()],
+        seconds=session.seconds,
+    )
+
+
+def configure_torch() -> None:
+    """One thread, deterministic kernels, no denormals: what every run has, and its bits depend on."""
+    torch.set_num_threads(1)
+    # What torch.use_deterministic_algorithms(True) does for eager code; that also imports inductor, for seconds.
+    torch.set_deterministic_debug_mode("error")
+    _leave_dynamo_out()
+    torch.set_flush_denormal(True)  # the squared gradients of unused embeddings decay into them, and they are slow
+
+
+def _leave_dynamo_out() -> None:
+    """Keep torch.optim from importing torch.compile's machinery, which nothing here uses and which takes as long as torch.
+
+    torch wraps a few methods of `Optimizer` so that their first call imports `torch._dynamo`, to tell it to leave them alone.
+    The wrapper looks for this attribute first; where a later torch doesn't, the import happens as before.
+    """
+    for method in (Optimizer.add_param_group, Optimizer.zero_grad, Optimizer.state_dict, Optimizer.load_state_dict):
+        plain = getattr(method, "__wrapped__", None)
+        if plain is not None and not hasattr(plain, "__dynamo_disable"):
+            setattr(plain, "__dynamo_disable", plain)  # noqa: B010 (the name would be mangled in a class)
+
+
+def start(run: Run, data: Prepared, device: torch.device) -> Session:
+    """Model, optimizer and batches of a run, in that order: µP needs base shapes, then initialisation, then the optimizer."""
+    began = time.perf_counter()
+    model = make_model(run, data.classes).to(
+        device
+    )  # drawn on the CPU, so that every device starts from the same weights
+    stream = train_batches(data, batch_size=run.training.batch_size, context_length=context_length(run), seed=run.seed)
+    session = Session(
+        run=run,
+        data=data,
+        device=device,
+        model=model,
+        optimizer=make_optimizer(run, model),
+        layers=_parameters_by_layer(model),
+        stream=((inputs.to(device), targets.to(device)) for inputs, targets in stream),
+        valid=_held_out(run, data, "valid", device),
+        batchnorm_inputs=_batchnorm_inputs(run, data, model, device),
+    )
+    if is_schedule_free(session.optimizer):
+        session.optimizer.train()  # type: ignore[attr-defined]
+    session.seconds["setup"] = time.perf_counter() - began
+    return session
+
+
+def make_model(run: Run, classes: int) -> nn.Module:
+    """The run's model, parametrized and initialised from its seed."""
+    return parametrize(
+        partial(models.build, run.model, classes=classes),
+        width=run.width,
+        base_width=run.base_width,
+        parametrization=run.method.parametrization,
+        seed=run.seed,
+    )
+
+
+def make_optimizer(run: Run, model: nn.Module) -> Optimizer:
+    """The run's optimizer. Under SP every multiplier is 1, so both parametrizations take the same way."""
+    settings = run.optimizer
+    shared: dict[str, Any] = {
+        "lr": run.lr,
+        "betas": (settings.beta1, settings.beta2),
+        "eps": settings.eps,
+        "weight_decay": settings.weight_decay,
+    }
+    if run.method.optimizer == "adamw_schedulefree":
+        return MuAdamW_ScheduleFree(model.parameters(), warmup_steps=run.warmup_steps, **shared)
+    optimizer = MuAdamW(model.parameters(), fused=True, **shared)
+    for group in optimizer.param_groups:
+        group["peak_lr"] = group["lr"]
+    return optimizer
+
+
+def context_length(run: Run) -> int | None:
+    """Tokens an example has, or None for images."""
+    return run.model.context_length if run.model.name == "gpt" else None
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross entropy in nats. logits [..., classes], targets [...]."""
+    return F.cross_entropy(logits.flatten(0, -2), targets.flatten())
+
+
+def take_step(session: Session, step: int, losses: TrainLoss, *, watched: bool) -> str | None:
+    """One optimizer step; `step` counts from 1. Returns the kind of divergence if the run has to stop."""
+    model, optimizer = session.model, session.optimizer
+    model.train()
+    _set_learning_rate(session, step)
+    inputs, targets = next(session.stream)
+    loss = cross_entropy(model(inputs), targets)
+    loss.backward()  # type: ignore[no-untyped-call]
+    # Norms come before the step, since schedulefree overwrites gradients in place.
+    grad_norm = float(torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
+    before = _record_gradients(session, step) if watched else None
+    optimizer.step()
+    if before is not None:
+        _record_updates(session, step, before)
+    optimizer.zero_grad()
+    train_loss = float(loss.detach())
+    session.record("train_loss", step, train_loss)
+    session.record("grad_norm", step, grad_norm)
+    if not (math.isfinite(train_loss) and math.isfinite(grad_norm)):
+        return "nonfinite"
+    losses.update(train_loss)
+    return "above_start" if losses.hopeless else None
+
+
+def evaluate(session: Session, step: int) -> tuple[Score, Score]:
+    """Validation at x and at y, recorded; for an optimizer with one set of weights both are the same.
+
+    At y, and for AdamW, BatchNorm uses the statistics collected in training; at x they are computed anew.
+    """
+    with session.timed("evaluate"):
+        with evaluating(session.optimizer, session.model, session.batchnorm_inputs):
+            at_x = score(session.model, session.valid)
+        at_y = at_x
+        if is_schedule_free(session.optimizer):
+            session.model.eval()
+            at_y = score(session.model, session.valid)
+    session.record("val_loss", step, at_x.loss)
+    session.record("val_loss_y", step, at_y.loss)
+    return at_x, at_y
+
+
+def evaluate_test(session: Session) -> Score:
+    """The test split at x, once, after the last step; unknown where the data set has none."""
+    if session.data.test is None:
+        return UNKNOWN
+    with session.timed("evaluate"), evaluating(session.optimizer, session.model, session.batchnorm_inputs):
+        return score(session.model, _held_out(session.run, session.data, "test", session.device))
+
+
+@torch.no_grad()
+def score(model: nn.Module, batches: Batches) -> Score:
+    """Mean loss and accuracy over batches (inputs, targets), weighted by their number of targets."""
+    loss, right, count = 0.0, 0, 0
+    for inputs, targets in batches:
+        logits = model(inputs)
+        loss += float(cross_entropy(logits, targets)) * targets.numel()
+        right += int((logits.argmax(-1) == targets).sum())
+        count += targets.numel()
+    return Score(loss / count, right / count)
+
+
+def _set_learning_rate(session: Session, step: int) -> None:
+    run = session.run
+    if is_schedule_free(session.optimizer):
+        return  # it warms up by itself
+    factor = warmup_factor(run.method.schedule, step - 1, run.warmup_steps, run.training.steps)
+    for group in session.optimizer.param_groups:
+        group["lr"] = group["peak_lr"] * factor
+
+
+def _held_out(run: Run, data: Prepared, split: Literal["valid", "test"], device: torch.device) -> Batches:
+    batches = eval_batches(
+        data,
+        split,
+        examples=run.training.eval_examples,
+        batch_size=EVAL_BATCH,
+        context_length=context_length(run),
+    )
+    return [(inputs.to(device), targets.to(device)) for inputs, targets in batches]
+
+
+def _batchnorm_inputs(run: Run, data: Prepared, model: nn.Module, device: torch.device) -> list[Tensor]:
+    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        return []
+    batches = train_batches(data, batch_size=EVAL_BATCH, context_length=None, seed=run.seed)
+    return [inputs.to(device) for inputs, _ in islice(batches, run.training.batchnorm_batches)]
+
+
+def _parameters_by_layer(model: nn.Module) -> dict[str, list[Tensor]]:
+    layers: dict[str, list[Tensor]] = {}
+    types = layer_types(model)
+    for name, parameter in model.named_parameters():
+        layers.setdefault(types[name], []).append(parameter)
+    return layers
+
+
+@torch.no_grad()
+def _record_gradients(session: Session, step: int) -> dict[str, list[Tensor]]:
+    """Record the RMS of gradients and weights by layer type; return the weights before the step."""
+    for layer, parameters in session.layers.items():
+        session.record("grad_rms", step, _rms([p.grad for p in parameters if p.grad is not None]), layer)
+        session.record("weight_rms", step, _rms(parameters), layer)
+    return {layer: [p.clone() for p in parameters] for layer, parameters in session.layers.items()}
+
+
+@torch.no_grad()
+def _record_updates(session: Session, step: int, before: dict[str, list[Tensor]]) -> None:
+    for layer, parameters in session.layers.items():
+        session.record("update_rms", step, _rms(torch._foreach_sub(parameters, before[layer])), layer)
+
+
+def _rms(tensors: Sequence[Tensor]) -> float:
+    """Root mean square over all elements of some tensors."""
+    count = sum(tensor.numel() for tensor in tensors)
+    return float(torch.nn.utils.get_total_norm(tensors)) / math.sqrt(count) if count else math.nan
+
+
+def _series(name: str, layer: str, points: list[tuple[int, float]]) -> Series:
+    steps, values = zip(*points, strict=True)
+    return Series(name, layer, np.asarray(steps, dtype=np.int32), np.asarray(values, dtype=np.float64))

@@ -1,0 +1,368 @@
+"""A made-up study: every table that figures and report read, from a loss surface that is known.
+
+Under SP the optimum drifts by −1 doubling per doubling of width, under µP by 0. A loss is a parabola in log2 of the rate, above
+the optimum's cliff a run diverges. Intervals have made-up sizes; they vanish with one seed, as real ones do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+TASKS = {
+    "patches-mlp": ("photo_patches", "mlp", 2.3),
+    "wiki-gpt": ("wiki_sample", "gpt", 6.2),
+}
+METHODS = ("sp_adamw", "sp_schedulefree", "mup_adamw", "mup_schedulefree")
+LAYERS = ("embedding", "hidden", "readout", "norm")
+CLIFF = 3.2
+"""Doublings above the optimum from which a run diverges."""
+
+
+def optimum(method: str, width: int, base: int) -> float:
+    """log2 of the best rate."""
+    drift = -1.0 if method.startswith("sp") else 0.0
+    return -9.0 + (0.5 if "schedulefree" in method else 0.0) + drift * np.log2(width / base)
+
+
+def make_rows(
+    tasks: Sequence[str],
+    methods: Sequence[str],
+    widths: Sequence[int],
+    log2_lrs: Sequence[int],
+    seeds: int,
+    diverged: Sequence[str],
+) -> pd.DataFrame:
+    """One row a run; every run of the methods in `diverged` diverges."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for task, method, width, lr, seed in product(tasks, methods, widths, log2_lrs, range(seeds)):
+        dataset, model, l0 = TASKS[task]
+        gap = lr - optimum(method, width, widths[0])
+        best = 0.6 * l0 - 0.05 * np.log2(width / widths[0]) - 0.01 * ("schedulefree" in method)
+        loss = min(best + 0.05 * gap**2 + 0.01 * rng.standard_normal(), l0)
+        died = method in diverged or gap > CLIFF + 0.4 * rng.standard_normal()
+        accuracy = 1 - loss / (2 * l0)
+        rows.append(
+            {
+                "run_id": f"{task}.{method}.w{width}.lr{lr}.s{seed}",
+                "task": task,
+                "dataset": dataset,
+                "model": model,
+                "method": method,
+                "parametrization": method.partition("_")[0],
+                "optimizer": "adamw_schedulefree" if "schedulefree" in method else "adamw",
+                "schedule": "constant" if "schedulefree" in method else "cosine",
+                "width": width,
+                "base_width": widths[0],
+                "log2_lr": lr,
+                "seed": seed,
+                "steps": 200,
+                "batch_size": 64,
+                "warmup_steps": 20,
+                "status": "diverged" if died else "ok",
+                "divergence": "above_start" if died else None,
+                "initial_loss": l0,
+                "train_loss": loss - 0.02,
+                "val_loss": np.nan if died else loss,
+                "val_loss_y": np.nan if died else loss + 0.03 * ("schedulefree" in method),
+                "val_accuracy": accuracy,
+                "test_loss": loss + 0.01 if model == "mlp" else np.nan,
+                "test_accuracy": accuracy - 0.01 if model == "mlp" else np.nan,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def make_curves(rows: pd.DataFrame) -> pd.DataFrame:
+    """Validation losses of the runs that end well, at x and y; those of the others end where they started."""
+    steps = np.linspace(0, 200, 21).astype(np.int32)
+    end = rows["val_loss"].fillna(rows["initial_loss"]).to_numpy()[:, None]
+    start = rows["initial_loss"].to_numpy()[:, None]
+    frames = []
+    for series, lift in (("val_loss", 0.0), ("val_loss_y", 0.05)):
+        values = end + (start - end) * np.exp(-steps / 40) + lift * (steps > 0)
+        run_id = np.repeat(rows["run_id"].to_numpy(), len(steps))
+        columns = {"run_id": run_id, "series": series, "layer": "", "step": np.tile(steps, len(rows))}
+        frames.append(pd.DataFrame(columns | {"value": values.ravel()}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def make_optima(rows: pd.DataFrame, seeds: int) -> pd.DataFrame:
+    """The optimum of each cell by the known surface, its flag by the grid."""
+    out = []
+    for (task, method, width), cell in rows.groupby(["task", "method", "width"]):
+        ok = cell[cell.status == "ok"]
+        means = ok.groupby("log2_lr").val_loss.mean()
+        truth = optimum(method, width, int(cell.base_width.iloc[0]))
+        low, high = cell.log2_lr.min(), cell.log2_lr.max()
+        argmin = means.idxmin() if len(means) else np.nan
+        flag = "all_diverged" if ok.empty else {low: "edge_low", high: "edge_high"}.get(argmin, "ok")
+        at = ok[ok.log2_lr == argmin]
+        fitted = flag == "ok"
+        out.append(
+            {
+                "task": task,
+                "method": method,
+                "width": width,
+                "base_width": cell.base_width.iloc[0],
+                "log2_lr_opt": truth if fitted else argmin,
+                "log2_lr_opt_low": truth - 0.2 if fitted and seeds > 1 else np.nan,
+                "log2_lr_opt_high": truth + 0.25 if fitted and seeds > 1 else np.nan,
+                "log2_lr_argmin": argmin,
+                "curvature": 0.05 if fitted else np.nan,
+                "flag": flag,
+                "best_loss": at.val_loss.mean(),
+                "best_loss_se": at.val_loss.std() / np.sqrt(seeds) if seeds > 1 else np.nan,
+                "best_loss_fit": at.val_loss.mean(),
+                "sigma_seed": at.val_loss.std() if seeds > 1 else np.nan,
+                "n_seeds": seeds,
+                "n_runs": len(cell),
+                "n_diverged": int((cell.status == "diverged").sum()),
+                "test_loss": at.test_loss.mean(),
+                "test_accuracy": at.test_accuracy.mean(),
+                "val_accuracy": at.val_accuracy.mean(),
+            }
+        )
+    return pd.DataFrame(out)
+
+
+def make_transfer(optima: pd.DataFrame, seeds: int) -> pd.DataFrame:
+    """Drift by least squares over the cells that aren't censored."""
+    out = []
+    for (task, method), cells in optima.groupby(["task", "method"]):
+        fitted = cells[cells.flag == "ok"]
+        enough = len(fitted) >= 3
+        drift = np.polyfit(np.log2(fitted.width), fitted.log2_lr_opt, 1)[0] if enough else np.nan
+        known = enough and seeds > 1
+        out.append(
+            {
+                "task": task,
+                "method": method,
+                "drift": drift,
+                "drift_low": drift - 0.12 if known else np.nan,
+                "drift_high": drift + 0.12 if known else np.nan,
+                "drift_low90": drift - 0.08 if known else np.nan,
+                "drift_high90": drift + 0.08 if known else np.nan,
+                "equivalent": bool(abs(drift) + 0.08 < 0.25) if known else np.nan,
+                "drift_range": np.ptp(fitted.log2_lr_opt) if enough else np.nan,
+                "n_widths": len(fitted),
+                "n_censored": len(cells) - len(fitted),
+                "status": "ok" if enough else "not_estimable",
+                "reason": "" if enough else f"{len(fitted)} widths with an optimum inside the grid, 3 are needed",
+            }
+        )
+    return pd.DataFrame(out)
+
+
+def make_regret(optima: pd.DataFrame, seeds: int) -> pd.DataFrame:
+    """Regret of a parabola: curvature times the square of the distance."""
+    out = []
+    for (task, method), cells in optima.groupby(["task", "method"]):
+        base = cells.sort_values("width").iloc[0]
+        for cell in cells.itertuples():
+            regret = 0.05 * (cell.log2_lr_argmin - base.log2_lr_argmin) ** 2
+            known = np.isfinite(regret)
+            spread = 0.01 if known and seeds > 1 else np.nan
+            out.append(
+                {
+                    "task": task,
+                    "method": method,
+                    "width": cell.width,
+                    "log2_lr_transferred": base.log2_lr_argmin,
+                    "regret_cf": regret - 0.001 * (cell.width > base.width) if seeds > 1 else np.nan,
+                    "regret_cf_low": regret - spread,
+                    "regret_cf_high": regret + spread,
+                    "regret": regret,
+                    "regret_in_sigma": regret / cell.sigma_seed if cell.sigma_seed else np.nan,
+                    "rho": regret / 0.05,
+                    "n_seeds": seeds,
+                    "good": bool(regret + spread < 0.02) if np.isfinite(spread) else np.nan,
+                    "flag": cell.flag,
+                }
+            )
+    return pd.DataFrame(out)
+
+
+def make_stability(optima: pd.DataFrame, seeds: int) -> pd.DataFrame:
+    """Counts and sensitivities of each cell."""
+    some = [1.0 if seeds > 1 and flag != "all_diverged" else np.nan for flag in optima.flag]
+    cells = optima[["task", "method", "width", "n_runs", "n_diverged"]]
+    alive = np.where(optima.flag == "all_diverged", np.nan, 1.0)
+    return cells.assign(
+        n_nonfinite=0,
+        n_above_start=optima.n_diverged,
+        n_rebound=0,
+        window_low=optima.log2_lr_argmin - 2,
+        window_high=optima.log2_lr_argmin + 2,
+        window_runs=5 * seeds,
+        window_diverged=seeds,
+        diverged_fraction=0.2 * alive,
+        diverged_low=0.1 * alive,
+        diverged_high=0.4 * alive,
+        log2_lr_max=optima.log2_lr_argmin + 3,
+        headroom=3.0 * alive,
+        lr_sensitivity=0.31 * alive,
+        lr_sensitivity_low=0.28 * np.array(some),
+        lr_sensitivity_high=0.34 * np.array(some),
+        lr_sensitivity_normalised=0.25 * alive,
+        span=8,
+    )
+
+
+def make_dynamics(rows: pd.DataFrame, optima: pd.DataFrame, seeds: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """RMS of gradients and updates: falling with width at half a power under SP, by a whole one under µP."""
+    rng = np.random.default_rng(1)
+    points, slopes = [], []
+    quantities = ("grad_rms", "update_rms", "weight_rms")
+    for (task, method), cells in optima.groupby(["task", "method"]):
+        base = cells.sort_values("width").iloc[0]
+        if not np.isfinite(base.log2_lr_argmin):
+            continue
+        for layer, quantity in product(LAYERS, quantities):
+            power = -0.5 if method.startswith("sp") else -1.0
+            for width, seed in product(cells.width, range(seeds)):
+                median = 1e-3 * (width / base.width) ** power * np.exp(0.05 * rng.standard_normal())
+                common = {"task": task, "method": method, "width": width, "seed": seed, "layer": layer}
+                points.append(common | {"quantity": quantity, "median": median, "log2_lr": base.log2_lr_argmin})
+            known = len(cells) > 1
+            slopes.append(
+                {
+                    "task": task,
+                    "method": method,
+                    "layer": layer,
+                    "quantity": quantity,
+                    "slope": power if known else np.nan,
+                    "slope_low": power - 0.1 if known and seeds > 1 else np.nan,
+                    "slope_high": power + 0.1 if known and seeds > 1 else np.nan,
+                    "n_widths": len(cells),
+                }
+            )
+    columns = ["task", "method", "width", "seed", "layer", "quantity", "median", "log2_lr"]
+    slope_columns = ["task", "method", "layer", "quantity", "slope", "slope_low", "slope_high", "n_widths"]
+    return pd.DataFrame(points, columns=columns), pd.DataFrame(slopes, columns=slope_columns)
+
+
+def make_coordcheck(
+    tasks: Sequence[str], methods: Sequence[str], widths: Sequence[int]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Slopes that rise with the steps under SP and stay at 0 under µP, and the verdicts."""
+    modules = {"embed": "embedding", "block.0": "hidden", "block.1": "hidden", "readout": "readout"}
+    slopes, verdicts = [], []
+    known = len(widths) > 1
+    for task, method, at in product(tasks, methods, ("y", "x")):
+        for (i, (module, layer)), step, quantity in product(
+            enumerate(modules.items()), range(1, 11), ("size", "change")
+        ):
+            slope = (0.05 * step if method.startswith("sp") else 0.0) + 0.01 * i
+            slopes.append(
+                {
+                    "task": task,
+                    "method": method,
+                    "at": at,
+                    "module": module,
+                    "layer": layer,
+                    "step": step,
+                    "quantity": quantity,
+                    "slope": slope if known else np.nan,
+                    "slope_low": slope - 0.03 if known else np.nan,
+                    "slope_high": slope + 0.03 if known else np.nan,
+                    "passed": known and abs(slope) < 0.1,
+                }
+            )
+        failed = 32 if method.startswith("sp") else 0
+        verdicts.append(
+            {
+                "task": task,
+                "method": method,
+                "at": at,
+                "passed": failed == 0,
+                "worst_module": "block.1",
+                "worst_slope": 0.52 if failed else 0.02,
+                "n_failed": failed,
+                "n_checked": 36,
+            }
+        )
+    return pd.DataFrame(slopes), pd.DataFrame(verdicts)
+
+
+def make_study(
+    tasks: Sequence[str] = tuple(TASKS),
+    methods: Sequence[str] = METHODS,
+    widths: Sequence[int] = (32, 64, 128, 256),
+    log2_lrs: Sequence[int] = tuple(range(-14, -5)),
+    seeds: int = 3,
+    diverged: Sequence[str] = (),
+) -> dict[str, pd.DataFrame]:
+    """All tables, by the names that `figures` and `report` use. Runs of the methods in `diverged` all diverge."""
+    rows = make_rows(tasks, methods, widths, log2_lrs, seeds, diverged)
+    optima = make_optima(rows, seeds)
+    cell = rows.groupby(["task", "method", "width", "log2_lr"])
+    loss = cell.agg(mean_loss=("val_loss", "mean"), n_seeds=("seed", "size")).reset_index()
+    loss["se"] = 0.006 if seeds > 1 else np.nan
+    loss["n_diverged"] = cell.status.apply(lambda s: int((s == "diverged").sum())).to_numpy()
+    points, dynamics = make_dynamics(rows, optima, seeds)
+    coordcheck, verdict = make_coordcheck(tasks, methods, widths)
+    smooth = optima[["task", "method", "width", "n_seeds"]].assign(
+        log2_lr=optima.log2_lr_argmin, tvx=0.02, tvx_low=0.01, tvx_high=0.03
+    )
+    pairs = [("sp_adamw", "mup_adamw"), ("sp_schedulefree", "mup_schedulefree")]
+    n_pairs = len(log2_lrs) * seeds
+    control = [
+        {"task": t, "optimizer": f"{a}={b}", "width": widths[0], "n_pairs": n_pairs, "n_equal": n_pairs}
+        for t in tasks
+        for a, b in pairs
+        if {a, b} <= set(methods)
+    ]
+    return {
+        "rows": rows,
+        "curves": make_curves(rows),
+        "optima": optima,
+        "loss": loss,
+        "transfer": make_transfer(optima, seeds),
+        "regret": make_regret(optima, seeds),
+        "stability": make_stability(optima, seeds),
+        "smoothness": pd.concat([smooth.assign(at="x"), smooth.assign(at="y", tvx=0.1)], ignore_index=True),
+        "dynamics_points": points,
+        "dynamics": dynamics,
+        "coordcheck": coordcheck,
+        "coordcheck_verdict": verdict,
+        "control": pd.DataFrame(control, columns=["task", "optimizer", "width", "n_pairs", "n_equal"]),
+    }
+
+
+def make_description(tables: dict[str, pd.DataFrame]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """What the report reads besides tables: the study, summary.json and provenance.json."""
+    tasks = list(dict.fromkeys(tables["rows"]["task"]))
+    datasets = {task: {"name": TASKS[task][0]} for task in tasks}
+    study = {
+        "name": "madeup",
+        "title": "A made-up study",
+        "tasks": {
+            task: {
+                "description": f"{TASKS[task][1].upper()} on {TASKS[task][0]}",
+                "dataset": datasets[task],
+                "training": {"steps": 200, "batch_size": 64},
+                "coordinate_check": {"seeds": [0, 1, 2, 3, 4]},
+            }
+            for task in tasks
+        },
+    }
+    manifests = [
+        {
+            "settings": datasets[task],
+            "source": f"the source of {TASKS[task][0]}",
+            "version": "1.0",
+            "licence": "CC0",
+            "sizes": {"train": 1000, "valid": 200},
+            "digest": "0123456789abcdef" * 4,
+        }
+        for task in tasks
+    ]
+    rows = tables["rows"]
+    summary = {"n_runs": len(rows), "n_diverged": int((rows["status"] == "diverged").sum())}
+    return study, summary, {"study": "madeup", "environment": {"python": "3.11"}, "numerics": [1], "data": manifests}

@@ -1,0 +1,312 @@
+"""The coordinate check: as a gate on the four models, and its parts on numbers by hand."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+
+import mup
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import t as student
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import AdamW, Optimizer
+
+from mufree.coordcheck import coord_check, cross_entropy, slopes, verdict
+from mufree.models import GPT, MLP, ResNet, ViT
+from mufree.optim import MuAdamW, MuAdamW_ScheduleFree
+from mufree.parametrization import parametrize
+
+torch.set_num_threads(1)
+
+MODELS: dict[str, Callable[[int], nn.Module]] = {
+    "mlp": lambda width: MLP(width, 4, depth=3),
+    "resnet": lambda width: ResNet(width, 4),
+    "vit": lambda width: ViT(width, 4, depth=1, head_dim=16, ffn_ratio=2, patch_size=8),
+    "gpt": lambda width: GPT(width, 16, depth=1, head_dim=16, ffn_ratio=2, context_length=8),
+}
+SETTINGS = {"lr": 2**-9, "betas": (0.9, 0.99), "eps": 1e-12}
+OPTIMIZERS: dict[str, Callable[[nn.Module], Optimizer]] = {
+    "adamw": lambda model: MuAdamW(model.parameters(), **SETTINGS),
+    "schedulefree": lambda model: MuAdamW_ScheduleFree(model.parameters(), **SETTINGS),
+}
+
+
+def _batch(name: str, seed: int) -> tuple[Tensor, Tensor]:
+    """Few examples: updates are then coherent. With more positions than width, finite-width noise tilts the slopes."""
+    generator = torch.Generator().manual_seed(seed)
+    if name == "gpt":
+        return torch.randint(0, 16, (4, 8), generator=generator), torch.randint(0, 16, (4, 8), generator=generator)
+    size = 8 if name == "resnet" else 32
+    return torch.randn(8, 3, size, size, generator=generator), torch.randint(0, 4, (8,), generator=generator)
+
+
+def _make(name: str, parametrization: str, width: int, seed: int) -> nn.Module:
+    return parametrize(MODELS[name], width, 16 if name == "resnet" else 64, parametrization, seed)
+
+
+def _check(
+    name: str,
+    make_model: Callable[[int, int], nn.Module],
+    make_optimizer: Callable[[nn.Module], Optimizer],
+) -> pd.DataFrame:
+    widths = (16, 32, 64) if name == "resnet" else (64, 128, 256)
+    frame = coord_check(make_model, make_optimizer, widths, partial(_batch, name), steps=3, seeds=4)
+    return verdict(slopes(frame)).set_index("at")
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("name", MODELS)
+def test_mup_passes_at_y_and_x(name: str, optimizer: str) -> None:
+    result = _check(name, partial(_make, name, "mup"), OPTIMIZERS[optimizer])
+    assert result["passed"].to_dict() == {"y": True, "x": True}, result
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("name", MODELS)
+def test_sp_fails(name: str, optimizer: str) -> None:
+    result = _check(name, partial(_make, name, "sp"), OPTIMIZERS[optimizer])
+    assert result["passed"].to_dict() == {"y": False, "x": False}
+    assert (result["worst_slope"] > 0.5).all()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_hidden_learning_rate_that_is_not_divided_is_caught(name: str) -> None:
+    result = _check(name, partial(_make, name, "mup"), lambda m: AdamW(m.parameters(), weight_decay=0, **SETTINGS))
+    assert not result["passed"].any()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_readout_without_its_multiplier_is_caught(name: str) -> None:
+    def make_model(width: int, seed: int) -> nn.Module:
+        model = _make(name, "mup", width, seed)
+        readout = model.get_submodule("readout")
+        assert isinstance(readout, mup.MuReadout)
+        readout.output_mult = readout.width_mult()
+        return model
+
+    result = _check(name, make_model, OPTIMIZERS["adamw"])
+    assert not result["passed"].any()
+    assert set(result["worst_module"]) == {"readout"}
+
+
+def _train(model: nn.Module, optimizer: Optimizer, batch: tuple[Tensor, Tensor], steps: int) -> None:
+    if hasattr(optimizer, "train"):
+        optimizer.train()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        cross_entropy(model(batch[0]), batch[1]).backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_measuring_does_not_change_training(optimizer: str) -> None:
+    """To the bit: weights, BatchNorm's statistics and, by way of dropout, the random state, though x is visited each step."""
+    models: list[nn.Module] = []
+    batch = _batch("resnet", 0)
+
+    def make_model(width: int, seed: int) -> nn.Module:
+        model = _make("resnet", "mup", width, seed)
+        model.get_submodule("readout").register_forward_pre_hook(lambda _module, inputs: F.dropout(inputs[0], 0.1))
+        models.append(model)
+        return model
+
+    def make_optimizer(model: nn.Module) -> Optimizer:
+        torch.manual_seed(0)
+        return OPTIMIZERS[optimizer](model)
+
+    coord_check(make_model, make_optimizer, (8, 16), batch, steps=5, seeds=[3])
+    measured = models[-1].state_dict()
+    alone = make_model(16, 3)
+    _train(alone, make_optimizer(alone), batch, steps=5)
+    alone(batch[0])  # the last measurement is a forward pass that no step follows
+    for name, value in alone.state_dict().items():
+        assert torch.equal(value, measured[name]), name
+
+
+def test_rows_hold_what_the_modules_put_out() -> None:
+    """Sizes and changes of a schedule-free MLP at y and at x, against forward passes made by hand."""
+    batch = _batch("mlp", 0)
+    frame = coord_check(
+        partial(_make, "mlp", "mup"), OPTIMIZERS["schedulefree"], (64, 128), batch, steps=3, seeds=[4]
+    ).set_index(["width", "step", "module", "at"])
+    assert len(frame) == 2 * 4 * 4 * 2
+    assert set(frame.index.unique("module")) == {"hidden.0", "hidden.1", "hidden.2", "readout"}
+
+    def outputs(model: nn.Module) -> Tensor:
+        return model.get_submodule("hidden.0")(batch[0].flatten(1)).detach()
+
+    model = _make("mlp", "mup", 128, 4)
+    optimizer = OPTIMIZERS["schedulefree"](model)
+    first = outputs(model)
+    _train(model, optimizer, batch, steps=3)
+    at_y = outputs(model)
+    optimizer.eval()  # type: ignore[attr-defined]
+    at_x = outputs(model)
+    assert not torch.equal(at_y, at_x)
+    for at, h in (("y", at_y), ("x", at_x)):
+        row = frame.loc[(128, 3, "hidden.0", at)]
+        assert row["seed"] == 4
+        assert row["layer"] == "embedding"
+        assert row["mean_abs"] == pytest.approx(h.abs().mean().item(), rel=1e-6)
+        assert row["mean_abs_change"] == pytest.approx((h - first).abs().mean().item(), rel=1e-6)
+
+
+def test_x_is_y_without_schedule_free() -> None:
+    frame = coord_check(
+        partial(_make, "mlp", "mup"), OPTIMIZERS["adamw"], (64, 128), _batch("mlp", 0), steps=2, seeds=1
+    )
+    y, x = (frame[frame["at"] == at].drop(columns="at").reset_index(drop=True) for at in ("y", "x"))
+    pd.testing.assert_frame_equal(x, y)
+
+
+class _Twice(nn.Module):
+    """Calls one layer twice and overwrites what it returned."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, width)
+        self.layer = nn.Linear(width, width)
+        self.readout = mup.MuReadout(width, 2)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.readout(self.layer(self.layer(self.first(inputs)).relu_()).relu_())
+        return logits
+
+
+def test_repeated_calls_and_outputs_overwritten_in_place() -> None:
+    batch = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 0, 1])
+    frame = coord_check(
+        lambda width, seed: parametrize(_Twice, width, 8, "mup", seed),
+        OPTIMIZERS["adamw"],
+        (8, 16),
+        batch,
+        steps=0,
+        seeds=1,
+    )
+    sizes = frame[(frame["width"] == 16) & (frame["at"] == "y")].set_index("module")
+    assert sizes["layer"].to_dict() == {
+        "first": "embedding",
+        "layer": "hidden",
+        "layer#1": "hidden",
+        "readout": "readout",
+    }
+    model = parametrize(_Twice, 16, 8, "mup", 0)
+    h = model.get_submodule("layer")(model.get_submodule("first")(batch[0]))
+    assert sizes.loc["layer", "mean_abs"] == pytest.approx(h.abs().mean().item(), rel=1e-6)
+
+
+def _frame(sizes: Callable[[int, int], float], layer: str = "hidden", step: int = 2, seeds: int = 3) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {
+                "width": width,
+                "seed": seed,
+                "step": step,
+                "module": f"a_{layer}",
+                "layer": layer,
+                "at": "y",
+                "mean_abs": 1.0,
+                "mean_abs_change": sizes(width, seed),
+            }
+            for width in (32, 64, 256)
+            for seed in range(seeds)
+        ]
+    )
+
+
+def _change(frame: pd.DataFrame) -> pd.Series:
+    table = slopes(frame)
+    return table[table["quantity"] == "change"].iloc[0]
+
+
+def test_slope_of_a_power_law_is_its_exponent() -> None:
+    row = _change(_frame(lambda width, seed: (1 + seed) * width**0.25))
+    assert row["slope"] == pytest.approx(0.25)
+    assert row["slope_low"] == pytest.approx(0.25)
+    assert row["slope_high"] == pytest.approx(0.25)
+    assert not row["passed"]
+
+
+def test_interval_is_the_jackknife_over_seeds() -> None:
+    exponents = np.array([0.0, 0.05, 0.16])
+    row = _change(_frame(lambda width, seed: float(width) ** float(exponents[seed])))
+    # Deleting one seed at a time and refitting gives these slopes; the variance is (S − 1)/S · Σ (s_i − s̄)².
+    deleted = np.array([np.delete(exponents, i).mean() for i in range(3)])
+    se = math.sqrt(2 / 3 * ((deleted - deleted.mean()) ** 2).sum())
+    assert row["slope"] == pytest.approx(0.07)
+    assert row["slope_low"] == pytest.approx(0.07 - student.ppf(0.975, 2) * se)
+    assert row["slope_high"] == pytest.approx(0.07 + student.ppf(0.975, 2) * se)
+    assert row["passed"]
+
+
+def test_one_seed_has_a_slope_and_no_interval() -> None:
+    row = _change(_frame(lambda width, seed: width**0.05, seeds=1))
+    assert row["slope"] == pytest.approx(0.05)
+    assert math.isnan(row["slope_low"])
+    assert row["passed"]
+
+
+@pytest.mark.parametrize("bad", [0.0, math.nan, math.inf])
+def test_what_has_no_logarithm_fails_and_does_not_crash(bad: float) -> None:
+    frame = _frame(lambda width, seed: bad if (width, seed) == (64, 1) else 1.0)
+    row = _change(frame)
+    assert math.isnan(row["slope"])
+    assert not row["passed"]
+    result = verdict(slopes(frame)).iloc[0]
+    assert not result["passed"]
+    assert math.isnan(result["worst_slope"])
+    assert (result["n_failed"], result["n_checked"]) == (1, 2)
+
+
+def test_verdict_judges_activations_and_not_normalisations_or_the_first_step() -> None:
+    def steep(width: int, seed: int) -> float:
+        return float(width)
+
+    def flat(width: int, seed: int) -> float:
+        return 1.0
+
+    good = [_frame(flat, layer) for layer in ("embedding", "hidden", "readout")]
+    unjudged = [_frame(steep, "norm"), _frame(steep, "hidden", step=1)]
+    result = verdict(slopes(pd.concat(good + unjudged))).iloc[0]
+    assert result["passed"]
+    assert (result["n_failed"], result["n_checked"]) == (0, 6)
+    for layer in ("embedding", "hidden", "readout"):
+        bad = verdict(slopes(pd.concat([*good, _frame(steep, layer, step=3)]))).iloc[0]
+        assert not bad["passed"]
+        assert bad["worst_module"] == f"a_{layer}"
+        assert bad["worst_slope"] == pytest.approx(1.0)
+
+
+def test_other_columns_are_kept_as_keys() -> None:
+    frames = [
+        _frame(lambda width, seed, power=power: float(width) ** power).assign(task="t", method=method)
+        for method, power in (("mup_adamw", 0.0), ("sp_adamw", 1.0))
+    ]
+    result = verdict(slopes(pd.concat(frames)))
+    assert result[["task", "method", "at", "passed"]].to_numpy().tolist() == [
+        ["t", "mup_adamw", "y", True],
+        ["t", "sp_adamw", "y", False],
+    ]
+
+
+def test_nothing_to_judge_is_an_error() -> None:
+    with pytest.raises(ValueError, match="use more steps"):
+        verdict(slopes(_frame(lambda width, seed: 1.0, step=1)))
+
+
+def test_one_width_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"two or more different ones, got \[64\]"):
+        coord_check(partial(_make, "mlp", "mup"), OPTIMIZERS["adamw"], [64], _batch("mlp", 0))
+
+
+def test_importing_loads_neither_torch_nor_pandas() -> None:
+    code = "import sys, mufree.coordcheck; print({'torch', 'pandas', 'scipy'} & set(sys.modules))"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "set()"

@@ -1,0 +1,195 @@
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
+from synthetic_study import METHODS, make_study
+
+from mufree.figures import FIGURES, draw, save
+from mufree.figures.style import DISPLAY_NAMES, interval_bars, method_styles, new_figure, robust_limits, spread
+
+TASK = "patches-mlp"
+
+
+@pytest.fixture(scope="module")
+def tables():
+    return make_study(tasks=(TASK,))
+
+
+def from_csv(tables):
+    """The tables as they come back from files, where booleans and empty texts are something else."""
+    return {name: pd.read_csv(io.StringIO(table.to_csv(index=False))) for name, table in tables.items()}
+
+
+AWKWARD = {
+    "one seed": {"seeds": 1},
+    "all diverged": {"diverged": METHODS},
+    "one method diverged": {"diverged": ("mup_adamw",)},
+    "one width": {"widths": (32,)},
+    "one rate": {"log2_lrs": (-9,)},
+    "optima at the lower edge": {"log2_lrs": (-9, -8, -7)},
+    "optima at the upper edge": {"log2_lrs": (-13, -12, -11)},
+    "one method": {"methods": ("mup_schedulefree",)},
+    "methods of one's own": {"methods": (*METHODS, "mup_schedulefree_beta95", "sp_adamw_constant")},
+}
+
+
+def texts(figure):
+    found = [text.get_text() for ax in figure.axes for text in [*ax.texts, ax.xaxis.label, ax.title]]
+    found += [ax.get_title(loc="left") for ax in figure.axes]
+    legends = [*figure.legends, *(ax.get_legend() for ax in figure.axes if ax.get_legend())]
+    return "\n".join(found + [text.get_text() for legend in legends for text in legend.get_texts()])
+
+
+@pytest.mark.parametrize("settings", AWKWARD.values(), ids=AWKWARD)
+def test_awkward_studies_draw(settings):
+    tables = from_csv(make_study(tasks=(TASK,), **({"widths": (32, 128), "log2_lrs": (-10, -9, -8)} | settings)))
+    for name in FIGURES:
+        figure, plotted = draw(name, tables, TASK, "a title")
+        if len(settings.get("methods", ())) <= len(METHODS):
+            figure.set_layout_engine("none")  # slow; it is the fullest figures that it could fail for
+        figure.draw_without_rendering()  # where warnings of layout and fonts would come
+        assert figure.get_suptitle() == "a title"
+        assert isinstance(plotted, pd.DataFrame)
+
+
+def test_what_has_no_data_says_so():
+    tables = make_study(tasks=(TASK,), widths=(32, 128), log2_lrs=(-10, -9), diverged=METHODS)
+    for name in ("optimum_vs_width", "regret_vs_width", "validation_curves"):
+        assert "every run diverged" in texts(draw(name, tables, TASK, "t")[0])
+
+
+SAVE = """
+import sys
+from pathlib import Path
+from synthetic_study import make_study
+from mufree.figures import draw, save
+tables = make_study(tasks=("patches-mlp",), widths=(32, 64), log2_lrs=(-10, -9, -8))
+for name in ("loss_vs_lr", "optimum_vs_width"):
+    save(*draw(name, tables, "patches-mlp", "µP, a title"), Path(sys.argv[1]) / name)
+"""
+
+
+def test_the_same_bytes_twice(tmp_path):
+    for turn in ("1", "2"):  # other processes, with other orders of sets
+        environment = os.environ | {"PYTHONHASHSEED": turn}
+        command = [sys.executable, "-c", SAVE, str(tmp_path / turn)]
+        subprocess.run(command, check=True, cwd=Path(__file__).parent, env=environment)
+    files = sorted(path.name for path in (tmp_path / "1").iterdir())
+    assert files == [f"{name}.{kind}" for name in ("loss_vs_lr", "optimum_vs_width") for kind in ("csv", "pdf", "png")]
+    for name in files:
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes(), name
+    pdf = (tmp_path / "1" / "loss_vs_lr.pdf").read_bytes()
+    assert pdf.startswith(b"%PDF")
+    assert b"CreationDate" not in pdf
+
+
+def test_the_csv_holds_the_tables_numbers(tables, tmp_path):
+    cells = ["method", "width"]
+    figure, plotted = draw("optimum_vs_width", tables, TASK, "t")
+    save(figure, plotted, tmp_path / "optimum")
+    optimum = pd.read_csv(tmp_path / "optimum.csv").set_index(cells)
+    for column in ("log2_lr_opt", "log2_lr_opt_low", "log2_lr_opt_high"):
+        np.testing.assert_array_equal(optimum[column], tables["optima"].set_index(cells).loc[optimum.index, column])
+    regret = draw("regret_vs_width", tables, TASK, "t")[1].set_index(cells)
+    np.testing.assert_array_equal(regret["regret_cf"], tables["regret"].set_index(cells).loc[regret.index, "regret_cf"])
+    surface = draw("loss_vs_lr", tables, TASK, "t")[1]
+    means = surface[surface["kind"] == "mean"].set_index([*cells, "log2_lr"])["loss"]
+    np.testing.assert_array_equal(means, tables["loss"].set_index([*cells, "log2_lr"]).mean_loss.loc[means.index])
+    assert surface.loc[surface["kind"] == "diverged", "n_diverged"].sum() == tables["optima"]["n_diverged"].sum()
+
+
+def test_the_drawn_line_is_the_plotted_frame(tables):
+    figure, plotted = draw("optimum_vs_width", tables, TASK, "t")
+    for method, look in method_styles(METHODS).items():
+        lines = [
+            line for line in figure.axes[0].lines if line.get_color() == look.colour and len(line.get_xdata()) == 4
+        ]
+        assert len(lines) == 1
+        np.testing.assert_array_equal(lines[0].get_ydata(), plotted.loc[plotted["method"] == method, "log2_lr_opt"])
+
+
+def test_a_method_has_the_same_colour_in_every_figure(tables):
+    styles = method_styles(METHODS)
+    assert len({look.colour for look in styles.values()}) == len({look.marker for look in styles.values()}) == 4
+    for name in ("loss_vs_lr", "regret_vs_width", "coordcheck"):
+        figure, _ = draw(name, tables, TASK, "t")
+        for ax in figure.axes:
+            for method, look in styles.items():
+                if DISPLAY_NAMES[method] == ax.get_title(loc="left").replace("\n", " · "):
+                    assert to_hex(ax._left_title.get_color()) == look.colour.lower()
+    for name in ("optimum_vs_width", "dynamics"):
+        figure, _ = draw(name, tables, TASK, "t")
+        drawn = {to_hex(line.get_color()) for ax in figure.axes for line in ax.lines}
+        assert {look.colour.lower() for look in styles.values()} <= drawn
+
+
+def test_an_extra_method_looks_the_same_for_every_task():
+    both = make_study(methods=("mup_adamw", "mup_adamw_a", "mup_adamw_b"), widths=(32, 64), log2_lrs=(-10, -9, -8))
+    first_task_lacks_a = {
+        name: table[~(table["task"].eq(TASK) & table["method"].eq("mup_adamw_a"))] if "method" in table else table
+        for name, table in both.items()
+    }
+    colours = {}
+    for task in (TASK, "wiki-gpt"):
+        figure, _ = draw("regret_vs_width", first_task_lacks_a, task, "t")
+        colours[task] = {ax.get_title(loc="left"): ax._left_title.get_color() for ax in figure.axes}
+    assert len(colours["wiki-gpt"]) == 3
+    assert colours[TASK].items() <= colours["wiki-gpt"].items()
+
+
+def test_panels_share_their_scales(tables):
+    for name in ("loss_vs_lr", "regret_vs_width", "coordcheck"):
+        figure, _ = draw(name, tables, TASK, "t")
+        assert len({(ax.get_xlim(), ax.get_ylim()) for ax in figure.axes}) == 1
+
+
+def test_labels_have_units(tables):
+    for name, unit in (("loss_vs_lr", "nats"), ("regret_vs_width", "nats"), ("optimum_vs_width", "log2")):
+        figure, _ = draw(name, tables, TASK, "t")
+        assert unit in figure.get_supylabel() + figure.axes[0].get_ylabel()
+
+
+def test_a_censored_optimum_is_open_and_not_on_the_line():
+    tables = make_study(tasks=(TASK,), methods=("sp_adamw",), log2_lrs=range(-11, -4))
+    censored = tables["optima"].query("flag != 'ok'")
+    assert censored["flag"].tolist() == ["edge_low", "edge_low"]  # the optima are at −9, −10, −11 and −12
+    figure, _ = draw("optimum_vs_width", tables, TASK, "t")
+    lines = figure.axes[0].lines
+    assert sum(line.get_marker() == "v" and line.get_markerfacecolor() == "white" for line in lines) == 2
+    colour = method_styles(["sp_adamw"])["sp_adamw"].colour
+    assert [len(x.get_xdata()) for x in lines if x.get_color() == colour and x.get_linestyle() == "--"] == [2]
+    assert "drift not estimable" in texts(figure)
+
+
+def test_limits_show_points_whatever_the_intervals():
+    points = [0.0, 0.1, 0.2]
+    low, high = robust_limits(points, [-50.0, 0.0, 0.1], [60.0, 0.2, 0.3], floor=0.1)
+    assert low < 0 < 0.2 < high
+    assert high - low < 1
+    ax = new_figure("t", 2).add_subplot()
+    ax.set_ylim(low, high)
+    interval_bars(ax, [1, 2, 3], [-50.0, 0.0, np.nan], [60.0, 0.2, np.nan], "k")
+    bars = [line for line in ax.lines if len(line.get_xdata()) == 2]
+    carets = [line for line in ax.lines if len(line.get_xdata()) == 1]
+    assert [tuple(bar.get_ydata()) for bar in bars] == [(low, high), (0.0, 0.2)]
+    assert len(carets) == 2
+
+
+def test_labels_keep_their_order_and_distance():
+    places = spread([0.0, 0.01, 1.0, 0.02], gap=0.1)
+    assert places[2] == 1.0
+    assert np.diff([places[0], places[1], places[3]]) == pytest.approx([0.1, 0.1], abs=1e-4)
+    assert spread([3.0, 1.0], gap=0.5) == [3.0, 1.0]
+
+
+def test_unknown_names_are_errors(tables):
+    with pytest.raises(KeyError, match=r"Unknown figure 'pie'. Known: loss_vs_lr"):
+        draw("pie", tables, TASK, "t")
+    with pytest.raises(KeyError, match="needs the tables transfer"):
+        draw("optimum_vs_width", {"optima": tables["optima"]}, TASK, "t")

@@ -1,0 +1,98 @@
+"""Identity of a run: what changes it, what doesn't, and that planning is light."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from studies import study, with_grid, with_task
+
+from mufree import plan
+from mufree.config import Study
+
+
+def runs_of(plain: dict[str, Any]) -> list[plan.Run]:
+    return plan.expand(Study.model_validate(plain))
+
+
+def test_expand_gives_the_full_product_each_once() -> None:
+    plain = with_grid(methods=["sp_adamw", "mup_adamw"], seeds=[0, 1, 2])
+    plain["grids"].append({**plain["grids"][0], "seeds": [2, 3]})  # seed 2 is in both
+    runs = runs_of(plain)
+    assert len(runs) == 2 * 2 * 2 * 4
+    assert len({run.id for run in runs}) == len(runs)
+
+
+def test_ids_are_readable_and_end_with_a_digest() -> None:
+    run = runs_of(study())[0]
+    slug, digest = run.id.rsplit(".", 1)
+    assert slug == "photo.mup_adamw.w16.lr-9.s0"
+    assert len(digest) == 8
+    int(digest, 16)
+
+
+def test_an_id_does_not_depend_on_what_else_is_planned_or_on_names() -> None:
+    few = {run.id for run in runs_of(study())}
+    many = {run.id for run in runs_of(with_grid(widths=[16, 32, 64], seeds=[0, 1], log2_lrs=[-10, -9, -8]))}
+    assert few < many
+    assert {run.id for run in runs_of(study(title="Another", name="other"))} == few
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        with_task(base_width=32),
+        with_task(training={"steps": 80, "batch_size": 8}),
+        with_task(training={"steps": 40, "batch_size": 16}),
+        with_task(training={"steps": 40, "batch_size": 8, "evaluations": 40}),
+        with_task(model={"name": "mlp", "depth": 3}),
+        with_task(dataset={"name": "photo_patches", "seed": 1}),
+        with_task(optimizers={"adamw": {"weight_decay": 0.1}}),
+    ],
+)
+def test_every_setting_that_can_change_a_number_changes_the_id(changed: dict[str, Any]) -> None:
+    assert not {run.id for run in runs_of(study())} & {run.id for run in runs_of(changed)}
+
+
+def test_numerics_is_part_of_the_id() -> None:
+    run = runs_of(study())[0]
+    assert run.model_copy(update={"numerics": run.numerics + 1}).id != run.id
+
+
+def test_writing_out_a_default_changes_nothing() -> None:
+    explicit = with_task(optimizers={"adamw": {"beta1": 0.9, "beta2": 0.99, "eps": 1e-12, "weight_decay": 0}})
+    assert [run.id for run in runs_of(explicit)] == [run.id for run in runs_of(study())]
+
+
+def test_sweeps_hold_all_rates_of_a_cell_in_order() -> None:
+    runs = runs_of(with_grid(log2_lrs=[-7, -9, -8], seeds=[0, 1]))
+    sweeps = plan.group_sweeps(runs)
+    assert [sweep.id for sweep in sweeps] == [f"photo.mup_adamw.w{w}.s{s}" for w in (16, 32) for s in (0, 1)]
+    assert all([run.log2_lr for run in sweep.runs] == [-9, -8, -7] for sweep in sweeps)
+    assert sum(len(sweep.runs) for sweep in sweeps) == len(runs)
+
+
+def test_runs_survive_the_way_to_a_job() -> None:
+    sweep = plan.group_sweeps(runs_of(study()))[0]
+    text = plan.sweep_to_json(sweep)
+    assert plan.runs_from_json(text) == list(sweep.runs)
+    assert json.loads(text)[0]["width"] == 16
+
+
+def test_training_flops_of_a_known_network() -> None:
+    run = runs_of(with_task(model={"name": "mlp", "depth": 2}))[0]
+    # 6 FLOPs for each of 3072·16 + 16² weights, for 8 examples in 40 steps
+    assert plan.training_flops(run) == 6 * (3072 * 16 + 16 * 16) * 8 * 40
+
+
+def test_warm_up_is_the_same_share_at_every_width() -> None:
+    assert {run.warmup_steps for run in runs_of(study())} == {4}
+
+
+def test_planning_imports_nothing_heavy() -> None:
+    code = "import sys, mufree.plan, mufree.sources; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "numpy", "pandas", "matplotlib", "pyarrow", "mup", "schedulefree"} & set(loaded)

@@ -1,0 +1,275 @@
+import io
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from synthetic_study import METHODS, make_description, make_study
+
+from mufree.figures import FIGURES, save
+from mufree.report import to_html, write
+from mufree.report.document import FIGURE_CAPTIONS, document
+from mufree.report.words import interval, known, number, percent, plus_minus, span, verdict
+
+TASK = "patches-mlp"
+SMALL = {"tasks": (TASK,), "widths": (32, 64, 128), "log2_lrs": tuple(range(-13, -5))}
+
+
+def from_csv(tables):
+    tables = {name: table for name, table in tables.items() if name not in ("rows", "curves")}
+    return {name: pd.read_csv(io.StringIO(table.to_csv(index=False))) for name, table in tables.items()}
+
+
+def content(tables):
+    study, summary, provenance = make_description(tables)
+    return document(study, from_csv(tables), summary, provenance)
+
+
+def strings(value):
+    if isinstance(value, dict):
+        return [s for inner in value.values() for s in strings(inner)]
+    if isinstance(value, list):
+        return [s for inner in value for s in strings(inner)]
+    return [value] if isinstance(value, str) else []
+
+
+def points(doc, lead):
+    """The sentences under a question, of all tasks."""
+    blocks = [b for b in doc["sections"][0]["blocks"] if b["kind"] == "points"]
+    return [item for block in blocks if lead in block["lead"] for item in block["items"]]
+
+
+def change(tables, table, where, **values):
+    """The tables, with some values of the rows where `where` holds replaced."""
+    changed = tables[table].copy()
+    chosen = changed.query(where).index
+    assert len(chosen)
+    for column, value in values.items():
+        if column in ("equivalent", "good"):
+            changed[column] = changed[column].astype(object)
+        changed.loc[chosen, column] = value
+    return tables | {table: changed}
+
+
+@pytest.fixture(scope="module")
+def tables():
+    return make_study(**SMALL)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder with stand-ins for the figures of both tasks, as the layout takes any picture."""
+    folder = tmp_path_factory.mktemp("figures")
+    for task in (TASK, "wiki-gpt"):
+        for name in FIGURES:
+            save(Figure(figsize=(2, 1)), pd.DataFrame({"a": [1]}), folder / f"{task}.{name}")
+    return folder
+
+
+def test_numbers_are_rounded_as_a_person_reads_them():
+    assert number(-0.0004) == "0.000"
+    assert number(-1.25, 1) == "−1.2"
+    assert number(0.5, 2, sign=True) == "+0.50"
+    assert number(np.nan) == number(None) == number(pd.NA) == "—"
+    assert number(np.int64(-9), 0) == "−9"
+    assert interval(-1.0, 0.25, 2, sign=True) == "[−1.00, +0.25]"
+    assert interval(np.nan, 1.0) == "—"
+    assert plus_minus(1.0, np.nan) == "1.000 ± —"
+    assert percent(0.1234) == "12.3 %"
+    assert span([3, 1, 2, 1]) == "1, 2, 3"
+    assert span(range(-14, -5)) == "−14 to −6, 9 values"
+
+
+def test_cells_of_a_file_mean_what_they_say():
+    assert [verdict(v) for v in (True, "True", np.bool_(False), "False")] == [True, True, False, False]
+    assert [verdict(v) for v in (np.nan, None, pd.NA, "")] == [None] * 4
+    assert not known("1.0")
+
+
+def test_every_figure_has_a_caption():
+    assert list(FIGURE_CAPTIONS) == list(FIGURES)
+
+
+@pytest.mark.parametrize("drift", [-0.73, 0.41])
+def test_drift_is_the_tables(tables, drift):
+    changed = change(
+        tables, "transfer", "method == 'sp_adamw'", drift=drift, drift_low=drift - 0.2, drift_high=drift + 0.31
+    )
+    sentence = points(content(changed), "drift with width")[0]
+    wanted = (
+        f"b = {drift:+.2f} doublings per doubling of width, 95 % interval [{drift - 0.2:+.2f}, {drift + 0.31:+.2f}]"
+    )
+    assert wanted.replace("-", "−") in sentence
+    assert "it drifts" in sentence
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "equivalent", "words"),
+    [
+        (-0.1, 0.1, True, "no drift beyond ±0.25"),
+        (0.05, 0.2, True, "not zero, yet inside ±0.25"),
+        (-1.2, -0.8, False, "it drifts"),
+        (-0.9, 0.9, False, "undecided"),
+        (np.nan, np.nan, np.nan, "nothing is decided"),
+    ],
+)
+def test_drift_is_worded_as_the_intervals_decide(tables, low, high, equivalent, words):
+    changed = change(
+        tables, "transfer", "method == 'mup_adamw'", drift=0.1, drift_low=low, drift_high=high, equivalent=equivalent
+    )
+    assert words in points(content(changed), "drift with width")[2]
+
+
+def test_a_drift_that_is_not_estimable_gives_its_reason(tables):
+    changed = change(
+        tables, "transfer", "method == 'mup_adamw'", drift=np.nan, status="not_estimable", reason="2 of 3 widths"
+    )
+    doc = content(changed)
+    assert points(doc, "drift with width")[2] == "µP · AdamW + cosine: not estimable: 2 of 3 widths."
+    assert "has no estimable drift in 1" in doc["sections"][0]["blocks"][0]["text"]
+
+
+def test_regret_is_the_tables(tables):
+    where = "method == 'mup_schedulefree' and width == 128"
+    values = {"regret_cf": 0.0123, "regret_cf_low": 0.0045, "regret_cf_high": 0.0201}
+    large = points(content(change(tables, "regret", where, good=False, **values)), "What does it cost")[3]
+    small = points(content(change(tables, "regret", where, good=True, **values)), "What does it cost")[3]
+    for sentence in (large, small):
+        assert "0.012 nats, 95 % interval [0.004, 0.020]" in sentence
+    assert "a cost" in large
+    assert "small" in small
+    flagged = points(content(change(tables, "regret", where, flag="diverged", **values)), "What does it cost")[3]
+    assert "counts as the loss at initialisation" in flagged
+
+
+def test_the_best_method_follows_the_losses(tables):
+    changed = change(
+        tables, "optima", "method == 'sp_schedulefree' and width == 128", best_loss=0.5, best_loss_se=0.001
+    )
+    (sentence,) = points(content(changed), "best at width 128")
+    assert sentence.startswith("SP · ScheduleFree AdamW, with a validation loss of 0.500 ± 0.001")
+    assert "more than two standard errors" in sentence
+    (doubtful,) = points(content(change(changed, "optima", "width == 128", best_loss_se=1.0)), "best at width 128")
+    assert "less than two standard errors" in doubtful
+
+
+def test_diverged_runs_are_counted(tables):
+    diverged = (tables["rows"]["status"] == "diverged").sum()
+    (sentence,) = points(content(tables), "What diverged")
+    assert sentence.startswith(f"{diverged} of {len(tables['rows'])} runs: ")
+
+
+def test_the_negative_control_may_fail(tables):
+    assert "yes, bit for bit the same losses in 24 of 24" in points(content(tables), "Negative control")[0]
+    broken = change(tables, "control", "optimizer == 'sp_adamw=mup_adamw'", n_equal=23)
+    assert "NO, the same losses in only 23 of 24" in points(content(broken), "Negative control")[0]
+    missing = tables | {"control": tables["control"].iloc[:0]}
+    assert points(content(missing), "Negative control")[0].startswith("Not checked")
+
+
+def test_the_coordinate_check_reads_both_ways(tables):
+    sentences = points(content(tables), "Coordinate check")
+    assert sentences[0].endswith("as SP should.")
+    assert "passes at x" in sentences[2]
+    assert "doubt" not in sentences[2]
+    turned = tables["coordcheck_verdict"].assign(passed=~tables["coordcheck_verdict"]["passed"])
+    sentences = points(content(tables | {"coordcheck_verdict": turned}), "Coordinate check")
+    assert "does not tell µP from SP" in sentences[0]
+    assert "in doubt" in sentences[2]
+
+
+def test_one_seed_is_said_to_decide_nothing():
+    doc = content(make_study(**SMALL | {"seeds": 1}))
+    assert all("without an interval (one seed)" in s for s in points(doc, "drift with width"))
+    assert all("same seeds" in s and "biased upward" in s for s in points(doc, "What does it cost"))
+    assert "the order may be chance" in points(doc, "best at width")[0]
+    captions = [b["caption"] for s in doc["sections"] for b in s["blocks"] if b["kind"] == "figure"]
+    assert ["one seed, so there are no intervals" in caption for caption in captions] == [True] * 3 + [False] * 3
+    assert "; 5 seeds." in captions[3]  # the coordinate check has seeds of its own
+    assert all("; 1 seed." in caption for caption in captions[4:])
+    assert "Where there is one seed there is no interval" in doc["sections"][0]["blocks"][0]["text"]
+
+
+def test_a_study_in_which_all_diverged_says_so():
+    doc = content(make_study(**SMALL | {"diverged": METHODS}))
+    assert all("not estimable" in s for s in points(doc, "drift with width"))
+    assert all("not estimable" in s for s in points(doc, "What does it cost"))
+    assert "every run at width 128 diverged" in points(doc, "best at width")[0]
+    assert points(doc, "What diverged")[0].startswith("All ")
+    assert any("no test result, since every run" in s for s in strings(doc))
+
+
+@pytest.mark.parametrize("settings", [{}, {"seeds": 1}, {"diverged": ("sp_adamw",)}, {"widths": (32,)}])
+def test_no_cell_is_empty_or_a_raw_nan(settings):
+    doc = content(make_study(**SMALL | settings))
+    for text in strings(doc):
+        assert not re.search(r"\b(nan|NaT|inf)\b|<NA>|None$", text), text
+    for block in [b for section in doc["sections"] for b in section["blocks"] if b["kind"] == "table"]:
+        cells = [cell for row in block["rows"] for cell in row]
+        assert all(cells)
+        assert any("—" in cell for cell in cells) == any(note.startswith("—:") for note in block["notes"])
+
+
+def test_a_caveat_of_the_data_stands_by_every_table_and_figure(tables):
+    study, summary, provenance = make_description(tables)
+    provenance["data"][0]["caveat"] = "Trained on the published test split."
+    doc = document(study, from_csv(tables), summary, provenance)
+    blocks = [b for b in doc["sections"][2]["blocks"] if b["kind"] in ("table", "figure")]
+    assert len(blocks) == 4 + len(FIGURES)
+    assert all("Trained on the published test split." in b["caption"] for b in blocks)
+
+
+def test_tables_of_other_runs_are_refused(tables):
+    study, summary, provenance = make_description(tables)
+    with pytest.raises(ValueError, match=r"the tables have 288 runs and summary.json 289"):
+        document(study, from_csv(tables), summary | {"n_runs": 289}, provenance)
+    with pytest.raises(ValueError, match="no manifest of data set photo_patches"):
+        document(study, from_csv(tables), summary, provenance | {"data": []})
+
+
+class Loads(HTMLParser):
+    """Collects what a page would load, and its text."""
+
+    def __init__(self):
+        super().__init__()
+        self.sources, self.text = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.sources += [v for k, v in attrs if k in ("src", "srcset", "href", "data", "action") and v]
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_the_page_loads_nothing_and_escapes_everything(tables, pictures):
+    doc = content(tables) | {"title": "<script>alert(1)</script>"}
+    page = to_html(doc, pictures)
+    reader = Loads()
+    reader.feed(page)
+    assert len([s for s in reader.sources if s.startswith("data:image/png;base64,")]) == len(FIGURES)
+    assert all(s.startswith(("data:image/png;base64,", "#")) for s in reader.sources)
+    assert "url(" not in page
+    assert "@import" not in page
+    assert "<script" not in page
+    text = " ".join("".join(reader.text).split())
+    for sentence in points(doc, "drift with width"):
+        assert sentence in text
+
+
+def test_both_reports_twice_are_the_same_bytes(pictures, tmp_path, caplog):
+    tables = make_study(widths=(32, 64), log2_lrs=(-10, -9, -8))
+    study, summary, provenance = make_description(tables)
+    for turn in ("first", "second"):
+        write(study, from_csv(tables), summary, provenance, pictures, tmp_path / turn)
+    for name in ("report.pdf", "report.html"):
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+    assert (tmp_path / "first" / "report.pdf").read_bytes().startswith(b"%PDF")
+    assert not caplog.records  # Typst had nothing to warn of
+
+
+def test_a_missing_figure_is_named(tables, tmp_path):
+    study, summary, provenance = make_description(tables)
+    with pytest.raises(FileNotFoundError, match="loss_vs_lr"):
+        write(study, from_csv(tables), summary, provenance, tmp_path, tmp_path / "out")

@@ -1,0 +1,272 @@
+"""One run: deterministic, independent of how it is watched, equal to a plain loop, and honest about divergence."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import textwrap
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import toy_data
+from schedulefree import AdamWScheduleFree
+
+from mufree.config import METHODS, OptimizerSettings
+from mufree.data import Prepared
+from mufree.data.batches import eval_batches, train_batches
+from mufree.plan import NUMERICS, Run
+from mufree.train import Trace, TrainLoss, make_model, train
+
+MODELS: dict[str, dict[str, Any]] = {
+    "mlp": {"name": "mlp"},
+    "resnet": {"name": "resnet"},
+    "vit": {"name": "vit", "depth": 1, "head_dim": 4, "patch_size": 8},
+    "gpt": {"name": "gpt", "depth": 1, "head_dim": 4, "context_length": 16},
+}
+WIDTHS = {"mlp": 8, "resnet": 4, "vit": 8, "gpt": 8}
+
+
+def make_run(model: str = "mlp", method: str = "mup_schedulefree", **changes: Any) -> Run:
+    """A tiny run at twice the base width."""
+    base = WIDTHS[model]
+    training = {"steps": 12, "batch_size": 8, "evaluations": 4, "eval_examples": 32, "batchnorm_batches": 1}
+    return Run.model_validate(
+        {
+            "task": "toy",
+            "dataset": {"name": "wiki_sample"} if model == "gpt" else {"name": "photo_patches"},
+            "model": MODELS[model],
+            "method_name": method,
+            "method": METHODS[method].model_dump(),
+            "optimizer": OptimizerSettings().model_dump(),
+            "training": training | changes.pop("training", {}),
+            "width": 2 * base,
+            "base_width": base,
+            "log2_lr": -6,
+            "seed": 0,
+        }
+        | changes
+    )
+
+
+def data_for(run: Run) -> Prepared:
+    return toy_data.text() if run.model.name == "gpt" else toy_data.images()
+
+
+def trace_of(run: Run) -> Trace:
+    return train(run, data_for(run))
+
+
+def curve(trace: Trace, name: str, layer: str = "") -> tuple[np.ndarray, np.ndarray]:
+    (series,) = [s for s in trace.curves if (s.name, s.layer) == (name, layer)]
+    return series.steps, series.values
+
+
+def same_numbers(first: Trace, second: Trace) -> bool:
+    return repr(first.row()) == repr(second.row()) and all(
+        (a.name, a.layer, a.steps.tobytes(), a.values.tobytes())
+        == (b.name, b.layer, b.steps.tobytes(), b.values.tobytes())
+        for a, b in zip(first.curves, second.curves, strict=True)
+    )
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("method", ["sp_adamw", "mup_schedulefree"])
+def test_same_run_same_bits_whatever_came_before(model: str, method: str) -> None:
+    run = make_run(model, method)
+    first = trace_of(run)
+    trace_of(make_run(model, method, seed=1, log2_lr=-3))
+    torch.rand(7)  # global random numbers must not matter
+    assert same_numbers(first, trace_of(run))
+
+
+def test_seed_rate_and_width_change_the_numbers() -> None:
+    first = trace_of(make_run())
+    for change in ({"seed": 1}, {"log2_lr": -5}, {"width": 32}):
+        assert trace_of(make_run(**change)).train_loss != first.train_loss
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("optimizer", ["adamw", "schedulefree"])
+def test_base_width_is_a_negative_control(model: str, optimizer: str) -> None:
+    base = WIDTHS[model]
+    at_base = [trace_of(make_run(model, f"{p}_{optimizer}", width=base)) for p in ("sp", "mup")]
+    wider = [trace_of(make_run(model, f"{p}_{optimizer}", width=2 * base)) for p in ("sp", "mup")]
+    assert same_numbers(*at_base)
+    assert not same_numbers(*wider)
+
+
+@pytest.mark.parametrize("model", ["mlp", "resnet"])
+@pytest.mark.parametrize("method", ["mup_adamw", "mup_schedulefree"])
+def test_how_often_one_looks_changes_nothing(model: str, method: str) -> None:
+    seldom, often = (trace_of(make_run(model, method, training={"evaluations": n})) for n in (2, 12))
+    assert curve(seldom, "train_loss")[1].tobytes() == curve(often, "train_loss")[1].tobytes()
+    assert (seldom.val_loss, seldom.val_loss_y) == (often.val_loss, often.val_loss_y)
+
+
+def test_curves_are_complete() -> None:
+    run = make_run()
+    trace = trace_of(run)
+    for name in ("train_loss", "grad_norm"):
+        assert curve(trace, name)[0].tolist() == list(range(1, 13))
+    for name in ("val_loss", "val_loss_y"):
+        assert curve(trace, name)[0].tolist() == [0, 3, 6, 9, 12]
+    for name in ("grad_rms", "update_rms", "weight_rms"):
+        for layer in ("embedding", "hidden", "readout", "bias"):
+            steps, values = curve(trace, name, layer)
+            assert steps.tolist() == [3, 6, 9, 12]
+            assert np.isfinite(values).all()
+    assert trace.initial_loss == pytest.approx(math.log(4), rel=1e-6)  # a readout of zeros
+    assert trace.val_loss == curve(trace, "val_loss")[1][-1]
+    assert trace.status == "ok"
+    assert trace.train_loss < trace.initial_loss
+    assert 0.0 <= trace.test_accuracy <= 1.0
+
+
+def test_gradient_norm_is_that_of_the_layers_before_the_step() -> None:
+    trace = trace_of(make_run())
+    model = make_model(make_run(), 4)
+    sizes: dict[str, int] = {}
+    for name, layer in vars(model)["layer_types"].items():
+        sizes[layer] = sizes.get(layer, 0) + model.get_parameter(name).numel()
+    norms = curve(trace, "grad_norm")[1][2::3]
+    squares = sum(sizes[layer] * curve(trace, "grad_rms", layer)[1] ** 2 for layer in sizes)
+    np.testing.assert_allclose(norms, np.sqrt(squares), rtol=1e-5)
+
+
+def test_schedule_free_is_judged_at_x_and_at_y() -> None:
+    schedule_free, adamw = trace_of(make_run()), trace_of(make_run(method="mup_adamw"))
+    assert schedule_free.val_loss != schedule_free.val_loss_y
+    assert adamw.val_loss == adamw.val_loss_y
+
+
+def plain_loop(run: Run, data: Prepared) -> tuple[list[float], float]:
+    """What a person would write for the SP methods: torch's AdamW with LambdaLR, or the schedulefree package as it is."""
+    model = make_model(run, data.classes)
+    settings = {"lr": run.lr, "betas": (run.optimizer.beta1, run.optimizer.beta2), "eps": 1e-12, "weight_decay": 0.1}
+    steps, warmup = run.training.steps, run.warmup_steps
+    if run.method.optimizer == "adamw":
+        optimizer: torch.optim.Optimizer = torch.optim.AdamW(model.parameters(), **settings)
+
+        def factor(k: int) -> float:
+            return (k + 1) / warmup if k < warmup else (1 + math.cos(math.pi * (k - warmup) / (steps - warmup))) / 2
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    else:
+        optimizer = AdamWScheduleFree(model.parameters(), warmup_steps=warmup, **settings)
+        optimizer.train()
+    losses = []
+    for inputs, targets in islice(train_batches(data, batch_size=8, context_length=None, seed=run.seed), steps):
+        loss = F.cross_entropy(model(inputs), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if run.method.optimizer == "adamw":
+            scheduler.step()
+        losses.append(loss.item())
+    if run.method.optimizer == "adamw_schedulefree":
+        optimizer.eval()
+    ((inputs, targets),) = eval_batches(data, "valid", examples=32, batch_size=32, context_length=None)
+    with torch.no_grad():
+        return losses, F.cross_entropy(model(inputs), targets).item()
+
+
+@pytest.mark.parametrize("method", ["sp_adamw", "sp_schedulefree"])
+def test_training_equals_a_plain_loop(method: str) -> None:
+    run = make_run(method=method, optimizer={"weight_decay": 0.1}, training={"warmup_fraction": 0.25})
+    losses, val_loss = plain_loop(run, data_for(run))
+    trace = trace_of(run)
+    np.testing.assert_allclose(curve(trace, "train_loss")[1], losses, rtol=1e-4)
+    assert trace.val_loss == pytest.approx(val_loss, rel=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_that_blows_up_is_a_diverged_row(method: str) -> None:
+    # Finite for AdamW, whose steps are bounded: it is called diverged because it ends above where it started.
+    trace = trace_of(make_run(method=method, log2_lr=10))
+    assert trace.status == "diverged"
+    assert trace.divergence in ("nonfinite", "above_start")
+
+
+def test_a_run_stops_at_the_first_number_that_is_not_finite() -> None:
+    trace = trace_of(make_run(method="sp_adamw", log2_lr=127, training={"steps": 40, "evaluations": 2}))
+    assert (trace.status, trace.divergence) == ("diverged", "nonfinite")
+    assert trace.steps_done < 40
+    assert math.isnan(trace.val_loss)
+    assert math.isnan(trace.test_loss)
+
+
+def judged(losses: list[float], initial: float = 2.0) -> TrainLoss:
+    mean = TrainLoss(initial=initial, steps=100)
+    for loss in losses:
+        mean.update(loss)
+    return mean
+
+
+def test_divergence_is_judged_as_metrics_define_it() -> None:
+    assert judged([2.0] * 5 + [1.0] * 100).divergence() is None
+    assert judged([2.0] * 100).divergence() == "above_start"
+    # (c): 0.5 nats above its minimum, or a tenth of the way down where that is more
+    assert judged([1.0] * 100 + [1.45] * 200).divergence() is None
+    assert judged([1.0] * 100 + [1.55] * 200).divergence() == "rebound"
+    assert judged([1.0] * 100 + [1.85] * 200, initial=10.0).divergence() is None
+    assert judged([1.0] * 100 + [1.95] * 200, initial=10.0).divergence() == "rebound"
+
+
+def test_fifty_steps_beyond_twice_the_start_are_hopeless() -> None:
+    high = judged([4.1] * 49)
+    assert not high.hopeless
+    high.update(4.1)
+    assert high.hopeless
+    high.update(-1e3)
+    assert not high.hopeless
+
+
+def test_the_mean_of_a_constant_is_the_constant_from_the_first_step() -> None:
+    assert judged([1.5]).mean == pytest.approx(1.5)
+    assert judged([1.5] * 30).mean == pytest.approx(1.5)
+
+
+def test_a_sweep_imports_nothing_that_it_does_not_use() -> None:
+    code = """
+        import sys
+        from test_train import make_run, trace_of
+        trace_of(make_run())
+        print(*sys.modules)
+    """
+    here = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], cwd=here, capture_output=True, text=True, check=True
+    )
+    heavy = {"torch._dynamo", "torch._inductor", "torchvision", "matplotlib", "seaborn", "scipy", "pandas", "pyarrow"}
+    assert not heavy & set(done.stdout.split())
+
+
+GOLDEN = Path(__file__).with_name("golden.json")
+
+
+def golden_losses() -> dict[str, float]:
+    """Final validation losses of a tiny run of each model and method."""
+    return {
+        # A small rate: at a large one, Adam turns the rounding of another processor into whole steps.
+        f"{model}.{method}": trace_of(make_run(model, method, log2_lr=-9)).val_loss
+        for model in MODELS
+        for method in METHODS
+    }
+
+
+def test_numbers_change_only_with_numerics() -> None:
+    """Golden losses keep the run store honest: change the numbers on purpose, raise NUMERICS, and run this file."""
+    golden = json.loads(GOLDEN.read_text())
+    assert golden["numerics"] == NUMERICS, f"run: python {GOLDEN.with_name('test_train.py').name}"
+    assert golden_losses() == pytest.approx(golden["val_loss"], rel=2e-5)
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(json.dumps({"numerics": NUMERICS, "val_loss": golden_losses()}, indent=2) + "\n")
