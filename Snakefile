@@ -24,7 +24,7 @@ wildcard_constraints:
     task="|".join(STUDY.tasks),
     method="|".join(STUDY.all_methods),
     width=r"\d+",
-    seed=r"\d+",
+    seeds=r"\d+(_\d+)*",
 
 
 localrules:

@@ -63,10 +63,13 @@ def read_study(file):
 
 STUDY = read_study(STUDY_FILE)
 RUNS = expand_runs(STUDY)
-SWEEPS = {(s.task, s.method, str(s.width), str(s.seed)): s for s in group_sweeps(RUNS)}
+SWEEPS = {
+    (s.task, s.method, str(s.width), s.seed_label): s
+    for s in group_sweeps(RUNS, STUDY.seeds_per_sweep)
+}
 CELLS = {
     "study": [STUDY.name] * len(SWEEPS),
-    **dict(zip(["task", "method", "width", "seed"], zip(*SWEEPS))),
+    **dict(zip(["task", "method", "width", "seeds"], zip(*SWEEPS))),
 }
 DATASETS = study_datasets(STUDY)
 LARGEST_SWEEP = max(sweep.flops for sweep in SWEEPS.values())
@@ -82,7 +85,7 @@ def manifest(wildcards):
 
 def sweep_of(wildcards):
     """The sweep that a job trains."""
-    return SWEEPS[wildcards.task, wildcards.method, wildcards.width, wildcards.seed]
+    return SWEEPS[wildcards.task, wildcards.method, wildcards.width, wildcards.seeds]
 
 
 def sweep_priority(wildcards):

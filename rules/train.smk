@@ -2,18 +2,18 @@
 
 
 rule sweep:
-    """Train one task, method, width and seed at all its learning rates; runs that the store has are not trained again."""
+    """Train one task, method and width at all its learning rates; runs that the store has are not trained again."""
     input:
         sources.files("train"),
         manifest=manifest,
     output:
-        rows="results/{study}/sweeps/{task}/{method}/w{width}/s{seed}/rows.parquet",
-        curves="results/{study}/sweeps/{task}/{method}/w{width}/s{seed}/curves.parquet",
-        timings="results/{study}/sweeps/{task}/{method}/w{width}/s{seed}/timings.parquet",
+        rows="results/{study}/sweeps/{task}/{method}/w{width}/s{seeds}/rows.parquet",
+        curves="results/{study}/sweeps/{task}/{method}/w{width}/s{seeds}/curves.parquet",
+        timings="results/{study}/sweeps/{task}/{method}/w{width}/s{seeds}/timings.parquet",
     log:
-        "results/{study}/logs/sweep/{task}.{method}.w{width}.s{seed}.log",
+        "results/{study}/logs/sweep/{task}.{method}.w{width}.s{seeds}.log",
     benchmark:
-        "results/{study}/benchmarks/sweep/{task}.{method}.w{width}.s{seed}.tsv"
+        "results/{study}/benchmarks/sweep/{task}.{method}.w{width}.s{seeds}.tsv"
     priority: sweep_priority
     conda:
         "../envs/mufree.yaml"
@@ -26,10 +26,11 @@ rule sweep:
         runs=lambda wildcards: sweep_to_json(sweep_of(wildcards)),
         device=DEVICE,
     message:
-        "Train {wildcards.task} {wildcards.method} width {wildcards.width} seed {wildcards.seed}"
+        "Train {wildcards.task} {wildcards.method} width {wildcards.width} seeds {wildcards.seeds}"
     shell:
         "mufree sweep --runs {params.runs:q} --data $(dirname {input.manifest:q}) --device {params.device}"
-        " --store results/{wildcards.study}/runs --out $(dirname {output.rows:q}) 2> {log:q}"
+        " --store results/{wildcards.study}/runs --out $(dirname {output.rows:q})"
+        " --progress {STUDY_FILE:q} --cores {workflow.cores} 2> {log:q}"
 
 
 rule coordinate_check:
@@ -63,17 +64,17 @@ rule collect:
     """Join the sweeps, and assert that they are exactly the runs planned."""
     input:
         rows=expand(
-            "results/{study}/sweeps/{task}/{method}/w{width}/s{seed}/rows.parquet",
+            "results/{study}/sweeps/{task}/{method}/w{width}/s{seeds}/rows.parquet",
             zip,
             **CELLS,
         ),
         curves=expand(
-            "results/{study}/sweeps/{task}/{method}/w{width}/s{seed}/curves.parquet",
+            "results/{study}/sweeps/{task}/{method}/w{width}/s{seeds}/curves.parquet",
             zip,
             **CELLS,
         ),
         timings=expand(
-            "results/{study}/sweeps/{task}/{method}/w{width}/s{seed}/timings.parquet",
+            "results/{study}/sweeps/{task}/{method}/w{width}/s{seeds}/timings.parquet",
             zip,
             **CELLS,
         ),
@@ -90,4 +91,4 @@ rule collect:
         "Collect the runs"
     shell:
         "mufree collect --study {input.study:q} --out $(dirname {output.rows:q})"
-        " --sweeps 'results/{wildcards.study}/sweeps/{{task}}/{{method}}/w{{width}}/s{{seed}}' 2> {log:q}"
+        " --sweeps 'results/{wildcards.study}/sweeps/{{task}}/{{method}}/w{{width}}/s{{seeds}}' 2> {log:q}"

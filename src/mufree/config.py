@@ -216,7 +216,10 @@ class CoordinateCheck(Closed):
     seeds: Annotated[list[NonNegative], Field(min_length=1)] = [0, 1, 2, 3, 4]
     """Initialisations and batches to average over."""
     batch_size: Positive = 32
-    """Examples of the one fixed batch."""
+    """Examples of the one fixed batch. Keep it small: with many more positions than channels, the incoherent part of an update
+    is felt, and a correct network seems to grow with width."""
+    widths: Annotated[list[Positive], Field(min_length=2)] | None = None
+    """Widths to compare; those of the task's grids if null. At a few dozen channels slopes are not yet what they tend to."""
 
 
 class Task(Closed):
@@ -281,6 +284,9 @@ class Study(Closed):
     """Methods beyond the four of the study (sp_adamw, sp_schedulefree, mup_adamw, mup_schedulefree)."""
     grids: Annotated[list[Grid], Field(min_length=1)]
     """What is run: the union of these products."""
+    seeds_per_sweep: Positive = 1
+    """Seeds that one job trains, besides all learning rates. More of them save start-up time where runs take seconds; how
+    runs are dealt out to jobs changes no number and no identity."""
 
     @property
     def all_methods(self) -> dict[str, Method]:
@@ -314,7 +320,7 @@ class Study(Closed):
                     f"({', '.join(map(str, widths))}); transfer is measured from the base width, so train there too"
                 )
             head_dim = getattr(task.model, "head_dim", 1)
-            odd = [w for w in widths if w % head_dim]
+            odd = [w for w in sorted({*widths, *(task.coordinate_check.widths or [])}) if w % head_dim]
             if odd:
                 raise ValueError(f"task '{name}': widths {odd} are not multiples of head_dim {head_dim}")
         return self

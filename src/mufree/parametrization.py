@@ -108,15 +108,15 @@ def _layer_type(module: nn.Module, infshape: mup.InfShape) -> LayerType:
 def _initialise(model: nn.Module, types: Mapping[str, LayerType]) -> None:
     """Draw every parameter, in the order of `named_parameters`."""
     nonlinearity = getattr(model, "nonlinearity", "linear")
-    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    kernels = {id(m.weight) for m in model.modules() if isinstance(m, (nn.Linear, nn.modules.conv._ConvNd))}
     for name, p in model.named_parameters():
         match types[name]:
             case "norm" if name.endswith("weight"):
                 nn.init.ones_(p)  # mup.init.ones_ refuses SP, where no dimension is infinite
             case "norm" | "bias" | "readout":
                 nn.init.zeros_(p)
-            # A table's second dimension is its fan-out, which kaiming would take for the fan-in.
-            case "embedding" if id(p) in tables:
+            # The last dimension of a look-up table is its fan-out, which kaiming would take for the fan-in.
+            case "embedding" if id(p) not in kernels:
                 mup.init.normal_(p, std=EMBEDDING_STD)
             case "embedding" | "hidden":
                 mup.init.kaiming_normal_(p, nonlinearity=nonlinearity)

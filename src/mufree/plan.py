@@ -59,18 +59,23 @@ class Run(Closed):
 
 @dataclass(frozen=True)
 class Sweep:
-    """The unit of work: one task, method, width and seed with all its learning rates, trained in one process."""
+    """The unit of work: one task, method and width with all its learning rates at some seeds, trained in one process."""
 
     task: str
     method: str
     width: int
-    seed: int
+    seeds: tuple[int, ...]
     runs: tuple[Run, ...] = field(repr=False)
+
+    @property
+    def seed_label(self) -> str:
+        """Its seeds as names of files have them: `0`, or `0_1_2`."""
+        return "_".join(map(str, self.seeds))
 
     @property
     def id(self) -> str:
         """A readable name, unique within a study."""
-        return f"{self.task}.{self.method}.w{self.width}.s{self.seed}"
+        return f"{self.task}.{self.method}.w{self.width}.s{self.seed_label}"
 
     @property
     def flops(self) -> float:
@@ -130,12 +135,21 @@ def make_run(task: Task, task_name: str, method: Method, method_name: str, width
     )
 
 
-def group_sweeps(runs: Iterable[Run]) -> list[Sweep]:
-    """The runs by sweep, in order of first appearance; learning rates ascend within a sweep."""
-    groups: dict[tuple[str, str, int, int], list[Run]] = {}
+def group_sweeps(runs: Iterable[Run], seeds_per_sweep: int = 1) -> list[Sweep]:
+    """The runs by sweep, in order of first appearance; within a sweep by seed, then by ascending learning rate.
+
+    The seeds of a cell (task, method, width) are cut into sweeps of `seeds_per_sweep`, the last one maybe smaller.
+    """
+    cells: dict[tuple[str, str, int], dict[int, list[Run]]] = {}
     for run in runs:
-        groups.setdefault((run.task, run.method_name, run.width, run.seed), []).append(run)
-    return [Sweep(*key, runs=tuple(sorted(group, key=lambda run: run.log2_lr))) for key, group in groups.items()]
+        cells.setdefault((run.task, run.method_name, run.width), {}).setdefault(run.seed, []).append(run)
+    sweeps = []
+    for cell, by_seed in cells.items():
+        for first in range(0, len(by_seed), seeds_per_sweep):
+            seeds = tuple(sorted(by_seed)[first : first + seeds_per_sweep])
+            chosen = [run for seed in seeds for run in sorted(by_seed[seed], key=lambda run: run.log2_lr)]
+            sweeps.append(Sweep(*cell, seeds=seeds, runs=tuple(chosen)))
+    return sweeps
 
 
 def sweep_to_json(sweep: Sweep) -> str:

@@ -17,9 +17,9 @@ STAGES: dict[str, tuple[str, ...]] = {
     "data": DATA,
     "train": TRAIN,
     "coordcheck": (*TRAIN, "coordcheck.py"),
-    "metrics": ("metrics", "tables.py"),
+    "metrics": ("config.py", "metrics", "tables.py", "coordcheck.py"),
     "figures": ("figures",),
-    "report": ("report", "templates"),
+    "report": ("report", "templates", "figures/style.py"),  # it takes the display names from there
 }
 
 

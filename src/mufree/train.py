@@ -212,7 +212,7 @@ def _leave_dynamo_out() -> None:
     for method in (Optimizer.add_param_group, Optimizer.zero_grad, Optimizer.state_dict, Optimizer.load_state_dict):
         plain = getattr(method, "__wrapped__", None)
         if plain is not None and not hasattr(plain, "__dynamo_disable"):
-            setattr(plain, "__dynamo_disable", plain)  # noqa: B010 (the name would be mangled in a class)
+            setattr(plain, "__dynamo_disable", plain)
 
 
 def start(run: Run, data: Prepared, device: torch.device) -> Session:

@@ -23,8 +23,6 @@ from mufree.models import GPT, MLP, ResNet, ViT
 from mufree.optim import MuAdamW, MuAdamW_ScheduleFree
 from mufree.parametrization import parametrize
 
-torch.set_num_threads(1)
-
 MODELS: dict[str, Callable[[int], nn.Module]] = {
     "mlp": lambda width: MLP(width, 4, depth=3),
     "resnet": lambda width: ResNet(width, 4),
@@ -56,7 +54,7 @@ def _check(
     make_model: Callable[[int, int], nn.Module],
     make_optimizer: Callable[[nn.Module], Optimizer],
 ) -> pd.DataFrame:
-    widths = (16, 32, 64) if name == "resnet" else (64, 128, 256)
+    widths = {"resnet": (16, 32, 64), "mlp": (64, 128, 256, 512)}.get(name, (64, 128, 256))
     frame = coord_check(make_model, make_optimizer, widths, partial(_batch, name), steps=3, seeds=4)
     return verdict(slopes(frame)).set_index("at")
 

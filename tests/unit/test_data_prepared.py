@@ -63,6 +63,14 @@ def test_a_prepared_folder_is_replaced_whole(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_a_prepared_folder_without_its_manifest_is_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write(built(), {}, out)
+    (out / "manifest.json").unlink()
+    write(built(), {}, out)
+    assert load(out).classes == 3
+
+
 def test_failed_preparation_leaves_the_earlier_folder_and_nothing_else(tmp_path: Path) -> None:
     out = tmp_path / "out"
     write(built(), {}, out)

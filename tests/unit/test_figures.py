@@ -77,9 +77,10 @@ for name in ("loss_vs_lr", "optimum_vs_width"):
 
 def test_the_same_bytes_twice(tmp_path):
     for turn in ("1", "2"):  # other processes, with other orders of sets
-        environment = os.environ | {"PYTHONHASHSEED": turn}
+        helpers = str(Path(__file__).parents[1] / "helpers")
+        environment = os.environ | {"PYTHONHASHSEED": turn, "PYTHONPATH": helpers}
         command = [sys.executable, "-c", SAVE, str(tmp_path / turn)]
-        subprocess.run(command, check=True, cwd=Path(__file__).parent, env=environment)
+        subprocess.run(command, check=True, env=environment)
     files = sorted(path.name for path in (tmp_path / "1").iterdir())
     assert files == [f"{name}.{kind}" for name in ("loss_vs_lr", "optimum_vs_width") for kind in ("csv", "pdf", "png")]
     for name in files:

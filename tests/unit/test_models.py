@@ -10,8 +10,6 @@ from torch import nn
 from mufree import config, models
 from mufree.parametrization import parametrize
 
-torch.set_num_threads(1)
-
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 TOKENS = torch.randint(0, 50, (3, 12), generator=torch.Generator().manual_seed(0))
 

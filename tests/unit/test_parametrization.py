@@ -17,8 +17,6 @@ from mufree.models.transformer import Attention
 from mufree.optim import MuAdamW
 from mufree.parametrization import EMBEDDING_STD, SEED_STREAM, layer_types, parametrize
 
-torch.set_num_threads(1)
-
 MODELS: dict[str, Callable[[int], nn.Module]] = {
     "mlp": lambda width: MLP(width, 10, depth=2),
     "resnet": lambda width: ResNet(width, 10, blocks_per_stage=1),

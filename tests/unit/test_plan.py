@@ -75,6 +75,17 @@ def test_sweeps_hold_all_rates_of_a_cell_in_order() -> None:
     assert sum(len(sweep.runs) for sweep in sweeps) == len(runs)
 
 
+def test_seeds_may_share_a_sweep_and_stay_the_same_runs() -> None:
+    runs = runs_of(with_grid(seeds=[4, 0, 2], log2_lrs=[-8, -9]))
+    pairs = plan.group_sweeps(runs, seeds_per_sweep=2)
+    assert [(sweep.id, sweep.seeds) for sweep in pairs if sweep.width == 16] == [
+        ("photo.mup_adamw.w16.s0_2", (0, 2)),
+        ("photo.mup_adamw.w16.s4", (4,)),
+    ]
+    assert [(run.seed, run.log2_lr) for run in pairs[0].runs] == [(0, -9), (0, -8), (2, -9), (2, -8)]
+    assert {run.id for sweep in pairs for run in sweep.runs} == {run.id for run in runs}
+
+
 def test_runs_survive_the_way_to_a_job() -> None:
     sweep = plan.group_sweeps(runs_of(study()))[0]
     text = plan.sweep_to_json(sweep)

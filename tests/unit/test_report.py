@@ -212,13 +212,19 @@ def test_no_cell_is_empty_or_a_raw_nan(settings):
         assert any("—" in cell for cell in cells) == any(note.startswith("—:") for note in block["notes"])
 
 
-def test_a_caveat_of_the_data_stands_by_every_table_and_figure(tables):
+def test_unusual_splits_are_told_by_every_table_and_figure(tables):
     study, summary, provenance = make_description(tables)
-    provenance["data"][0]["caveat"] = "Trained on the published test split."
-    doc = document(study, from_csv(tables), summary, provenance)
-    blocks = [b for b in doc["sections"][2]["blocks"] if b["kind"] in ("table", "figure")]
-    assert len(blocks) == 4 + len(FIGURES)
-    assert all("Trained on the published test split." in b["caption"] for b in blocks)
+    caveat = (
+        "Not the usual splits: trained on the published test split and validated on the published valid split; "
+        "there is no test split."
+    )
+    for splits, told in (({"train": "test", "valid": "valid"}, True), ({"train": "train", "test": "test"}, False)):
+        provenance["data"][0]["published_splits"] = splits
+        doc = document(study, from_csv(tables), summary, provenance)
+        blocks = [b for b in doc["sections"][2]["blocks"] if b["kind"] in ("table", "figure")]
+        assert len(blocks) == 4 + len(FIGURES)
+        assert all((caveat in b["caption"]) == told for b in blocks)
+        assert any(caveat in s for s in strings(doc["sections"][1])) == told
 
 
 def test_tables_of_other_runs_are_refused(tables):
@@ -273,3 +279,15 @@ def test_a_missing_figure_is_named(tables, tmp_path):
     study, summary, provenance = make_description(tables)
     with pytest.raises(FileNotFoundError, match="loss_vs_lr"):
         write(study, from_csv(tables), summary, provenance, tmp_path, tmp_path / "out")
+
+
+def test_provenance_is_told_in_lines(tables):
+    study, summary, provenance = make_description(tables)
+    provenance["environment"] = {"cores": 2, "packages": {"torch": "2.14.1", "mup": None}}
+    provenance["data"][0] |= {"inputs": {"a.png": {"sha256": "00"}}, "bytes_per_token": {"train": 1.23456789}}
+    section = document(study, from_csv(tables), summary, provenance)["sections"][-1]
+    lines = dict(section["blocks"][0]["rows"])
+    assert lines["environment · packages"] == "torch 2.14.1, mup —"
+    assert lines["data · photo patches · bytes per token"] == "train 1.235"
+    assert lines["data · photo patches · digest"] == "0123456789abcdef" * 4
+    assert not any("inputs" in key for key in lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 import textwrap
@@ -241,8 +242,9 @@ def test_a_sweep_imports_nothing_that_it_does_not_use() -> None:
         print(*sys.modules)
     """
     here = Path(__file__).parent
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (here, here.parent / "helpers")))}
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], cwd=here, capture_output=True, text=True, check=True
+        [sys.executable, "-c", textwrap.dedent(code)], env=environment, capture_output=True, text=True, check=True
     )
     heavy = {"torch._dynamo", "torch._inductor", "torchvision", "matplotlib", "seaborn", "scipy", "pandas", "pyarrow"}
     assert not heavy & set(done.stdout.split())
@@ -264,7 +266,7 @@ def golden_losses() -> dict[str, float]:
 def test_numbers_change_only_with_numerics() -> None:
     """Golden losses keep the run store honest: change the numbers on purpose, raise NUMERICS, and run this file."""
     golden = json.loads(GOLDEN.read_text())
-    assert golden["numerics"] == NUMERICS, f"run: python {GOLDEN.with_name('test_train.py').name}"
+    assert golden["numerics"] == NUMERICS, "run: PYTHONPATH=tests/helpers python tests/unit/test_train.py"
     assert golden_losses() == pytest.approx(golden["val_loss"], rel=2e-5)
 
 

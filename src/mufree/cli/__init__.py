@@ -84,6 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--data", type=Path, required=True, help="folder of the prepared data set")
     sub.add_argument("--store", type=Path, required=True, help="folder of the run store")
     sub.add_argument("--out", type=Path, required=True, help="folder for rows.parquet, curves.parquet, timings.parquet")
+    sub.add_argument("--progress", type=Path, metavar="STUDY", help="say at the end how far this study file is")
+    sub.add_argument("--cores", type=int, default=1, help="cores to divide the time left by (default 1)")
     sub.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="kind of device (default cpu)")
 
     sub = command(
@@ -101,10 +103,10 @@ def _parser() -> argparse.ArgumentParser:
         "collect",
         commands.collect,
         "Join the sweeps of a study and assert that they are exactly the runs planned.",
-        "--study experiments/quickstart.yaml --sweeps 'sweeps/{task}/{method}/w{width}/s{seed}' --out results",
+        "--study experiments/quickstart.yaml --sweeps 'sweeps/{task}/{method}/w{width}/s{seeds}' --out results",
     )
     sub.add_argument("--study", type=Path, required=True, help="the study file")
-    sub.add_argument("--sweeps", required=True, help="folder of a sweep, with {task}, {method}, {width} and {seed}")
+    sub.add_argument("--sweeps", required=True, help="folder of a sweep, with {task}, {method}, {width} and {seeds}")
     sub.add_argument("--out", type=Path, required=True, help="folder for rows.parquet, curves.parquet, timings.parquet")
 
     sub = command(

@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 ASSUMED_FLOPS = 1e10
 """Training FLOP/s of one core where the store has no run to learn from: a slow core, float32."""
 
+MAX_LEARNT_FROM = 400
+"""Finished runs whose times are read for an estimate; reading one takes about half a millisecond."""
+
 
 class UserError(Exception):
     """Something that the caller can mend: printed without a traceback."""
@@ -88,46 +91,53 @@ def plan(arguments: argparse.Namespace) -> None:
     """`mufree plan`."""
     study = load_study(arguments.study)
     runs = expand(study)
-    sweeps = group_sweeps(runs)
+    sweeps = group_sweeps(runs, study.seeds_per_sweep)
     if arguments.sweeps:
         for sweep_ in sweeps:
             print(f"{sweep_.id}\t{len(sweep_.runs)} runs")
-    done = _done(runs, arguments.store)
-    missing = [run for run in runs if run.id not in done]
-    speeds = _speeds(arguments.store, [run for run in runs if run.id in done])
-    seconds = sum(_seconds(run, speeds) for run in missing) / arguments.cores
-    estimate = f"about {_duration(seconds)} to train them on {arguments.cores} core(s)"
-    if not speeds:
-        estimate += f", assuming {ASSUMED_FLOPS / 1e9:.0f} GFLOP/s a core"
-    todo = f"{len(missing)} to train, {estimate}" if missing else "nothing to train"
-    print(f"Study {study.name}: {len(runs)} runs in {len(sweeps)} sweeps, {len(done)} done; {todo}.", flush=True)
+    print(f"Study {study.name}: {len(runs)} runs in {len(sweeps)} sweeps, {_progress(runs, arguments)}.", flush=True)
 
 
-def _done(runs: Sequence[Run], store: Path | None) -> set[str]:
+def _progress(runs: Sequence[Run], arguments: argparse.Namespace) -> str:
+    """How many of the runs the store has, and how long the others may take on `arguments.cores` cores."""
     from mufree.record import store_path
 
-    return {run.id for run in runs if store is not None and store_path(store, run).exists()}
+    store: Path | None = arguments.store
+    done = [run for run in runs if store is not None and store_path(store, run).exists()]
+    finished = {run.id for run in done}
+    missing = [run for run in runs if run.id not in finished]
+    if not missing:
+        return f"{len(done)} done, nothing to train"
+    seconds_of, learnt = _estimator(store, done)
+    left = _duration(sum(map(seconds_of, missing)) / arguments.cores)
+    assumed = "" if learnt else f", assuming {ASSUMED_FLOPS / 1e9:.0f} GFLOP/s a core"
+    return f"{len(done)} done, {len(missing)} to train, about {left} on {arguments.cores} core(s){assumed}"
 
 
-def _speeds(store: Path | None, runs: Sequence[Run]) -> dict[str, float]:
-    """Training FLOP/s by model, from the times in the store; evaluation is in the time, so that estimates have it too."""
+def _estimator(store: Path | None, done: Sequence[Run]) -> tuple[Callable[[Run], float], bool]:
+    """Seconds that a run may take, learnt from finished ones: those of its task and width, else of its model, else assumed.
+
+    Also whether there was anything to learn from. Evaluation is in the seconds.
+    """
     from mufree.record import RecordError, load_timing
 
-    totals: dict[str, list[float]] = {}
-    for run in runs[:: max(1, len(runs) // 200)]:
+    totals: dict[tuple[object, ...], list[float]] = {}
+    for run in done[:: max(1, len(done) // MAX_LEARNT_FROM)]:
         assert store is not None
         try:
             timing = load_timing(store, run)
         except RecordError:
-            continue  # the sweep will find it damaged, say so and train it again
-        total = totals.setdefault(run.model.name, [0.0, 0.0])
-        total[0] += timing["flops"]
-        total[1] += timing["train_seconds"] + timing["evaluate_seconds"]
-    return {model: flops / seconds for model, (flops, seconds) in totals.items() if seconds > 0}
+            continue  # its sweep will find it damaged, say so and train it again
+        for key in ((run.task, run.width), (run.model.name,)):
+            total = totals.setdefault(key, [0.0, 0.0])
+            total[0] += timing["flops"]
+            total[1] += timing["train_seconds"] + timing["evaluate_seconds"]
 
+    def seconds(run: Run) -> float:
+        flops, taken = totals.get((run.task, run.width)) or totals.get((run.model.name,)) or (ASSUMED_FLOPS, 1.0)
+        return training_flops(run) * taken / max(flops, 1.0)
 
-def _seconds(run: Run, speeds: dict[str, float]) -> float:
-    return training_flops(run) / speeds.get(run.model.name, ASSUMED_FLOPS)
+    return seconds, bool(totals)
 
 
 def _duration(seconds: float) -> str:
@@ -165,7 +175,7 @@ def sweep(arguments: argparse.Namespace) -> None:
     from mufree import record
 
     runs = _sweep_runs(arguments)
-    digest = json.loads((arguments.data / "manifest.json").read_text(encoding="utf-8"))["digest"]
+    digest = _data_digest(arguments.data)
     records: dict[str, Record] = {}
     for run in runs:
         if (kept := record.load_run(arguments.store, run, digest)) is not None:
@@ -182,17 +192,27 @@ def sweep(arguments: argparse.Namespace) -> None:
     record.write_table(arguments.out / "timings.parquet", record.timings_table(r.timing for r in found))
     record.write_table(arguments.out / "curves.parquet", record.concat_curves(r.curves for r in found))
     diverged = sum(r.row["status"] == "diverged" for r in found)
+    progress = f"; study: {_progress(expand(load_study(arguments.progress)), arguments)}" if arguments.progress else ""
     print(
-        f"{runs[0].task} {runs[0].method_name} width {runs[0].width} seed {runs[0].seed}: {len(missing)} of {len(runs)} "
-        f"runs trained in {_duration(time.monotonic() - started)}, {diverged} diverged",
+        f"{runs[0].task} {runs[0].method_name} width {runs[0].width}: {len(missing)} of {len(runs)} runs trained in "
+        f"{_duration(time.monotonic() - started)}, {diverged} diverged{progress}",
         flush=True,
     )
+
+
+def _data_digest(folder: Path) -> str:
+    """The digest in a prepared data set's manifest, without opening its arrays."""
+    try:
+        return str(json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["digest"])
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder / 'manifest.json'} can't be read ({error}); make it with `mufree data`") from error
 
 
 def _sweep_runs(arguments: argparse.Namespace) -> list[Run]:
     if arguments.runs is not None:
         return runs_from_json(arguments.runs)
-    sweeps: dict[str, Sweep] = {s.id: s for s in group_sweeps(expand(load_study(arguments.study)))}
+    study = load_study(arguments.study)
+    sweeps: dict[str, Sweep] = {s.id: s for s in group_sweeps(expand(study), study.seeds_per_sweep)}
     if arguments.sweep not in sweeps:
         raise UserError(f"Unknown sweep '{arguments.sweep}'. `mufree plan {arguments.study} --sweeps` lists them.", 2)
     return list(sweeps[arguments.sweep].runs)
@@ -210,7 +230,7 @@ def _train_all(runs: Sequence[Run], arguments: argparse.Namespace) -> Iterator[t
     # disable=None: a bar on a terminal, nothing in a file.
     with tqdm(total=total, unit="step", disable=None, dynamic_ncols=True) as bar:
         for number, run in enumerate(runs, start=1):
-            bar.set_description(f"run {number}/{len(runs)} {run.method_name} w{run.width} lr 2^{run.log2_lr}")
+            bar.set_description(f"run {number}/{len(runs)} lr 2^{run.log2_lr} seed {run.seed}")
             trace = train(run, prepared, device=arguments.device, on_step=lambda _: bar.update())
             row = {
                 **record.describe_run(run),
@@ -248,7 +268,7 @@ def coordcheck(arguments: argparse.Namespace) -> None:
     study = load_study(arguments.study)
     task = _task_of(study, arguments.task)
     grids = [grid for grid in study.grids if arguments.task in grid.tasks]
-    widths = sorted({width for grid in grids for width in grid.widths})
+    widths = task.coordinate_check.widths or sorted({width for grid in grids for width in grid.widths})
     prepared = load_data(arguments.data)
     frames = []
     for method in dict.fromkeys(method for grid in grids for method in grid.methods):
@@ -296,10 +316,11 @@ def collect(arguments: argparse.Namespace) -> None:
 
     from mufree import record
 
-    runs = expand(load_study(arguments.study))
+    study = load_study(arguments.study)
+    runs = expand(study)
     folders = [
-        Path(arguments.sweeps.format(task=s.task, method=s.method, width=s.width, seed=s.seed))
-        for s in group_sweeps(runs)
+        Path(arguments.sweeps.format(task=s.task, method=s.method, width=s.width, seeds=s.seed_label))
+        for s in group_sweeps(runs, study.seeds_per_sweep)
     ]
     joined: dict[str, pa.Table] = {}
     for name in ("rows", "timings", "curves"):

@@ -94,9 +94,10 @@ def balanced_order(labels: Array, seed: int) -> NDArray[np.int64]:
 def write(built: Built, settings: Mapping[str, Any], out: Path) -> None:
     """Write a data set as the folder `out`, whole or not at all: built in a sibling folder, then renamed.
 
-    An earlier prepared folder is replaced. Raises DataError if `out` holds anything else.
+    An earlier prepared folder is replaced, also one that has lost its manifest: Snakemake removes a rule's outputs before it
+    makes them again. Raises DataError if `out` is or holds anything else.
     """
-    if out.exists() and not (out / "manifest.json").is_file() and not (out.is_dir() and not any(out.iterdir())):
+    if out.exists() and not (out.is_dir() and _looks_prepared(out, built.texts)):
         raise DataError(
             f"{out} exists and is not a prepared data set; it won't be replaced. Remove it or choose another"
         )
@@ -116,6 +117,11 @@ def write(built: Built, settings: Mapping[str, Any], out: Path) -> None:
             previous.rename(out)
         raise
     shutil.rmtree(previous, ignore_errors=True)
+
+
+def _looks_prepared(folder: Path, texts: Mapping[str, str]) -> bool:
+    names = [path.name for path in folder.iterdir()]
+    return "manifest.json" in names or all(name.endswith(".npy") or name in texts for name in names)
 
 
 def load(path: Path) -> Prepared:

@@ -24,7 +24,8 @@ from mufree.figures.style import (
 
 Styles = dict[str, MethodStyle]
 SLOPE_MARGIN = 0.1
-"""A hidden module passes where |slope| is below this from step 2 on (METRICS, section 2)."""
+"""A judged module passes where |slope| is below this from step 2 on (METRICS, section 2)."""
+JUDGED_LAYERS = ("embedding", "hidden", "readout")
 QUANTITIES = {"grad_rms": "gradient RMS", "update_rms": "update RMS"}
 
 
@@ -34,7 +35,7 @@ def coordcheck(
     """Slope against width of each module's activation size and change, over the first steps, a column a method.
 
     Solid lines are at x (the weights that are evaluated), dashed ones at y (where gradients are taken); the band is what
-    hidden modules have to stay in.
+    embedding, hidden and readout modules have to stay in.
     """
     plotted = slopes.sort_values(["method", "quantity", "at", "module", "step"], ignore_index=True)
     known = plotted[finite(plotted["slope"])]
@@ -55,14 +56,14 @@ def coordcheck(
             ax.set_visible(True)
             ax.axhspan(-SLOPE_MARGIN, SLOPE_MARGIN, color="0.9", lw=0)
             for (layer, at, _), line in mine[mine["quantity"].eq(quantity)].groupby(["layer", "at", "module"]):
-                hidden = layer == "hidden"
+                judged = layer in JUDGED_LAYERS
                 ax.plot(
                     line["step"],
                     line["slope"],
                     color=LAYER_COLOURS.get(str(layer), "0.5"),
                     ls="-" if at == "x" else (0, (2, 1.5)),
-                    lw=1.2 if hidden else 0.8,
-                    zorder=3 if hidden else 2,
+                    lw=1.1 if judged else 0.7,
+                    zorder=3 if judged else 2,
                 )
         pair[0].set_title(
             styles[method].name.replace(" · ", "\n"), loc="left", color=styles[method].colour, fontweight="bold"
@@ -88,7 +89,8 @@ def _verdict_words(verdicts: pd.DataFrame) -> str:
     lines = []
     for row in rows_of(verdicts.sort_values("at")):
         word = "passes" if row.passed else f"fails {row.n_failed}/{row.n_checked}"
-        lines.append(f"at {row.at}: {word}, worst {row.worst_slope:+.2f}".replace("-", "−"))
+        worst = f", worst {row.worst_slope:+.2f}" if np.isfinite(row.worst_slope) else ""
+        lines.append(f"at {row.at}: {word}{worst}".replace("-", "−"))
     return "\n".join(lines) or "no verdict"
 
 

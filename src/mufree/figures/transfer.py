@@ -189,7 +189,7 @@ def optimum_vs_width(
         ax.annotate(
             text,
             (1.0, end),
-            (1.03, place),
+            (1.05, place),
             xycoords=ax.get_yaxis_transform(),
             textcoords=ax.get_yaxis_transform(),
             color=look.colour,

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 def table(entries: int, width: int) -> nn.Embedding:
     """A trainable look-up table, not initialised.
 
-    Given a weight, nn.Embedding draws none: its normal_ makes torch import its reference implementations on the meta device: three seconds.
+    Given a weight, nn.Embedding draws none: its normal_ makes torch import its reference implementations on the meta
+    device, which takes three seconds.
     """
     return nn.Embedding(entries, width, _weight=torch.empty(entries, width))
 

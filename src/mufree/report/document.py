@@ -11,9 +11,20 @@ from typing import Any
 
 import pandas as pd
 
-from mufree.figures.style import display_name
+from mufree.figures.style import display_name, ordered
 from mufree.report.sentences import Facts, Record, headline, plain_words
-from mufree.report.words import MISSING, count, interval, known, number, percent, plus_minus, span, with_interval
+from mufree.report.words import (
+    MISSING,
+    count,
+    interval,
+    known,
+    listing,
+    number,
+    percent,
+    plus_minus,
+    span,
+    with_interval,
+)
 
 Block = dict[str, Any]
 
@@ -29,8 +40,8 @@ FIGURE_CAPTIONS = {
     "the standard deviation over seeds. Open markers: one seed, regret on the same seed. Carets: an interval goes on beyond "
     "the frame.",
     "coordcheck": "Coordinate check: slope against width (both log2) of the mean size |h| and the mean change |h − h₀| of each "
-    "module's activations over the first steps. Solid at x, dashed at y. Hidden modules have to stay in the grey band from "
-    "step 2 on; SP should leave it.",
+    "module's activations over the first steps. Solid at x, dashed at y. Embedding, hidden and readout modules have to "
+    "stay in the grey band from step 2 on; SP should leave it.",
     "dynamics": "Gradient and update size (RMS, median over the steps after warm-up) against width by layer type, all widths "
     "at the method's best rate at base width. Points are seeds. Above each panel: slopes of log2 on log2, in the legend's "
     "order. Gradients may well scale with width.",
@@ -40,6 +51,7 @@ FIGURE_CAPTIONS = {
 }
 """What each figure shows, without its data."""
 
+ROLES = {"train": "trained", "valid": "validated", "test": "tested"}
 FLAGS = {
     "argmin_only": "no parabola fits; the best rate of the grid stands in",
     "edge_low": "best at the lowest rate of the grid; the optimum may be lower",
@@ -82,7 +94,13 @@ def document(
         "sections": [
             {"title": "In plain words", "blocks": _summary_blocks(tasks)},
             {"title": "What was run", "blocks": _setting_blocks(study, tasks, manifests)},
-            *({"title": f.description, "blocks": _task_blocks(f, manifests[f.name])} for f in tasks),
+            *(
+                {
+                    "title": f.description,
+                    "blocks": _task_blocks(f, manifests[f.name], study["tasks"][f.name]["coordinate_check"]),
+                }
+                for f in tasks
+            ),
             {"title": "How to read this", "blocks": [{"kind": "points", "lead": "", "items": HOW_TO_READ}]},
             {"title": "Provenance", "blocks": _provenance_blocks(provenance)},
         ],
@@ -108,9 +126,9 @@ def _table(
     *,
     missing: str = "",
     notes: Sequence[str] = (),
-    fill: int = -1,
+    fill: Sequence[int] = (),
 ) -> Block:
-    """A table of strings. A dash in any cell adds a note that says what `missing` says; column `fill` takes the spare width."""
+    """A table of strings; columns `fill` share the spare width. A dash in a cell adds a note that says what `missing` says."""
     dash = any(MISSING in cell for row in rows for cell in row)
     note = [f"{MISSING}: {missing or 'not available'}."] if dash else []
     return {
@@ -119,7 +137,7 @@ def _table(
         "columns": list(columns),
         "rows": rows,
         "notes": [*note, *notes],
-        "fill": fill,
+        "fill": list(fill),
     }
 
 
@@ -149,9 +167,7 @@ def _setting_blocks(
                 str(facts.runs),
             ]
         )
-    methods = sorted(
-        {m for f in tasks for m in f.methods}, key=lambda m: tasks[0].methods.index(m) if m in tasks[0].methods else 99
-    )
+    methods = ordered(m for f in tasks for m in f.methods)
     columns = ["Task", "Widths", "log2 learning rates", "Seeds", "Steps × batch", "Runs"]
     data = [
         [
@@ -164,31 +180,42 @@ def _setting_blocks(
         for facts in tasks
     ]
     return [
-        _table("Tasks", columns, rows, fill=0),
+        _table("Tasks", columns, rows, fill=[0]),
         _text("Methods: " + "; ".join(display_name(m) for m in methods) + "."),
         _table(
             "Data",
             ["Task", "Source", "Version", "Licence", "Examples or tokens"],
             data,
             missing="not stated in the manifest",
-            fill=3,
+            fill=[0, 1, 3],
         ),
-        *(_text(f"{f.description}: {caveat}") for f in tasks for caveat in _caveats(manifests[f.name])),
+        *(_text(f"{f.description}: {_caveat(manifests[f.name])}") for f in tasks if _caveat(manifests[f.name])),
     ]
 
 
-def _caveats(manifest: Mapping[str, Any]) -> list[str]:
-    """What the manifest says has to stand by every table and figure, such as an unusual choice of splits."""
-    caveat = manifest.get("caveat")
-    return [] if not caveat else [caveat] if isinstance(caveat, str) else list(caveat)
+def _caveat(manifest: Mapping[str, Any]) -> str:
+    """A sentence for every table and figure if the published splits are not used as published; else nothing.
+
+    `published_splits` of a manifest says which published split has which role.
+    """
+    roles = manifest.get("published_splits", {})
+    if all(role == split for role, split in roles.items()):
+        return ""
+    used = [f"{ROLES[role]} on the published {split} split" for role, split in roles.items()]
+    return f"Not the usual splits: {listing(used)}" + ("." if "test" in roles else "; there is no test split.")
 
 
-def _task_blocks(facts: Facts, manifest: Mapping[str, Any]) -> list[Block]:
-    caveats = "".join(f" {caveat}" for caveat in _caveats(manifest))
-    where = f"{facts.description}; {facts.error_bars}." + caveats
-    plain = f"{facts.description}; {facts.seeds_words}." + caveats
-    check = f"{facts.description}; {count(facts.check_seeds, 'seed')}." + caveats
-    context = {"coordcheck": check, "dynamics": plain, "validation_curves": plain}
+def _task_blocks(facts: Facts, manifest: Mapping[str, Any], check: Mapping[str, Any]) -> list[Block]:
+    caveat = _caveat(manifest)
+    caveat = f" {caveat}" if caveat else ""
+    where = f"{facts.description}; {facts.error_bars}." + caveat
+    plain = f"{facts.description}; {facts.seeds_words}." + caveat
+    checked = (
+        f"{facts.description}; widths {listing([str(w) for w in check['widths'] or facts.widths])}, "
+        f"{count(check['steps'], 'step')} at a learning rate of 2^{check['log2_lr']} on one batch of {check['batch_size']}, "
+        f"{count(facts.check_seeds, 'seed')}."
+    ) + caveat
+    context = {"coordcheck": checked, "dynamics": plain, "validation_curves": plain}
     figures: list[Block] = [
         {"kind": "figure", "file": f"{facts.name}.{name}", "caption": f"{caption} {context.get(name, where)}"}
         for name, caption in FIGURE_CAPTIONS.items()
@@ -232,7 +259,7 @@ def _primary_table(facts: Facts, where: str) -> Block:
         rows,
         missing="cannot be computed (one seed has no interval, standard error or cross-fitted regret, two have no interval of "
         "the regret; too few optima inside the grid have no drift; see flags and the plain words)",
-        fill=6,
+        fill=[6],
     )
 
 
@@ -279,7 +306,7 @@ def _optima_table(facts: Facts, where: str) -> Block:
         rows,
         missing="one seed, no parabola, or every run diverged",
         notes=notes,
-        fill=0,
+        fill=[0],
     )
 
 
@@ -310,7 +337,7 @@ def _stability_table(facts: Facts, where: str) -> Block:
         ["Method", "Diverged", "Share in window", "Window (log2)", "Headroom", "Variation at x", "Variation at y"],
         rows,
         missing="every run diverged, no optimum inside the grid, or one seed (no interval)",
-        fill=0,
+        fill=[0],
     )
 
 
@@ -343,7 +370,7 @@ def _test_block(facts: Facts, where: str) -> Block:
         ["Method", "log2 rate", "Test loss (nats)", "Test accuracy", "Validation accuracy"],
         rows,
         missing="every run diverged, or one of the seeds at this rate did",
-        fill=0,
+        fill=[0],
     )
 
 
@@ -364,24 +391,33 @@ HOW_TO_READ = [
 
 
 def _provenance_blocks(provenance: Mapping[str, Any]) -> list[Block]:
-    rows = [[key, value] for key, value in _flat(provenance)]
-    return [
-        _table(
-            f"{count(len(rows), 'entry').replace('entrys', 'entries')}, as recorded", ["What", "Value"], rows, fill=1
-        )
-    ]
+    rows = [[key.replace("_", " "), value] for key, value in _flat(provenance)]
+    caption = "Where the numbers come from. provenance.json has more: checksums of the source files, and all digits."
+    return [_table(caption, ["What", "Value"], rows, missing="not recorded or none", fill=[1])]
+
+
+LEFT_OUT = ("files", "inputs", "class_names", "mean", "std")
+"""Parts of a data set's manifest that are too long for a report."""
 
 
 def _flat(value: Any, path: str = "") -> Iterable[tuple[str, str]]:
-    """Leaves of nested JSON, each with its path; lists of plain values are one leaf. Hashes of single files are left out."""
+    """Nested JSON as lines: a path and what stands there. Plain values that stand together make one line."""
     if isinstance(value, Mapping):
-        for key, inner in value.items():
-            if key not in ("files", "class_names"):
-                yield from _flat(inner, f"{path} · {key}" if path else str(key).replace("_", " "))
+        kept = {key: inner for key, inner in value.items() if key not in LEFT_OUT}
+        if path and not any(isinstance(inner, Mapping | list) for inner in kept.values()):
+            yield path, ", ".join(f"{key} {_plain(inner)}" for key, inner in kept.items()) or MISSING
+            return
+        for key, inner in kept.items():
+            yield from _flat(inner, f"{path} · {key}" if path else key)
     elif isinstance(value, list) and any(isinstance(inner, Mapping) for inner in value):
-        for i, inner in enumerate(value):
-            yield from _flat(inner, f"{path} {i + 1}")
+        for i, inner in enumerate(value, start=1):
+            yield from _flat(inner, f"{path} · {inner['settings']['name']}" if "settings" in inner else f"{path} {i}")
     elif isinstance(value, list):
-        yield path, ", ".join(str(inner) for inner in value) or MISSING
+        yield path, ", ".join(_plain(inner) for inner in value) or MISSING
     else:
-        yield path, MISSING if value is None else str(value)
+        yield path, _plain(value)
+
+
+def _plain(value: Any) -> str:
+    """A leaf of JSON; fractions to four digits."""
+    return MISSING if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mufree.config import CoordinateCheck
+
 TASKS = {
     "patches-mlp": ("photo_patches", "mlp", 2.3),
     "wiki-gpt": ("wiki_sample", "gpt", 6.2),
@@ -347,7 +349,7 @@ def make_description(tables: dict[str, pd.DataFrame]) -> tuple[dict[str, Any], d
                 "description": f"{TASKS[task][1].upper()} on {TASKS[task][0]}",
                 "dataset": datasets[task],
                 "training": {"steps": 200, "batch_size": 64},
-                "coordinate_check": {"seeds": [0, 1, 2, 3, 4]},
+                "coordinate_check": CoordinateCheck().model_dump(mode="json"),
             }
             for task in tasks
         },

@@ -1,0 +1,150 @@
+"""The commands that rules call, by hand: what they leave, what they say, how they fail."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from studies import study, with_grid
+
+from mufree.cli import main
+from mufree.cli.commands import UserError, load_study
+
+COMMANDS = (
+    "plan",
+    "data",
+    "sweep",
+    "coordcheck",
+    "collect",
+    "metrics",
+    "figure",
+    "provenance",
+    "report",
+    "usage",
+    "schema",
+)
+
+
+def write_study(folder: Path, plain: dict[str, object] | None = None) -> Path:
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(plain or small_study()))
+    return path
+
+
+def small_study() -> dict[str, object]:
+    plain = with_grid(methods=["sp_adamw", "mup_schedulefree"])
+    plain["tasks"]["photo"]["dataset"] = {
+        "name": "photo_patches",
+        "train_examples": 64,
+        "valid_examples": 32,
+        "test_examples": 32,
+    }
+    plain["tasks"]["photo"]["training"] |= {"steps": 4, "evaluations": 2, "eval_examples": 16}
+    return plain
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    arguments = ["data", "--study", str(write_study(folder)), "--task", "photo", "--out", str(folder / "photo")]
+    assert main(arguments) == 0
+    return folder / "photo"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    assert f"example:\n  mufree {command}" in capsys.readouterr().out
+
+
+def test_no_command_is_a_usage_error() -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([])
+    assert stopped.value.code == 2
+
+
+def sweep(folder: Path, data: Path, *extra: str) -> int:
+    where = ["--data", str(data), "--store", str(folder / "runs"), "--out", str(folder / "sweep")]
+    return main(
+        ["sweep", "--study", str(write_study(folder)), "--sweep", "photo.mup_schedulefree.w32.s0", *where, *extra]
+    )
+
+
+def test_a_sweep_trains_what_is_missing_and_writes_what_is_there(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep(tmp_path, data) == 0
+    assert "2 of 2 runs trained" in capsys.readouterr().out
+    first = {name: (tmp_path / f"sweep/{name}.parquet").read_bytes() for name in ("rows", "curves", "timings")}
+    (lost,) = (tmp_path / "runs").glob("*lr-9*")
+    lost.unlink()
+    assert sweep(tmp_path, data) == 0
+    assert "1 of 2 runs trained" in capsys.readouterr().out
+    for name in ("rows", "curves"):
+        assert (tmp_path / f"sweep/{name}.parquet").read_bytes() == first[name]
+    assert sweep(tmp_path, data) == 0
+    assert "0 of 2 runs trained" in capsys.readouterr().out
+    assert pq.read_table(tmp_path / "sweep/rows.parquet")["log2_lr"].to_pylist() == [-9, -8]
+
+
+def test_plan_counts_what_the_store_has(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_study(tmp_path)
+    store = ["--store", str(tmp_path / "runs")]
+    assert main(["plan", str(path), *store]) == 0
+    assert "8 runs in 4 sweeps, 0 done; 8 to train" in capsys.readouterr().out
+    sweep(tmp_path, data)
+    capsys.readouterr()
+    assert main(["plan", str(path), *store]) == 0
+    said = capsys.readouterr().out
+    assert "8 runs in 4 sweeps, 2 done; 6 to train" in said
+    assert "assuming" not in said  # the estimate is this machine's own
+
+
+def test_collect_names_the_sweep_that_is_missing(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pattern = str(tmp_path / "{task}.{method}.w{width}.s{seeds}")
+    arguments = ["collect", "--study", str(write_study(tmp_path)), "--sweeps", pattern, "--out", str(tmp_path / "all")]
+    assert main(arguments) == 1
+    assert "photo.sp_adamw.w16.s0" in capsys.readouterr().err
+    assert not (tmp_path / "all").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ("plan {folder}/absent.yaml", 2, ["absent.yaml", "Studies there: tiny"]),
+        ("sweep --study {study} --sweep photo.x --data . --store . --out .", 2, ["photo.x"]),
+        ("data --study {study} --task phto --out {folder}/out", 2, ["'phto'", "Known: photo"]),
+        (
+            "sweep --study {study} --sweep photo.sp_adamw.w16.s0 --data {folder}/no --store . --out .",
+            1,
+            ["no/manifest.json", "mufree data"],
+        ),
+    ],
+)
+def test_mistakes_are_said_without_a_traceback(
+    tmp_path: Path, arguments: str, code: int, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_study(tmp_path)
+    assert main(arguments.format(folder=tmp_path, study=path).split()) == code
+    said = capsys.readouterr().err
+    for word in words:
+        assert word in said
+    assert "Traceback" not in said
+
+
+def test_a_study_must_bear_its_files_name(tmp_path: Path) -> None:
+    path = write_study(tmp_path, study(name="other"))
+    with pytest.raises(UserError, match="other"):
+        load_study(path)
+
+
+def test_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema"]) == 0
+    assert json.loads(capsys.readouterr().out)["title"] == "Study"

@@ -1,0 +1,102 @@
+"""What Snakemake would do: which jobs, how many, and the errors that a person gets. Nothing is trained here."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT, Checkout
+from snakemake.cli import get_argument_parser
+
+from mufree import figures, tables
+
+STUDIES = sorted(path.stem for path in (ROOT / "experiments").glob("*.yaml") if path.stem != "hypotheses")
+RULES = set(
+    re.findall(r"^rule (\w+):", "".join(p.read_text() for p in [ROOT / "Snakefile", *ROOT.glob("rules/*.smk")]), re.M)
+)
+
+
+def test_jobs_of_the_smoke_study(checkout: Checkout) -> None:
+    # 2 tasks × 4 methods × 2 widths × 1 seed; a data set, a coordinate check and a set of figures for each task
+    assert checkout.planned_jobs() == {
+        "prepare_data": 2,
+        "sweep": 16,
+        "coordinate_check": 2,
+        "collect": 1,
+        "metrics": 1,
+        "draw": 2,
+        "provenance": 1,
+        "report": 1,
+    }
+
+
+def test_the_cluster_study_is_planned_and_counted(checkout: Checkout) -> None:
+    said = checkout.snakemake("--dry-run", "--quiet", "rules", study="cluster")
+    assert "Study cluster: 8448 runs in 704 sweeps." in said
+
+
+def test_the_default_is_the_quickstart_which_needs_no_download() -> None:
+    study = yaml.safe_load((ROOT / "experiments/quickstart.yaml").read_text())
+    assert {task["dataset"]["name"] for task in study["tasks"].values()} == {"photo_patches", "wiki_sample"}
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_study_can_be_planned(checkout: Checkout, study: str) -> None:
+    assert checkout.planned_jobs("--quiet", "rules", "reason", study=study)["sweep"] > 0
+
+
+def test_an_unknown_study_is_an_error_that_names_the_known_ones(checkout: Checkout) -> None:
+    said = checkout.snakemake("--dry-run", study="smok", check=False)
+    assert "Unknown study 'smok'" in said
+    assert ", ".join(STUDIES) in said
+
+
+def test_a_mistake_in_a_study_is_an_error_before_anything_runs(checkout: Checkout) -> None:
+    path = checkout.path / "experiments/smoke.yaml"
+    path.write_text(path.read_text().replace("base_width: 16", "base_width: 20"))
+    said = checkout.snakemake(check=False)
+    assert "base_width 20 is in no width list" in said
+    assert "Traceback" not in said
+    assert not (checkout.path / "results").exists()
+
+
+def test_an_unknown_config_key_is_an_error(checkout: Checkout) -> None:
+    said = checkout.snakemake("stduy=quickstart", "--dry-run", check=False)
+    assert "Unknown --config stduy" in said
+
+
+def listed(name: str, file: str) -> list[str]:
+    """A list of names that stands literally in a rules file."""
+    found = re.search(rf"^{name} = (\[.*?\])", (ROOT / "rules" / file).read_text(), flags=re.M | re.S)
+    assert found is not None
+    return list(ast.literal_eval(found.group(1)))
+
+
+def test_rules_and_package_agree_on_tables_and_figures() -> None:
+    assert listed("FIGURES", "common.smk") == list(figures.FIGURES)
+    assert set(listed("TABLES", "analyse.smk")) == {*tables.COLUMNS, "coordcheck", "coordcheck_verdict"}
+
+
+@pytest.mark.parametrize("profile", sorted(ROOT.glob("profiles/*/config.yaml")), ids=lambda path: path.parent.name)
+def test_every_key_of_a_profile_is_an_option_of_snakemake(profile: Path) -> None:
+    options = {option.lstrip("-") for action in get_argument_parser()._actions for option in action.option_strings}
+    settings = yaml.safe_load(profile.read_text())
+    assert set(settings) <= options
+    for key in ("set-threads", "set-resources"):
+        assert set(settings.get(key, {})) <= RULES
+
+
+def test_every_caption_belongs_to_something_in_the_report() -> None:
+    text = (ROOT / "rules/analyse.smk").read_text()
+    named = {*tables.COLUMNS, "coordcheck", "coordcheck_verdict", *figures.FIGURES, "report"}
+    assert "paper/captions/{table}.rst" in text
+    assert {path.stem for path in (ROOT / "paper/captions").glob("*.rst")} == named
+
+
+def test_conda_and_pip_install_the_same_versions() -> None:
+    lock = [line.strip() for line in (ROOT / "envs/requirements.lock").read_text().splitlines()]
+    conda = yaml.safe_load((ROOT / "envs/mufree.yaml").read_text())["dependencies"][-1]["pip"]
+    assert conda == [line for line in lock if line and not line.startswith("#")]
