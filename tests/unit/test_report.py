@@ -187,7 +187,7 @@ def test_one_seed_is_said_to_decide_nothing():
     assert "the order may be chance" in points(doc, "best at width")[0]
     captions = [b["caption"] for s in doc["sections"] for b in s["blocks"] if b["kind"] == "figure"]
     assert ["one seed, so there are no intervals" in caption for caption in captions] == [True] * 3 + [False] * 3
-    assert "; 5 seeds." in captions[3]  # the coordinate check has seeds of its own
+    assert ", 5 seeds." in captions[3]  # the coordinate check has seeds, widths and a rate of its own
     assert all("; 1 seed." in caption for caption in captions[4:])
     assert "Where there is one seed there is no interval" in doc["sections"][0]["blocks"][0]["text"]
 

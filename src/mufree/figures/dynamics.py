@@ -177,7 +177,7 @@ def validation_curves(
     plotted = plotted[columns].sort_values(columns[:6], ignore_index=True)
     if plotted.empty:
         return empty_figure(title, "every run diverged: there is no best rate to show"), plotted
-    figure = new_figure(title, 3.4)
+    figure = new_figure(title, 3.9)
     axes = figure.subplots(1, len(widths), sharey=True, squeeze=False)[0]
     late = plotted.loc[plotted["step"].ge(0.2 * plotted["step"].max()), "value"]
     low, high = float(late.min()), float(late.max())
@@ -194,7 +194,7 @@ def validation_curves(
         if panel.empty:
             note(ax, "every run diverged")
         elif ax.get_legend_handles_labels()[0]:
-            ax.legend(loc="upper right", frameon=True, edgecolor="none", framealpha=0.85)
+            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16))
     axes[0].set_ylabel("validation loss (nats)")
     keys = [Line2D([], [], color="0.3", label="at x"), Line2D([], [], color="0.3", ls=(0, (2, 1.5)), label="at y")]
     figure.legend(handles=keys, loc="outside lower center", ncols=2)

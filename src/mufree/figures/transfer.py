@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from mufree.figures.style import (
@@ -98,11 +99,14 @@ def _strip_share(n_widths: int) -> float:
 def _surface(
     ax: Axes, method: str, widths: dict[int, tuple[object, str]], loss: pd.DataFrame, seeds: pd.DataFrame
 ) -> None:
+    strip = _strip_share(len(widths))
     for width, (colour, marker) in widths.items():
         mean = loss[loss["method"].eq(method) & loss["width"].eq(width)].sort_values("log2_lr")
         raw = seeds[seeds["method"].eq(method) & seeds["width"].eq(width)]
-        ax.plot(raw["log2_lr"], raw["val_loss"], ls="", marker=".", ms=3, color=colour, alpha=0.35, mew=0)
-        ax.plot(mean["log2_lr"], mean["mean_loss"], color=colour, marker=marker, ms=3.2)
+        drawn = ax.plot(raw["log2_lr"], raw["val_loss"], ls="", marker=".", ms=4, color=colour, alpha=0.5, mew=0)
+        drawn += ax.plot(mean["log2_lr"], mean["mean_loss"], color=colour, marker=marker, ms=3.2)
+        for artist in drawn:  # not into the strips
+            artist.set_clip_path(Rectangle((0, strip), 1, 1 - 2 * strip, transform=ax.transAxes))
 
 
 def _strips(
