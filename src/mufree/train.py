@@ -7,6 +7,7 @@ is evaluated.
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -197,6 +198,7 @@ def train(run: Run, data: Prepared, *, device: str = "cpu", on_step: Callable[[i
 def configure_torch() -> None:
     """One thread, deterministic kernels, no denormals: what every run has, and its bits depend on."""
     torch.set_num_threads(1)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic
     # What torch.use_deterministic_algorithms(True) does for eager code; that also imports inductor, for seconds.
     torch.set_deterministic_debug_mode("error")
     _leave_dynamo_out()

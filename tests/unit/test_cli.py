@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 from studies import study, with_grid
 
@@ -92,6 +93,16 @@ def test_a_sweep_trains_what_is_missing_and_writes_what_is_there(
     assert pq.read_table(tmp_path / "sweep/rows.parquet")["log2_lr"].to_pylist() == [-9, -8]
 
 
+def test_a_device_that_is_not_there_is_no_silent_cpu(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has one")
+    assert sweep(tmp_path, data, "--device", "cuda") == 1
+    assert "device cuda" in capsys.readouterr().err
+    assert not list(tmp_path.glob("runs/*"))
+
+
 def test_plan_counts_what_the_store_has(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_study(tmp_path)
     store = ["--store", str(tmp_path / "runs")]
@@ -126,6 +137,7 @@ def test_collect_names_the_sweep_that_is_missing(
             1,
             ["no/manifest.json", "mufree data"],
         ),
+        ("metrics --rows {folder}/no.parquet --curves {folder}/no.parquet --out {folder}", 1, ["no.parquet"]),
     ],
 )
 def test_mistakes_are_said_without_a_traceback(

@@ -6,6 +6,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 from mufree.cli import commands
@@ -24,6 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except BrokenPipeError:
         return 0
+    except OSError as error:  # a full disk, a missing file, no permission: finished runs are in the store
+        print(f"mufree {arguments.command}: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -31,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mufree", description="Schedule-free optimizers under µP: the study's commands."
     )
+    parser.add_argument("--version", action="version", version=f"mufree {version('mufree')}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, handler: Handler, summary: str, example: str) -> argparse.ArgumentParser:

@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 ASSUMED_FLOPS = 1e10
 """Training FLOP/s of one core where the store has no run to learn from: a slow core, float32."""
 
+ASSUMED_STEP_SECONDS = 0.005
+"""What a step costs besides, however small the network."""
+
 MAX_LEARNT_FROM = 400
 """Finished runs whose times are read for an estimate; reading one takes about half a millisecond."""
 
@@ -134,8 +137,10 @@ def _estimator(store: Path | None, done: Sequence[Run]) -> tuple[Callable[[Run],
             total[1] += timing["train_seconds"] + timing["evaluate_seconds"]
 
     def seconds(run: Run) -> float:
-        flops, taken = totals.get((run.task, run.width)) or totals.get((run.model.name,)) or (ASSUMED_FLOPS, 1.0)
-        return training_flops(run) * taken / max(flops, 1.0)
+        flops, taken = totals.get((run.task, run.width)) or totals.get((run.model.name,)) or (0.0, 0.0)
+        if flops > 0:
+            return training_flops(run) * taken / flops
+        return training_flops(run) / ASSUMED_FLOPS + run.training.steps * ASSUMED_STEP_SECONDS
 
     return seconds, bool(totals)
 
@@ -220,11 +225,14 @@ def _sweep_runs(arguments: argparse.Namespace) -> list[Run]:
 
 def _train_all(runs: Sequence[Run], arguments: argparse.Namespace) -> Iterator[tuple[Run, Record]]:
     """Train runs one by one; yield each with its record as it is finished."""
+    import torch
     from tqdm import tqdm
 
     from mufree import record, sources
     from mufree.train import train
 
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device cuda is asked for and PyTorch finds none; use --device cpu (--config device=cpu)")
     prepared = load_data(arguments.data)
     total = sum(run.training.steps for run in runs)
     # disable=None: a bar on a terminal, nothing in a file.
