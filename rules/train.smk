@@ -46,6 +46,8 @@ rule coordinate_check:
     conda:
         "../envs/mufree.yaml"
     threads: 1
+    # The gate comes first: it says within a minute or two whether the implementation can be believed.
+    priority: 1500
     resources:
         mem_mb=1500,
     params:
