@@ -20,7 +20,8 @@ Split = Literal["train", "valid", "test"]
 class Closed(BaseModel):
     """A frozen model that refuses unknown keys, so that a misspelt setting is an error and not a default."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    # Built on first use: the Snakefile, and so every job, imports this.
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, defer_build=True)
 
 
 # --- data sets -------------------------------------------------------------------------------------------------------
@@ -73,6 +74,8 @@ class WikiSample(Closed):
     """The extract of the English Wikipedia that gensim ships, split by article. Works offline."""
 
     name: Literal["wiki_sample"]
+    articles: Annotated[int, Field(ge=10)] | None = None
+    """Take only the first so many articles; all of them (104) if null."""
     vocab_size: Annotated[int, Field(ge=257, le=65536)] = 512
     """Size of the byte-level BPE vocabulary, trained on the training split."""
 

@@ -191,7 +191,7 @@ def test_no_network_gives_the_staging_advice(hub: Hub, tmp_path: Path, monkeypat
 
 @pytest.fixture(scope="module")
 def pages() -> list[tuple[str, str]]:
-    return wiki_sample.articles(wiki_sample._extract())
+    return list(wiki_sample.articles(wiki_sample._extract()))
 
 
 def test_bundled_articles_are_split_whole(pages: list[tuple[str, str]]) -> None:
@@ -219,7 +219,7 @@ def test_articles_are_those_of_the_dump(tmp_path: Path) -> None:
             f'<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.3/"><siteinfo/>{xml}</mediawiki>'.encode()
         )
     )
-    assert wiki_sample.articles(dump) == [("Ants", ("Ants are insects. " * 60).strip())]
+    assert list(wiki_sample.articles(dump)) == [("Ants", ("Ants are insects. " * 60).strip())]
 
 
 @pytest.mark.slow

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import bz2
 import re
+from collections.abc import Iterator
 from importlib.metadata import version
 from importlib.resources import files
+from itertools import islice
 from pathlib import Path
 
 from mufree.config import WikiSample
@@ -20,7 +22,7 @@ LEAST_CHARACTERS = 1000
 def build(settings: WikiSample, data_dir: Path) -> Built:
     """Parse the extract and split it by article, 80/10/10. `data_dir` is not used."""
     extract = _extract()
-    split_of = split_articles(articles(extract))
+    split_of = split_articles(list(islice(articles(extract), settings.articles)))
     texts = {split: "".join(f"{title}\n\n{text}\n\n" for title, text in chosen) for split, chosen in split_of.items()}
     about = {
         "source": "extract of the English Wikipedia shipped with gensim",
@@ -41,21 +43,19 @@ def split_articles(pages: list[tuple[str, str]]) -> dict[str, list[tuple[str, st
     return found
 
 
-def articles(extract: Path) -> list[tuple[str, str]]:
+def articles(extract: Path) -> Iterator[tuple[str, str]]:
     """Title and plain text of each article in a bz2 dump, in the dump's order; case and punctuation are kept.
 
     Redirects, pages outside the article namespace and pages under LEAST_CHARACTERS are left out.
     """
     from gensim.corpora.wikicorpus import extract_pages, filter_wiki
 
-    found = []
     with bz2.open(extract) as dump:
         for title, markup, _ in extract_pages(dump, filter_namespaces=("0",)):
             if markup.lstrip()[:9].lower() != "#redirect":
                 text = tidy(filter_wiki(markup))
                 if len(text) >= LEAST_CHARACTERS:
-                    found.append((title, text))
-    return found
+                    yield title, text
 
 
 def tidy(text: str) -> str:
