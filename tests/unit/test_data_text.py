@@ -233,3 +233,8 @@ def test_bundled_text_is_prepared_from_those_articles(pages: list[tuple[str, str
         stream: Split = getattr(data, split)
         text = tokenizer.decode([*stream.x.tolist(), int(stream.y[-1])])
         assert text == "".join(f"{title}\n\n{body}\n\n" for title, body in articles)
+
+
+def test_fewer_articles_can_be_asked_for(tmp_path: Path) -> None:
+    prepare(WikiSample(name="wiki_sample", articles=10, vocab_size=300), tmp_path / "out", tmp_path)
+    assert load(tmp_path / "out").manifest["articles"] == {"train": 8, "valid": 1, "test": 1}
