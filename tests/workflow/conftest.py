@@ -30,10 +30,11 @@ class Checkout:
         changes = {"PATH": scripts + os.pathsep + os.environ["PATH"], "PYTHONPATH": str(self.path / "src")}
         return os.environ | changes
 
-    def snakemake(self, *arguments: str, study: str = "smoke", check: bool = True) -> str:
+    def snakemake(self, *arguments: str, study: str = "smoke", check: bool = True, **config: str) -> str:
         """Run Snakemake; return what it said."""
+        settings = [f"{key}={value}" for key, value in ({"study": study} | config).items()]
         done = subprocess.run(
-            [sys.executable, "-m", "snakemake", "--cores", "2", "--config", f"study={study}", *arguments],
+            [sys.executable, "-m", "snakemake", "--cores", "2", *arguments, "--config", *settings],
             cwd=self.path,
             env=self.environment,
             text=True,
@@ -59,7 +60,7 @@ class Checkout:
     def start(self, *arguments: str, study: str = "smoke") -> subprocess.Popen[str]:
         """Start Snakemake in a process group of its own."""
         return subprocess.Popen(
-            [sys.executable, "-m", "snakemake", "--cores", "2", "--config", f"study={study}", *arguments],
+            [sys.executable, "-m", "snakemake", "--cores", "2", *arguments, "--config", f"study={study}"],
             cwd=self.path,
             env=self.environment,
             text=True,

@@ -64,7 +64,7 @@ def test_a_mistake_in_a_study_is_an_error_before_anything_runs(checkout: Checkou
 
 
 def test_an_unknown_config_key_is_an_error(checkout: Checkout) -> None:
-    said = checkout.snakemake("stduy=quickstart", "--dry-run", check=False)
+    said = checkout.snakemake("--dry-run", check=False, stduy="quickstart")
     assert "Unknown --config stduy" in said
 
 
