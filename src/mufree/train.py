@@ -363,7 +363,7 @@ def _held_out(run: Run, data: Prepared, split: Literal["valid", "test"], device:
 def _batchnorm_inputs(run: Run, data: Prepared, model: nn.Module, device: torch.device) -> list[Tensor]:
     if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
         return []
-    batches = train_batches(data, batch_size=EVAL_BATCH, context_length=None, seed=run.seed)
+    batches = train_batches(data, batch_size=run.training.batch_size, context_length=None, seed=run.seed)
     return [inputs.to(device) for inputs, _ in islice(batches, run.training.batchnorm_batches)]
 
 

@@ -32,9 +32,8 @@ class Checkout:
 
     def snakemake(self, *arguments: str, study: str = "smoke", check: bool = True, **config: str) -> str:
         """Run Snakemake; return what it said."""
-        settings = [f"{key}={value}" for key, value in ({"study": study} | config).items()]
         done = subprocess.run(
-            [sys.executable, "-m", "snakemake", "--cores", "2", *arguments, "--config", *settings],
+            command(*arguments, study=study, **config),
             cwd=self.path,
             env=self.environment,
             text=True,
@@ -60,7 +59,7 @@ class Checkout:
     def start(self, *arguments: str, study: str = "smoke") -> subprocess.Popen[str]:
         """Start Snakemake in a process group of its own."""
         return subprocess.Popen(
-            [sys.executable, "-m", "snakemake", "--cores", "2", *arguments, "--config", f"study={study}"],
+            command(*arguments, study=study),
             cwd=self.path,
             env=self.environment,
             text=True,
@@ -68,6 +67,12 @@ class Checkout:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+
+
+def command(*arguments: str, **config: str) -> list[str]:
+    """Snakemake with targets and options, and the settings of `--config`, which takes all that follows it."""
+    settings = [f"{key}={value}" for key, value in config.items()]
+    return [sys.executable, "-m", "snakemake", "--cores", "2", *arguments, "--config", *settings]
 
 
 def kill_group(process: subprocess.Popen[str]) -> None:
