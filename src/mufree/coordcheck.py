@@ -10,6 +10,7 @@ torch.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -50,15 +51,16 @@ def coord_check(
     seeds: int | Sequence[int] = 5,
     at: Iterable[At] = ("y", "x"),
 ) -> pd.DataFrame:
-    """Train on one fixed batch at each width and seed; record the output of every leaf module that owns parameters.
+    """Train on one fixed batch at each width and seed; record the output of every module that owns parameters itself.
 
     `make_model(width, seed)` returns an initialised model, `make_optimizer(model)` its optimizer, `batch` is
     (inputs, targets) or a function of the seed that returns them, `seeds` a number or a list.
 
     One row for each (width, seed, step = 0…steps, module, at): `layer`, the layer type of the module's weight
     (`parametrization.layer_types`); `mean_abs`, the mean of |h| over the batch and all coordinates; `mean_abs_change`, that
-    of |h_t − h_0|. A module called n > 1 times in a forward pass has rows `name`, `name#1`, …, `name#n−1`. For an optimizer
-    that is not schedule-free x and y are the same weights, and their rows are equal.
+    of |h_t − h_0|. A module called n > 1 times in a forward pass has rows `name`, `name#1`, …, `name#n−1`; one that the
+    forward pass does not call has none, nor has the model as a whole. For an optimizer that is not schedule-free x and y are
+    the same weights, and their rows are equal.
 
     The model stays in train mode, at x too: BatchNorm then normalises by the statistics of the batch at the very weights
     that are measured, whereas its running statistics are those of earlier ones. Measuring does not change what is trained.
@@ -121,21 +123,33 @@ def slopes(frame: pd.DataFrame) -> pd.DataFrame:
     return result
 
 
-def verdict(slopes: pd.DataFrame) -> pd.DataFrame:
+def first_judged_step(frame: pd.DataFrame) -> int:
+    """The step after the first one that moved anything, in `coord_check`'s frame: `FIRST_STEP` where the first one does.
+
+    For optimizers that start late, whose changes are zero until then: RAdam, which by default moves nothing for five steps, and
+    a warm-up from a learning rate of zero. Raises ValueError if nothing moved at all.
+    """
+    moved = frame.loc[frame["mean_abs_change"] > 0, "step"]
+    if moved.empty:
+        raise ValueError(f"nothing moved in {frame['step'].max()} steps; use more steps or a larger learning rate")
+    return int(moved.min()) + FIRST_STEP - 1
+
+
+def verdict(slopes: pd.DataFrame, *, first_step: int = FIRST_STEP) -> pd.DataFrame:
     """Whether the coordinate check passes, one row for each place (`at`), from the table that `slopes` returns.
 
-    It passes if size and change of every embedding, hidden and readout module have |slope| < 0.1 at every step ≥ 2; a slope
-    that is NaN fails. The readout is among them since it starts at zero (Yang et al. 2022, appendix D.2): logits that start at
-    random fall as width^-½ under µP and would fail. Columns: at, passed, worst_module, worst_slope, n_failed, n_checked; more
-    key columns as in `slopes`.
+    It passes if size and change of every embedding, hidden and readout module have |slope| < 0.1 at every step ≥ `first_step`
+    (see `first_judged_step`); a slope that is NaN fails. The readout is among them since it starts at zero (Yang et al. 2022,
+    appendix D.2): logits that start at random fall as width^-½ under µP and would fail. Columns: at, passed, worst_module,
+    worst_slope, n_failed, n_checked; more key columns as in `slopes`.
 
     Raises ValueError if there is nothing to judge.
     """
     import pandas as pd
 
-    judged = slopes[slopes["layer"].isin(JUDGED_LAYERS) & (slopes["step"] >= FIRST_STEP)]
+    judged = slopes[slopes["layer"].isin(JUDGED_LAYERS) & (slopes["step"] >= first_step)]
     if judged.empty:
-        raise ValueError(f"no module of type {', '.join(JUDGED_LAYERS)} at a step ≥ {FIRST_STEP}; use more steps")
+        raise ValueError(f"no module of type {', '.join(JUDGED_LAYERS)} at a step ≥ {first_step}; use more steps")
     known = {*_KEYS, "quantity", "slope", "slope_low", "slope_high", "passed"}
     keys = [*(c for c in slopes.columns if c not in known), "at"]
     rows = []
@@ -158,16 +172,20 @@ _KEYS = ("module", "layer", "at", "step")
 
 
 def _module_layers(narrow: nn.Module, wide: nn.Module) -> dict[str, str]:
-    """Layer type of every leaf module that owns parameters, by name; dimensions of width are those that differ."""
+    """Layer type of every module that owns parameters itself, by name; dimensions of width are those that differ."""
     import mup
 
     from mufree.parametrization import classify
 
-    types = classify(narrow, mup.zip_infshapes(narrow, wide))
+    infshapes = mup.zip_infshapes(narrow, wide)
+    of_parameter = {id(p): infshapes[name] for name, p in narrow.named_parameters()}
+    # `mup` knows a tied weight under its first name only, and the second is often the readout.
+    every_name = {name: of_parameter[id(p)] for name, p in narrow.named_parameters(remove_duplicate=False)}
     layers: dict[str, str] = {}
-    for name, layer in types.items():
+    for name, layer in classify(narrow, every_name).items():
         module_name = name.rpartition(".")[0]
-        if not any(narrow.get_submodule(module_name).children()):
+        # A model that holds a class token or the like puts out what its readout does.
+        if module_name or not any(narrow.children()):
             layers.setdefault(module_name, layer)  # a module's first parameter is its weight
     return layers
 
@@ -187,26 +205,39 @@ def _measured_training(
 
     from mufree.optim import evaluating, is_schedule_free
 
+    measured: dict[str, dict[str, Tensor]] = {}
+
+    def forward_and_backward() -> Tensor:
+        with _recorded(model, layers) as measured["y"]:  # the forward pass of training is the measurement at y
+            objective = loss(model(inputs), targets)
+        optimizer.zero_grad()
+        objective.backward()  # type: ignore[no-untyped-call]
+        return objective
+
+    def measure_x() -> None:
+        # `evaluating` gives weights and buffers back to the bit; the random state is ours to keep.
+        devices = [inputs.device] if inputs.is_cuda else []
+        with evaluating(optimizer, model), torch.random.fork_rng(devices), torch.no_grad():
+            model.train()
+            with _recorded(model, layers) as measured["x"]:
+                model(inputs)
+
     model.train()
+    at_y_within_step = _needs_closure(optimizer)
     schedule_free = is_schedule_free(optimizer)
     if schedule_free:
         optimizer.train()  # type: ignore[attr-defined]
     start: dict[str, dict[str, Tensor]] = {}
     for step in range(steps + 1):
-        with _recorded(model, layers) as outputs:  # the forward pass of training is the measurement at y
-            objective = loss(model(inputs), targets)
-        optimizer.zero_grad()
-        objective.backward()  # type: ignore[no-untyped-call]  # before the weights go to x, where y's graph is void
-        measured = {"y": outputs}
-        if not schedule_free:
-            measured["x"] = outputs
-        elif "x" in at:
-            # `evaluating` gives weights and buffers back to the bit; the random state is ours to keep.
-            devices = [inputs.device] if inputs.is_cuda else []
-            with evaluating(optimizer, model), torch.random.fork_rng(devices), torch.no_grad():
-                model.train()
-                with _recorded(model, layers) as measured["x"]:
-                    model(inputs)
+        if at_y_within_step:
+            measure_x()
+            optimizer.step(forward_and_backward)  # type: ignore[arg-type]  # one too many, since y can't be had without
+        else:
+            forward_and_backward()  # before the weights go to x, where y's graph is void
+            if not schedule_free:
+                measured["x"] = measured["y"]
+            elif "x" in at:
+                measure_x()
         for place in at:
             first = start.setdefault(place, measured[place])
             for name, h in measured[place].items():
@@ -218,8 +249,14 @@ def _measured_training(
                     "mean_abs": h.abs().mean().item(),
                     "mean_abs_change": (h - first[name]).abs().mean().item(),
                 }
-        if step < steps:
+        if step < steps and not at_y_within_step:
             optimizer.step()
+
+
+def _needs_closure(optimizer: Optimizer) -> bool:
+    """Whether `step` can't be called without a closure; schedulefree's closure variants are at y within it alone."""
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    return closure is not None and closure.default is inspect.Parameter.empty
 
 
 @contextmanager

@@ -12,15 +12,25 @@ import mup
 import numpy as np
 import pandas as pd
 import pytest
+import schedulefree
 import torch
 from scipy.stats import t as student
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import AdamW, Optimizer
 
-from mufree.coordcheck import coord_check, cross_entropy, slopes, verdict
+from mufree.coordcheck import FIRST_STEP, coord_check, cross_entropy, first_judged_step, slopes, verdict
 from mufree.models import GPT, MLP, ResNet, ViT
-from mufree.optim import MuAdamW, MuAdamW_ScheduleFree
+from mufree.optim import (
+    VARIANTS,
+    BaseShapesError,
+    MuAdamW,
+    MuAdamW_ScheduleFree,
+    MuRAdam_ScheduleFree,
+    MuScheduleFreeWrapper,
+    MuSGD_ScheduleFree,
+    available_impls,
+)
 from mufree.parametrization import parametrize
 
 MODELS: dict[str, Callable[[int], nn.Module]] = {
@@ -33,7 +43,14 @@ SETTINGS = {"lr": 2**-9, "betas": (0.9, 0.99), "eps": 1e-12}
 OPTIMIZERS: dict[str, Callable[[nn.Module], Optimizer]] = {
     "adamw": lambda model: MuAdamW(model.parameters(), **SETTINGS),
     "schedulefree": lambda model: MuAdamW_ScheduleFree(model.parameters(), **SETTINGS),
+    "radam_schedulefree": lambda model: MuRAdam_ScheduleFree(model.parameters(), **SETTINGS),
+    "sgd_schedulefree": lambda model: MuSGD_ScheduleFree(model.parameters(), lr=2**-3),
 }
+CONSTRUCTORS = (MuAdamW_ScheduleFree, MuRAdam_ScheduleFree, MuSGD_ScheduleFree, MuScheduleFreeWrapper)
+STEPS = {"radam_schedulefree": 6}  # it stands still for the first four
+WIDTHS = {"mlp": (128, 1024), "resnet": (16, 64), "vit": (64, 256), "gpt": (64, 256)}
+"""Two do: in a slope over three that are evenly spaced the one between has no weight. The MLP's reach far, since its 3072
+inputs move the first layer so much that in narrow ones what a hidden layer does wrong is lost in it."""
 
 
 def _batch(name: str, seed: int) -> tuple[Tensor, Tensor]:
@@ -53,30 +70,50 @@ def _check(
     name: str,
     make_model: Callable[[int, int], nn.Module],
     make_optimizer: Callable[[nn.Module], Optimizer],
+    *,
+    seeds: int = 2,
+    steps: int = 3,
 ) -> pd.DataFrame:
-    widths = {"resnet": (16, 32, 64), "mlp": (64, 128, 256, 512)}.get(name, (64, 128, 256))
-    frame = coord_check(make_model, make_optimizer, widths, partial(_batch, name), steps=3, seeds=4)
-    return verdict(slopes(frame)).set_index("at")
+    frame = coord_check(make_model, make_optimizer, WIDTHS[name], partial(_batch, name), steps=steps, seeds=seeds)
+    return verdict(slopes(frame), first_step=first_judged_step(frame)).set_index("at")
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("name", MODELS)
 def test_mup_passes_at_y_and_x(name: str, optimizer: str) -> None:
-    result = _check(name, partial(_make, name, "mup"), OPTIMIZERS[optimizer])
+    make_model, steps = partial(_make, name, "mup"), STEPS.get(optimizer, 3)
+    result = _check(name, make_model, OPTIMIZERS[optimizer], seeds=4, steps=steps)
+    assert result["passed"].to_dict() == {"y": True, "x": True}, result
+
+
+@pytest.mark.parametrize("impl", [name for c in CONSTRUCTORS for name in available_impls(c.__name__)])
+def test_every_variant_passes(impl: str) -> None:
+    """On one model; the closure variants, which are at y within `step` alone, and the wrappers among them."""
+    constructor = {c.__name__: c for c in CONSTRUCTORS}[VARIANTS[impl].constructor]
+    settings = SETTINGS if VARIANTS[impl].family == "adam" else {"lr": 2**-3}
+
+    def make_optimizer(model: nn.Module) -> Optimizer:
+        return constructor(model.parameters(), impl=getattr(schedulefree, impl), **settings)
+
+    result = _check("gpt", partial(_make, "gpt", "mup"), make_optimizer, seeds=4, steps=6 if "RAdam" in impl else 3)
     assert result["passed"].to_dict() == {"y": True, "x": True}, result
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("name", MODELS)
 def test_sp_fails(name: str, optimizer: str) -> None:
-    result = _check(name, partial(_make, name, "sp"), OPTIMIZERS[optimizer])
+    make_model, steps = partial(_make, name, "sp"), STEPS.get(optimizer, 3)
+    result = _check(name, make_model, OPTIMIZERS[optimizer], steps=steps)
     assert result["passed"].to_dict() == {"y": False, "x": False}
     assert (result["worst_slope"] > 0.5).all()
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_hidden_learning_rate_that_is_not_divided_is_caught(name: str) -> None:
-    result = _check(name, partial(_make, name, "mup"), lambda m: AdamW(m.parameters(), weight_decay=0, **SETTINGS))
+    def make_optimizer(model: nn.Module) -> Optimizer:
+        return AdamW(model.parameters(), weight_decay=0, **SETTINGS)
+
+    result = _check(name, partial(_make, name, "mup"), make_optimizer)
     assert not result["passed"].any()
 
 
@@ -94,6 +131,27 @@ def test_a_readout_without_its_multiplier_is_caught(name: str) -> None:
     assert set(result["worst_module"]) == {"readout"}
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_an_optimizer_before_base_shapes_is_refused(optimizer: str) -> None:
+    with pytest.raises(BaseShapesError, match="set_base_shapes"):
+        _check("gpt", lambda width, _: MODELS["gpt"](width), OPTIMIZERS[optimizer])
+
+
+@pytest.mark.parametrize(("name", "optimizer"), [("gpt", o) for o in OPTIMIZERS] + [("resnet", "schedulefree")])
+def test_an_optimizer_before_the_right_base_shapes_is_caught(name: str, optimizer: str) -> None:
+    """Nothing can refuse it: the parameters had base shapes, their own, by which every multiplier is 1."""
+
+    def make_optimizer(model: nn.Module) -> Optimizer:
+        early = OPTIMIZERS[optimizer](model)
+        base = 16 if name == "resnet" else 64
+        mup.set_base_shapes(model, MODELS[name](base), delta=MODELS[name](2 * base), rescale_params=False)
+        return early
+
+    make_model, steps = partial(_make, name, "sp"), STEPS.get(optimizer, 3)
+    result = _check(name, make_model, make_optimizer, steps=steps)
+    assert not result["passed"].any()
+
+
 def _train(model: nn.Module, optimizer: Optimizer, batch: tuple[Tensor, Tensor], steps: int) -> None:
     if hasattr(optimizer, "train"):
         optimizer.train()
@@ -103,7 +161,7 @@ def _train(model: nn.Module, optimizer: Optimizer, batch: tuple[Tensor, Tensor],
         optimizer.step()
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", ["adamw", "schedulefree"])
 def test_measuring_does_not_change_training(optimizer: str) -> None:
     """To the bit: weights, BatchNorm's statistics and, by way of dropout, the random state, though x is visited each step."""
     models: list[nn.Module] = []
@@ -164,6 +222,27 @@ def test_x_is_y_without_schedule_free() -> None:
     pd.testing.assert_frame_equal(x, y)
 
 
+def test_closure_variants_are_measured_at_the_same_y_and_x() -> None:
+    """They are the same optimizer in another form, whose weights are at x between steps."""
+    plain, closure = (
+        coord_check(
+            partial(_make, "resnet", "mup"),
+            lambda model, impl=impl: MuAdamW_ScheduleFree(model.parameters(), impl=impl, **SETTINGS),
+            (8, 16),
+            _batch("resnet", 0),
+            steps=3,
+            seeds=1,
+        )
+        for impl in (schedulefree.AdamWScheduleFree, schedulefree.AdamWScheduleFreeClosure)
+    )
+    key = ["width", "seed", "step", "module", "layer", "at"]
+    pd.testing.assert_frame_equal(
+        plain.sort_values(key, ignore_index=True), closure.sort_values(key, ignore_index=True), rtol=1e-3, atol=1e-6
+    )
+    step = plain[(plain["step"] == 3) & (plain["module"] == "readout")].set_index(["width", "at"])["mean_abs"]
+    assert not np.isclose(step[16, "y"], step[16, "x"], rtol=0.05)  # so that mistaking one for the other would show
+
+
 class _Twice(nn.Module):
     """Calls one layer twice and overwrites what it returned."""
 
@@ -198,6 +277,51 @@ def test_repeated_calls_and_outputs_overwritten_in_place() -> None:
     model = parametrize(_Twice, 16, 8, "mup", 0)
     h = model.get_submodule("layer")(model.get_submodule("first")(batch[0]))
     assert sizes.loc["layer", "mean_abs"] == pytest.approx(h.abs().mean().item(), rel=1e-6)
+
+
+class _Tied(nn.Module):
+    """Weights that are used twice, a module that has children and weights of its own, and a weight of the model itself."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.start = nn.Parameter(torch.zeros(width))
+        self.table = nn.Embedding(5, width)
+        self.attention = nn.MultiheadAttention(width, 2, bias=False, batch_first=True)
+        self.readout = mup.MuSharedReadout(self.table.weight, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        h = self.table(tokens) + self.start
+        logits: Tensor = self.readout(h + self.attention(h, h, h)[0])
+        return logits
+
+
+def test_tied_readouts_and_weights_of_inner_modules_are_judged() -> None:
+    tokens = torch.arange(4).repeat(2, 1)
+    frame = coord_check(lambda width, _: _tied(width), OPTIMIZERS["adamw"], (8, 16), (tokens, tokens), steps=1, seeds=1)
+    layers = frame.set_index("module")["layer"].to_dict()
+    assert layers == {"table": "embedding", "attention": "hidden", "readout": "readout"}
+
+
+def _tied(width: int) -> nn.Module:
+    model = _Tied(width)
+    mup.set_base_shapes(model, _Tied(8), delta=_Tied(16), rescale_params=False)
+    return model
+
+
+def test_judging_starts_after_the_first_step_that_moves() -> None:
+    """RAdam stands still until its variance is known; with β2 = 0.99 the fifth step is the first (Liu et al. 2020: ρ > 4)."""
+    frames = {
+        name: coord_check(partial(_make, "mlp", "mup"), OPTIMIZERS[name], (64, 128), _batch("mlp", 0), steps=6, seeds=1)
+        for name in ("schedulefree", "radam_schedulefree")
+    }
+    assert first_judged_step(frames["schedulefree"]) == FIRST_STEP == 2
+    assert first_judged_step(frames["radam_schedulefree"]) == 6
+    still = frames["radam_schedulefree"]
+    assert (still[still["step"] < 5]["mean_abs_change"] == 0).all()
+    with pytest.raises(ValueError, match="nothing moved in 4 steps"):
+        first_judged_step(still[still["step"] < 5])
+    # Standing still is no slope of zero: judged from step 2 on, it would fail.
+    assert not verdict(slopes(still))["passed"].any()
 
 
 def _frame(sizes: Callable[[int, int], float], layer: str = "hidden", step: int = 2, seeds: int = 3) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from mufree.cli import commands
+from mufree.cli import commands, coordcheck
 
 Handler = Callable[[argparse.Namespace], None]
 
@@ -95,14 +95,12 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command(
         "coordcheck",
-        commands.coordcheck,
-        "Watch activations against width for every method of a task.",
-        "--study experiments/quickstart.yaml --task photo-mlp --data data/photo --out coordcheck.parquet",
+        coordcheck.coordcheck,
+        "Watch activations against width: of your own model, or for every method of a study's task.",
+        "model.py:make_model --optimizer adamw_schedulefree --widths 64,128,256\n"
+        "  mufree coordcheck --study experiments/quickstart.yaml --task photo-mlp --data data/photo --out check.parquet",
     )
-    sub.add_argument("--study", type=Path, required=True, help="the study file")
-    sub.add_argument("--task", required=True, help="its task")
-    sub.add_argument("--data", type=Path, required=True, help="folder of the prepared data set")
-    sub.add_argument("--out", type=Path, required=True, help="Parquet file to write")
+    coordcheck.add_arguments(sub)
 
     sub = command(
         "collect",

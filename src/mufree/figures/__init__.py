@@ -19,7 +19,7 @@ from mufree.figures.dynamics import coordcheck, dynamics, validation_curves
 from mufree.figures.style import DISPLAY_NAMES, RC, display_name, method_styles, ordered
 from mufree.figures.transfer import loss_vs_lr, optimum_vs_width, regret_vs_width
 
-__all__ = ["DISPLAY_NAMES", "FIGURES", "TABLES", "display_name", "draw", "ordered", "save"]
+__all__ = ["DISPLAY_NAMES", "FIGURES", "TABLES", "display_name", "draw", "draw_coordcheck", "ordered", "save"]
 
 FIGURES: dict[str, tuple[Callable[..., tuple[Figure, pd.DataFrame]], tuple[str, ...]]] = {
     "loss_vs_lr": (loss_vs_lr, ("rows", "loss", "optima")),
@@ -52,6 +52,15 @@ def draw(name: str, tables: Mapping[str, pd.DataFrame], task: str, title: str) -
     frames = [_of_task(tables[table], task) for table in needs]
     with matplotlib.rc_context(RC):
         return function(*frames, title=title, styles=styles)
+
+
+def draw_coordcheck(slopes: pd.DataFrame, verdicts: pd.DataFrame, *, title: str, name: str = "") -> Figure:
+    """The coordinate check of one optimizer of one's own: the tables of `coordcheck.slopes` and `coordcheck.verdict`.
+
+    `name` is what its column is called. The figure is a matplotlib one, with `savefig`.
+    """
+    tables = {"coordcheck": slopes.assign(method=name), "coordcheck_verdict": verdicts.assign(method=name)}
+    return draw("coordcheck", tables, "", title)[0]
 
 
 def _of_task(frame: pd.DataFrame, task: str) -> pd.DataFrame:

@@ -1,0 +1,170 @@
+"""µP's base shapes by parameter name: saved as JSON, and attached again where `mup` loses them.
+
+`mup` keeps them in an attribute `infshape` of each parameter tensor. It is lost whenever the tensors are made anew: by
+`copy.deepcopy`, by a fresh model into which a checkpoint is loaded, by FSDP. Names outlive all of that.
+
+    shapes = base_shapes_of(model)  # before wrapping
+    fully_shard(model)
+    attach_base_shapes(model, shapes)
+    optimizer = MuAdamW_ScheduleFree(model.parameters(), ...)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypedDict
+
+import mup
+from mup.infshape import InfDim, InfShape
+from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from mufree.optim.groups import BaseShapesError
+
+WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""Attributes in which torch's wrappers (torch.compile, FSDP, activation checkpointing) keep the module."""
+
+
+class BaseShape(TypedDict):
+    """One parameter's shape, and the base dimension of each of its dimensions; None where it does not grow with width."""
+
+    shape: list[int]
+    base_shape: list[int | None]
+
+
+def base_shapes_of(model: nn.Module) -> dict[str, BaseShape]:
+    """Shape and base shape of every parameter by its plain name (`plain_name`), ready for JSON.
+
+    Raises `BaseShapesError` naming parameters without `infshape`.
+    """
+    missing = [name for name, p in model.named_parameters() if not hasattr(p, "infshape")]
+    if missing:
+        raise BaseShapesError(
+            f"No base shapes to save for {_listed(missing)}. Call mup.set_base_shapes(model, base, delta=...) first, and "
+            "save them before the model is copied or sharded."
+        )
+    return {
+        plain_name(model, name): {"shape": infshape.shape(), "base_shape": infshape.base_shape()}
+        for name, infshape in mup.get_infshapes(model).items()
+    }
+
+
+def attach_base_shapes(model: nn.Module, shapes: Mapping[str, BaseShape]) -> None:
+    """Give every parameter its `infshape` again, found by name; weights are not touched.
+
+    `model` may be wrapped (torch.compile, DDP, FSDP) whether or not that was so when `shapes` was made, and may have another
+    width. `mup.set_base_shapes` would instead multiply biases and readouts by √m again, unless told not to.
+
+    Raises `BaseShapesError` naming parameters that only one of the two has, or whose number of dimensions or whose
+    dimensions that do not grow with width differ.
+    """
+    parameters = {plain_name(model, name): p for name, p in model.named_parameters()}
+    by_name = _without_wrappers(shapes, parameters)
+    missing, extra = sorted(parameters.keys() - by_name.keys()), sorted(by_name.keys() - parameters.keys())
+    if missing or extra:
+        raise BaseShapesError(
+            f"The base shapes are those of another model: they lack {_listed(missing)}, and the model lacks {_listed(extra)}."
+        )
+    for name, parameter in parameters.items():
+        saved, shape = by_name[name], tuple(parameter.shape)
+        if len(saved["shape"]) != len(shape) or any(
+            base is None and was != now
+            for base, was, now in zip(saved["base_shape"], saved["shape"], shape, strict=True)
+        ):
+            raise BaseShapesError(
+                f"{name} has the shape {shape}, but {tuple(saved['shape'])} where its base shape was saved; only dimensions "
+                f"with a base dimension may differ, in {tuple(saved['base_shape'])}."
+            )
+    for name, parameter in parameters.items():
+        _attach(parameter, by_name[name]["base_shape"])
+    for module in model.modules():
+        # In a forward pass under FSDP the weight is yet another tensor, gathered from the shards.
+        if isinstance(module, mup.MuReadout) and hasattr(module.weight, "device_mesh"):
+            for key, hook in list(module._forward_pre_hooks.items()):
+                if isinstance(hook, _ReadoutShape):
+                    del module._forward_pre_hooks[key]
+            module.register_forward_pre_hook(_ReadoutShape(module.weight.infshape.base_shape()))
+
+
+def save_base_shapes(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Write the model's base shapes to a JSON file. Raises `BaseShapesError` as `base_shapes_of` does."""
+    text = json.dumps(base_shapes_of(model), indent=1) + "\n"
+    with written(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def load_base_shapes(path: str | os.PathLike[str]) -> dict[str, BaseShape]:
+    """Read what `save_base_shapes` wrote, for `attach_base_shapes`. Raises `BaseShapesError` for any other file."""
+    try:
+        shapes: dict[str, BaseShape] = json.loads(Path(path).read_text(encoding="utf-8"))
+        if all(len(entry["shape"]) == len(entry["base_shape"]) for entry in shapes.values()):
+            return shapes
+    except (ValueError, TypeError, KeyError, AttributeError):
+        pass
+    raise BaseShapesError(f"{path} is not a file of base shapes that save_base_shapes wrote")
+
+
+def plain_name(model: nn.Module, name: str) -> str:
+    """The name that a parameter or buffer `name` of `model` has without wrappers.
+
+    "module." goes where it is DataParallel's or DistributedDataParallel's; a submodule that is called so stays.
+    """
+    *path, last = name.split(".")
+    module: object = model
+    kept = []
+    for part in path:
+        if not (part in WRAPPERS or (part == "module" and isinstance(module, (DataParallel, DistributedDataParallel)))):
+            kept.append(part)
+        module = getattr(module, part, None)  # a state dict's hooks may have made up names
+    return ".".join([*kept, last])
+
+
+def _without_wrappers(shapes: Mapping[str, BaseShape], parameters: Mapping[str, Tensor]) -> dict[str, BaseShape]:
+    """Shapes by plain name, also where they were collected by the names of a wrapped model."""
+    plain = {".".join(part for part in name.split(".") if part not in WRAPPERS): s for name, s in shapes.items()}
+    if parameters.keys() != plain.keys() and all(name.startswith("module.") for name in plain):
+        return {name.removeprefix("module."): s for name, s in plain.items()}
+    return plain
+
+
+def _attach(parameter: Tensor, base_shape: Iterable[int | None]) -> None:
+    dims = [InfDim(base, size) for base, size in zip(base_shape, parameter.shape, strict=True)]
+    parameter.infshape = InfShape(dims)  # type: ignore[attr-defined]
+
+
+class _ReadoutShape:
+    """Forward pre-hook of a readout: attach the base shape to the tensor that is the weight just now."""
+
+    def __init__(self, base_shape: list[int | None]) -> None:
+        self.base_shape = base_shape
+
+    def __call__(self, module: nn.Module, _inputs: Any) -> None:
+        weight = module.weight
+        if isinstance(weight, Tensor) and not hasattr(weight, "infshape"):
+            _attach(weight, self.base_shape)
+
+
+def _listed(names: list[str], most: int = 5) -> str:
+    shown = ", ".join(names[:most]) or "nothing"
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+
+
+@contextmanager
+def written(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary sibling of `path` that takes its name at the end, or is removed after an exception."""
+    path = Path(path)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)  # mkstemp makes files that only their owner can read
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,259 @@
+"""Parameter groups with µP's learning rates and weight decays, from `infshape` alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+Family = Literal["adam", "sgd"]
+Decay = Literal["coupled", "coupled_squared", "independent", "unscaled", "none"]
+EpsScale = Literal["none", "gradient"]
+Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
+Names = Iterable[tuple[str, Tensor]]
+
+DECAY_POWERS: dict[Decay, int] = {"coupled": 1, "coupled_squared": 2, "independent": 0, "unscaled": 0, "none": 0}
+"""The power of the learning rate that multiplies weight_decay in one step of the optimizer, which the rule undoes."""
+
+
+class BaseShapesError(ValueError):
+    """A parameter has no µP base shape, or one that no rule covers."""
+
+
+def lr_multiplier(parameter: Tensor, family: Family = "adam") -> float:
+    """The factor by which µP multiplies a parameter's learning rate; 1.0 at base width.
+
+    `parameter` carries `infshape`, as `mup.set_base_shapes` leaves it. Raises `BaseShapesError` where it doesn't, or where
+    more than two of its dimensions grow with width, and `ValueError` for an unknown family. Source: Yang et al. 2022,
+    table 8.
+    """
+    if family not in ("adam", "sgd"):
+        raise ValueError(f"Unknown family {family!r}. Known: adam, sgd.")
+    infshape = getattr(parameter, "infshape", None)
+    if infshape is None:
+        raise BaseShapesError(
+            f"A parameter of shape {tuple(parameter.shape)} has no `infshape`. Call mup.set_base_shapes(model, base, "
+            "delta=...) first, then initialise, then make the optimizer; copy.deepcopy of a model loses it."
+        )
+    infinite = infshape.ninf()
+    if infinite > 2:
+        raise BaseShapesError(
+            f"A parameter of shape {tuple(parameter.shape)} has {infinite} dimensions that grow with width; µP has rules "
+            "for at most 2. Reshape it, or keep the others fixed."
+        )
+    if infinite == 0:
+        return 1.0
+    if family == "adam":
+        return 1.0 / float(infshape.width_mult()) if infinite == 2 else 1.0
+    if infinite == 1:
+        return float(infshape.width_mult())
+    return 1.0 / float(infshape.fanin_fanout_mult_ratio())
+
+
+def gradient_multiplier(parameter: Tensor) -> float:
+    """The factor by which a gradient's entries shrink with width under µP: 1/m, or 1.0 where no dimension grows.
+
+    `mup`'s readout divides the logits by m and takes inputs of size Θ(1), so a logit's gradient reaches the entries of the
+    last activations, and through layers of initial variance Θ(1/width) those of all others, as Θ(1/m); and weight gradients
+    are outer products of these with activations of size Θ(1): this follows from the scales in table 8 of Yang et al. 2022.
+    That Adam's ε must follow the gradients is in Everett et al. 2024 (Scaling Exponents Across Parameterizations and
+    Optimizers). It presumes that all growing dimensions grow at one rate.
+    """
+    return 1.0 / float(parameter.infshape.width_mult())  # type: ignore[attr-defined]
+
+
+def mup_param_groups(
+    params: Params,
+    *,
+    lr: float | None = None,
+    weight_decay: float = 0.0,
+    family: Family = "adam",
+    decay: Decay = "coupled",
+    eps: float | None = None,
+    eps_scale: EpsScale = "none",
+    names: Names | None = None,
+) -> list[dict[str, Any]]:
+    """New parameter groups with µP's learning rates; the input is never changed.
+
+    `params` is what a torch optimizer takes: parameters, (name, parameter) pairs, or group dicts with a learning rate, a
+    weight decay or other keys of their own, which are kept. Each input group becomes one group for each multiplier among
+    its parameters, in order of first appearance; none is empty. Frozen parameters (`requires_grad=False`) are kept, as
+    torch keeps them, and a parameter that occurs twice in a group (tied weights) is kept once, under its first name.
+    Numbers become plain floats. Every new group also holds its `lr_multiplier`, for `describe`.
+
+    `decay` says what becomes of the weight decay where the learning rate is multiplied by c:
+      - "coupled", for optimizers that shrink weights by lr · weight_decay a step: weight_decay / c;
+      - "coupled_squared", for those that shrink them by lr² · weight_decay: weight_decay / c². With either, what a step
+        takes off a weight does not depend on width;
+      - "independent" or "unscaled" leaves weight_decay alone. This is right for optimizers that shrink weights by
+        weight_decay itself; with others the shrinking falls as c or c² does (`decoupled_wd=True` in mup's repository);
+      - "none": there is no weight decay, and asking for one is an error.
+
+    `eps_scale="gradient"` gives each group its own Adam ε, `eps` times `gradient_multiplier`, so that ε stays as small
+    beside the gradients as it is at base width. The default leaves ε alone; a small one (1e-12) makes it immaterial.
+
+    `names` are (name, parameter) pairs such as `model.named_parameters()` for parameters that come without a name; torch
+    keeps them as the groups' `param_names`.
+
+    Raises `BaseShapesError` for parameters without usable base shapes, `TypeError` for what isn't a parameter, and
+    `ValueError` for an empty list, numbers that are missing, negative or not finite, unknown choices, a parameter in two
+    groups, and groups that were scaled before.
+    """
+    _check_choice("decay", decay, DECAY_POWERS)
+    _check_choice("eps_scale", eps_scale, ("none", "gradient"))
+    name_of = None if names is None else {id(parameter): name for name, parameter in names}
+    new_groups: list[dict[str, Any]] = []
+    owner: dict[int, int] = {}
+    for index, group in enumerate(_as_groups(params)):
+        entries = _entries(group, name_of)
+        extra = {key: value for key, value in group.items() if key not in ("params", "param_names")}
+        base_lr = _number("lr", group.get("lr", lr))
+        base_decay = _number("weight_decay", group.get("weight_decay", weight_decay))
+        base_eps = _number("eps", group.get("eps", eps)) if eps_scale == "gradient" else 0.0
+        if decay == "none" and base_decay != 0.0:
+            raise ValueError(f"decay='none' and weight_decay={base_decay:g} contradict each other; drop one of them.")
+        split: dict[tuple[float, float], dict[str, Any]] = {}
+        for name, parameter in entries:
+            if (first := owner.setdefault(id(parameter), index)) != index:
+                raise ValueError(
+                    f"{_called(name, parameter)} is in groups {first} and {index}. Tied weights are one parameter: leave it "
+                    "in one group."
+                )
+            try:
+                factor = lr_multiplier(parameter, family)
+            except BaseShapesError as error:
+                raise error if name is None else BaseShapesError(f"{name!r}: {error}") from None
+            eps_factor = gradient_multiplier(parameter) if eps_scale == "gradient" else 1.0
+            if (factor, eps_factor) not in split:
+                scaled = {
+                    "params": [],
+                    "lr": base_lr * factor,
+                    "weight_decay": base_decay / factor ** DECAY_POWERS[decay],
+                    "lr_multiplier": factor,
+                }
+                split[factor, eps_factor] = extra | scaled
+                if eps_scale == "gradient":
+                    split[factor, eps_factor]["eps"] = base_eps * eps_factor
+            split[factor, eps_factor]["params"].append(parameter if name is None else (name, parameter))
+        new_groups.extend(split.values())
+    if not new_groups:
+        raise ValueError("All parameter groups are empty; was a generator used up before?")
+    return new_groups
+
+
+def describe(optimizer: Any, model: nn.Module | None = None) -> str:
+    """A table of the optimizer's groups as text: one line a group, aligned, with a heading.
+
+    Columns: the group's number, how its tensors grow with width, how many tensors and elements it holds, the multiplier on
+    the base learning rate (– for groups that weren't made here), learning rate, weight decay, their product, Adam's ε (–
+    for optimizers without), and the parameters: names from `model` or from named groups, else shapes, of the first three.
+    The learning rate is the one of the moment, a scheduler's factor included; ScheduleFree's own warm-up isn't in it.
+    """
+    name_of = {} if model is None else {id(parameter): name for name, parameter in model.named_parameters()}
+    rows = [("group", "grows", "tensors", "elements", "multiplier", "lr", "wd", "lr·wd", "eps", "parameters")]
+    for index, group in enumerate(optimizer.param_groups):
+        tensors: list[Tensor] = group["params"]
+        own = group.get("param_names") or [str(tuple(tensor.shape)) for tensor in tensors]
+        called = [name_of.get(id(tensor), name) for tensor, name in zip(tensors, own, strict=True)]
+        lr, weight_decay = float(group["lr"]), float(group.get("weight_decay", 0.0))
+        rows.append(
+            (
+                str(index),
+                ", ".join(dict.fromkeys(map(_growth, tensors))),
+                str(len(tensors)),
+                str(sum(tensor.numel() for tensor in tensors)),
+                _short(group.get("lr_multiplier")),
+                _short(lr),
+                _short(weight_decay),
+                _short(lr * weight_decay),
+                _short(group.get("eps")),
+                ", ".join(called[:3]) + (f", … {len(called) - 3} more" if len(called) > 3 else ""),
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    left = (1, 9)
+    lines = (
+        "  ".join(
+            cell.ljust(w) if i in left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _growth(parameter: Tensor) -> str:
+    infshape = getattr(parameter, "infshape", None)
+    return "?" if infshape is None else ("fixed", "vector", "matrix")[infshape.ninf()]
+
+
+def _short(value: float | None) -> str:
+    return "–" if value is None else f"{float(value):.4g}"
+
+
+def _as_groups(params: Params) -> list[dict[str, Any]]:
+    if isinstance(params, (Tensor, dict, str, nn.Module)):
+        raise TypeError(
+            f"params must be parameters, (name, parameter) pairs or group dicts, in a list or an iterator, got a "
+            f"{type(params).__name__}; model.parameters() is what is usually meant."
+        )
+    entries: list[Any] = _ordered(params)
+    if not entries:
+        raise ValueError("The optimizer got an empty parameter list; was a generator used up before?")
+    if not any(isinstance(entry, dict) for entry in entries):
+        return [{"params": entries}]
+    for index, group in enumerate(entries):
+        if not isinstance(group, dict) or "params" not in group:
+            raise TypeError(f"Entry {index} of params is no group dict with 'params', though another entry is a dict.")
+        if "lr_multiplier" in group:
+            raise ValueError(
+                f"Group {index} was scaled before: it has an lr_multiplier. Give the groups as they were at first."
+            )
+    return entries
+
+
+def _ordered(params: Iterable[Any]) -> list[Any]:
+    if isinstance(params, (set, frozenset)):
+        raise TypeError("Parameters in a set have no order that lasts from run to run; use a list.")
+    return list(params)
+
+
+def _entries(group: dict[str, Any], name_of: dict[int, str] | None) -> list[tuple[str | None, Tensor]]:
+    """The group's (name, parameter) pairs, each parameter once, all with a name or all without."""
+    # A single tensor is a legitimate value of "params", and a generator can be read only once.
+    given = [group["params"]] if isinstance(group["params"], Tensor) else _ordered(group["params"])
+    if "param_names" in group:
+        given = list(zip(group["param_names"], given, strict=True))
+    first: dict[int, tuple[str | None, Tensor]] = {}
+    for entry in given:
+        name, parameter = entry if isinstance(entry, tuple) and len(entry) == 2 else (None, entry)
+        if not isinstance(parameter, Tensor):
+            raise TypeError(f"An optimizer takes tensors, or (name, tensor) pairs, got {torch.typename(entry)}.")
+        if name is None and name_of is not None:
+            name = name_of.get(id(parameter))
+        first.setdefault(id(parameter), (name, parameter))
+    pairs = list(first.values())
+    unnamed = [parameter for name, parameter in pairs if name is None]
+    if unnamed and (name_of is not None or len(unnamed) < len(pairs)):
+        raise ValueError(f"{_called(None, unnamed[0])} has no name though others have: name all of them or none.")
+    return pairs
+
+
+def _called(name: str | None, parameter: Tensor) -> str:
+    return repr(name) if name is not None else f"A parameter of shape {tuple(parameter.shape)}"
+
+
+def _check_choice(what: str, choice: str, known: Iterable[str]) -> None:
+    if choice not in known:
+        raise ValueError(f"Unknown {what} {choice!r}. Known: {', '.join(known)}.")
+
+
+def _number(what: str, value: Any) -> float:
+    if value is None:
+        raise ValueError(f"{what} is missing: give {what}=..., or one in every group.")
+    number = float(value)
+    if not 0.0 <= number < math.inf:
+        raise ValueError(f"{what} must be finite and not negative, got {value!r}.")
+    return number
