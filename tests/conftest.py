@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import pytest
 import torch
 
 # As in every run; with more threads than cores, small networks crawl.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def torch_as_it_was() -> Iterator[None]:
+    """Undo what training sets for its whole process; hypothesis, for one, refuses to work without denormals."""
+    yield
+    torch.set_flush_denormal(False)
+    torch.set_deterministic_debug_mode("default")
