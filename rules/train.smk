@@ -5,6 +5,7 @@ rule sweep:
     """Train one task, method and width at all its learning rates; runs that the store has are not trained again."""
     input:
         sources.files("train"),
+        study=ancient(STUDY_FILE),
         manifest=manifest,
     output:
         rows="results/{study}/sweeps/{task}/{method}/w{width}/s{seeds}/rows.parquet",
@@ -30,7 +31,7 @@ rule sweep:
     shell:
         "mufree sweep --runs {params.runs:q} --data $(dirname {input.manifest:q}) --device {params.device}"
         " --store results/{wildcards.study}/runs --out $(dirname {output.rows:q})"
-        " --progress {STUDY_FILE:q} --cores {workflow.cores} 2> {log:q}"
+        " --progress {input.study:q} --cores $(nproc) 2> {log:q}"
 
 
 rule coordinate_check:
@@ -43,11 +44,11 @@ rule coordinate_check:
         "results/{study}/coordcheck/{task}.parquet",
     log:
         "results/{study}/logs/coordcheck/{task}.log",
+    # The gate comes first: it says within a minute or two whether the implementation can be believed.
+    priority: 1500
     conda:
         "../envs/mufree.yaml"
     threads: 1
-    # The gate comes first: it says within a minute or two whether the implementation can be believed.
-    priority: 1500
     resources:
         mem_mb=1500,
     params:
