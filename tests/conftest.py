@@ -17,3 +17,4 @@ def torch_as_it_was() -> Iterator[None]:
     yield
     torch.set_flush_denormal(False)
     torch.set_deterministic_debug_mode("default")
+    torch.utils.deterministic.fill_uninitialized_memory = True

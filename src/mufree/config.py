@@ -196,8 +196,9 @@ class Training(Closed):
     """Validation examples in each evaluation, always the same ones."""
     batchnorm_batches: Positive = 8
     """Training batches by which BatchNorm's statistics are recomputed before an evaluation."""
-    precision: Literal["float32"] = "float32"
-    """Number format of weights and activations."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """`bfloat16`: activations, and the weights as they are applied, in bfloat16; weights, optimizer, normalisations' sums,
+    attention's scores and loss in float32. Slower than float32 on a processor that has neither avx512_bf16 nor AMX."""
 
     @model_validator(mode="after")
     def _evaluations_divide_steps(self) -> Self:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mufree import models
+from mufree import machine, models
 from mufree.data import Prepared
 from mufree.data.batches import eval_batches, train_batches
 from mufree.optim import MuAdamW, MuAdamW_ScheduleFree, evaluating, is_schedule_free, warmup_factor
@@ -196,11 +196,14 @@ def train(run: Run, data: Prepared, *, device: str = "cpu", on_step: Callable[[i
 
 
 def configure_torch() -> None:
-    """One thread, deterministic kernels, no denormals: what every run has, and its bits depend on."""
+    """One thread, deterministic kernels, no denormals: what every run has, and its bits depend on. Memory is kept, too."""
     torch.set_num_threads(1)
+    machine.keep_freed_memory()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic
     # What torch.use_deterministic_algorithms(True) does for eager code; that also imports inductor, for seconds.
     torch.set_deterministic_debug_mode("error")
+    # Else every new tensor is first filled with NaN.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     _leave_dynamo_out()
     torch.set_flush_denormal(True)  # the squared gradients of unused embeddings decay into them, and they are slow
 
@@ -242,14 +245,16 @@ def start(run: Run, data: Prepared, device: torch.device) -> Session:
 
 
 def make_model(run: Run, classes: int) -> nn.Module:
-    """The run's model, parametrized and initialised from its seed."""
-    return parametrize(
+    """The run's model, parametrized and initialised from its seed. Its weights are float32 whatever the precision."""
+    model = parametrize(
         partial(models.build, run.model, classes=classes),
         width=run.width,
         base_width=run.base_width,
         parametrization=run.method.parametrization,
         seed=run.seed,
     )
+    vars(model)["compute_dtype"] = getattr(torch, run.training.precision)
+    return model
 
 
 def make_optimizer(run: Run, model: nn.Module) -> Optimizer:
@@ -275,8 +280,8 @@ def context_length(run: Run) -> int | None:
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross entropy in nats. logits [..., classes], targets [...]."""
-    return F.cross_entropy(logits.flatten(0, -2), targets.flatten())
+    """Mean cross entropy in nats, in float32 whatever the logits are. logits [..., classes], targets [...]."""
+    return F.cross_entropy(logits.flatten(0, -2).float(), targets.flatten())
 
 
 def take_step(session: Session, step: int, losses: TrainLoss, *, watched: bool) -> str | None:

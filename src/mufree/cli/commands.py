@@ -228,11 +228,13 @@ def _train_all(runs: Sequence[Run], arguments: argparse.Namespace) -> Iterator[t
     import torch
     from tqdm import tqdm
 
-    from mufree import record, sources
+    from mufree import machine, record, sources
     from mufree.train import train
 
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise UserError("device cuda is asked for and PyTorch finds none; use --device cpu (--config device=cpu)")
+    if arguments.device == "cpu":
+        machine.warn_of_cost(runs[0].training.precision, machine.this_processor())
     prepared = load_data(arguments.data)
     total = sum(run.training.steps for run in runs)
     # disable=None: a bar on a terminal, nothing in a file.
@@ -296,9 +298,11 @@ def _coordinate_check(
     from mufree.train import configure_torch, context_length, make_model, make_optimizer
 
     configure_torch()
-    # No warm-up and no schedule: ten steps at the full rate.
+    # No warm-up and no schedule: ten steps at the full rate. In float32, since a slope is the network's and no rounding's.
     run = make(widths[0], settings.log2_lr, 0)
-    run = run.model_copy(update={"training": run.training.model_copy(update={"warmup_fraction": 0.0})})
+    run = run.model_copy(
+        update={"training": run.training.model_copy(update={"warmup_fraction": 0.0, "precision": "float32"})}
+    )
 
     def batch(seed: int) -> Any:
         size, context = settings.batch_size, context_length(run)

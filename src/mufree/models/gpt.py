@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from mup import MuReadout
 from torch import Tensor, nn
 
+from mufree.models.layers import Readout
 from mufree.models.transformer import Block, table
 
 
@@ -16,6 +16,8 @@ class GPT(nn.Module):
     """
 
     nonlinearity = "linear"
+    compute_dtype = torch.float32
+    """Number format of activations and logits; weights stay float32."""
 
     def __init__(
         self, width: int, classes: int, depth: int, head_dim: int, ffn_ratio: int, context_length: int
@@ -25,11 +27,12 @@ class GPT(nn.Module):
         self.positions = table(context_length, width)
         self.blocks = nn.Sequential(*(Block(width, head_dim, ffn_ratio, causal=True) for _ in range(depth)))
         self.norm = nn.LayerNorm(width)
-        self.readout = MuReadout(width, classes, bias=False)
+        self.readout = Readout(width, classes, bias=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits of the next token at every position, [B, T, classes]."""
         positions = torch.arange(tokens.shape[1], device=tokens.device)
-        h = self.blocks(self.tokens(tokens) + self.positions(positions))
+        embedded = self.tokens(tokens) + self.positions(positions)
+        h = self.blocks(embedded.to(self.compute_dtype))
         logits: Tensor = self.readout(self.norm(h))
         return logits

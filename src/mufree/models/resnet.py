@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from mup import MuReadout
+import torch
 from torch import Tensor, nn
+
+from mufree.models.layers import Conv2d, Readout
 
 
 def _conv_norm(fan_in: int, fan_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
     # BatchNorm's bias makes one in the convolution redundant.
     return nn.Sequential(
-        nn.Conv2d(fan_in, fan_out, kernel, stride, padding=kernel // 2, bias=False), nn.BatchNorm2d(fan_out)
+        Conv2d(fan_in, fan_out, kernel, stride, padding=kernel // 2, bias=False), nn.BatchNorm2d(fan_out)
     )
 
 
@@ -37,6 +39,8 @@ class ResNet(nn.Module):
     """
 
     nonlinearity = "relu"
+    compute_dtype = torch.float32
+    """Number format of activations and logits; weights stay float32."""
 
     def __init__(self, width: int, classes: int, blocks_per_stage: int = 1) -> None:
         super().__init__()
@@ -49,10 +53,12 @@ class ResNet(nn.Module):
                 blocks.append(Block(fan_in, width * 2**stage, stride))
                 fan_in = width * 2**stage
         self.blocks = nn.Sequential(*blocks)
-        self.readout = MuReadout(fan_in, classes)
+        self.readout = Readout(fan_in, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [B, classes]."""
-        h = self.blocks(self.stem(images).relu_())
+        # Twice as fast on a CPU as channels first, in all that follows.
+        h = images.to(self.compute_dtype, memory_format=torch.channels_last)
+        h = self.blocks(self.stem(h).relu_())
         logits: Tensor = self.readout(h.mean((2, 3)))
         return logits

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mufree.models import kernels
+from mufree.models.layers import Linear
+
 
 def table(entries: int, width: int) -> nn.Embedding:
     """A trainable look-up table, not initialised.
@@ -35,15 +38,12 @@ class Attention(nn.Module):
         self.head_dim = head_dim
         self.scale = head_dim**-0.5
         self.causal = causal
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
+        self.qkv = Linear(width, 3 * width, bias=False)
+        self.out = Linear(width, width, bias=False)
 
     def forward(self, h: Tensor) -> Tensor:
         """Attention over the T positions; only over earlier ones and itself if `causal`."""
-        heads = self.qkv(h).unflatten(-1, (3, -1, self.head_dim))  # [B, T, 3, H, head_dim]
-        q, k, v = heads.permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal, scale=self.scale)
-        result: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        result: Tensor = self.out(kernels.attention(self.qkv(h), self.head_dim, self.causal, self.scale))
         return result
 
 
@@ -55,8 +55,8 @@ class Block(nn.Module):
         self.attention_norm = nn.LayerNorm(width)
         self.attention = Attention(width, head_dim, causal)
         self.ffn_norm = nn.LayerNorm(width)
-        self.ffn_in = nn.Linear(width, ffn_ratio * width, bias=False)
-        self.ffn_out = nn.Linear(ffn_ratio * width, width, bias=False)
+        self.ffn_in = Linear(width, ffn_ratio * width, bias=False)
+        self.ffn_out = Linear(ffn_ratio * width, width, bias=False)
 
     def forward(self, h: Tensor) -> Tensor:
         """One block."""

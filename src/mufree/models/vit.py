@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from mup import MuReadout
 from torch import Tensor, nn
 
+from mufree.models.layers import Linear, Readout
 from mufree.models.transformer import Block, table
 
 
@@ -18,17 +18,19 @@ class ViT(nn.Module):
     """
 
     nonlinearity = "linear"
+    compute_dtype = torch.float32
+    """Number format of activations and logits; weights stay float32."""
 
     def __init__(self, width: int, classes: int, depth: int, head_dim: int, ffn_ratio: int, patch_size: int) -> None:
         super().__init__()
         if 32 % patch_size:
             raise ValueError(f"patch_size {patch_size} does not divide 32; choose 2, 4 or 8")
         self.patch_size = patch_size
-        self.patches = nn.Linear(3 * patch_size**2, width, bias=False)
+        self.patches = Linear(3 * patch_size**2, width, bias=False)
         self.positions = table((32 // patch_size) ** 2, width)
         self.blocks = nn.Sequential(*(Block(width, head_dim, ffn_ratio, causal=False) for _ in range(depth)))
         self.norm = nn.LayerNorm(width)
-        self.readout = MuReadout(width, classes)
+        self.readout = Readout(width, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [B, classes]."""
@@ -36,6 +38,7 @@ class ViT(nn.Module):
         patches = images.reshape(len(images), 3, 32 // p, p, 32 // p, p)
         patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # [B, rows·columns, 3·p·p]
         positions = torch.arange(patches.shape[1], device=images.device)
-        h = self.blocks(self.patches(patches) + self.positions(positions))
+        h = self.patches(patches.to(self.compute_dtype))
+        h = self.blocks(h + self.positions(positions).to(h.dtype))
         logits: Tensor = self.readout(self.norm(h).mean(1))
         return logits

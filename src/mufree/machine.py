@@ -1,0 +1,78 @@
+"""What this processor can do, and what the C library is told about memory."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Processor:
+    """What decides between kernels; a processor that isn't x86, or isn't known, has none of it."""
+
+    intel: bool = False
+    avx512: bool = False
+    bfloat16: bool = False
+    """Products of bfloat16 in hardware: avx512_bf16 or AMX."""
+
+
+def parse_cpuinfo(text: str) -> Processor:
+    """Read Linux's /proc/cpuinfo, of which the first processor counts."""
+    lines = [line.partition(":") for line in text.split("\n\n")[0].splitlines()]
+    fields = {name.strip(): value.strip() for name, _, value in lines}
+    flags = fields.get("flags", "").split()
+    return Processor(
+        intel=fields.get("vendor_id") == "GenuineIntel",
+        avx512="avx512f" in flags,
+        bfloat16="avx512_bf16" in flags or "amx_bf16" in flags,
+    )
+
+
+@cache
+def this_processor() -> Processor:
+    """The processor of this machine."""
+    try:
+        return parse_cpuinfo(Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    except OSError:
+        return Processor()
+
+
+def bfloat16_cost(processor: Processor) -> str | None:
+    """What a step in bfloat16 takes beside one in float32, in words, where the processor lacks it; None where it doesn't.
+
+    Measured over models and widths with oneDNN held to AVX-512, and with oneDNN and torch held to AVX2 (docs/performance.md).
+    """
+    if processor.bfloat16:
+        return None
+    return "1.6 to 2.1 times" if processor.avx512 else "3 to 16 times"
+
+
+def warn_of_cost(precision: str, processor: Processor) -> None:
+    """Log a warning where `precision` is slow on the processor; it is used all the same, being part of a run's identity."""
+    cost = bfloat16_cost(processor) if precision == "bfloat16" else None
+    if cost is not None:
+        log.warning(
+            "precision: bfloat16 on a processor with neither avx512_bf16 nor AMX: a step takes %s as long as with precision: "
+            "float32 (docs/performance.md). The numbers are as good.",
+            cost,
+        )
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Have the C library keep the memory of freed tensors, which the next step asks for again.
+
+    glibc gives large blocks back to the system at once, and each comes back as pages to be filled with zeros one by one:
+    up to a fifth of a step. Does nothing with other C libraries. The process keeps its peak of memory until it ends.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        trim_threshold, mmap_threshold = -1, -3  # malloc.h
+        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(mmap_threshold, 2**30)
