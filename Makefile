@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 SNAKEMAKE := $(BIN)/snakemake --cores all --config study=$(STUDY)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: study test lint setup clean help
+.PHONY: study test lint bench bench-quick setup clean help
 
 help: ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,6 +29,12 @@ lint: $(READY) ## linters alone
 	@$(BIN)/lint-imports
 	@$(BIN)/snakefmt --check Snakefile rules
 	@$(BIN)/snakemake --lint
+
+bench: $(READY) ## runs per core-hour against a plain loop (about an hour; results/bench)
+	@$(BIN)/python benchmarks/bench.py
+
+bench-quick: $(READY) ## whether the benchmark works (a minute or two)
+	@$(BIN)/python benchmarks/bench.py --quick --out results/bench-quick
 
 setup: $(READY) ## make .venv from envs/requirements.lock
 

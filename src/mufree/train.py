@@ -6,8 +6,10 @@ is evaluated.
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -218,6 +220,22 @@ def _leave_dynamo_out() -> None:
         plain = getattr(method, "__wrapped__", None)
         if plain is not None and not hasattr(plain, "__dynamo_disable"):
             setattr(plain, "__dynamo_disable", plain)
+    for kind in (torch.optim.Adam, torch.optim.SGD):
+        _step_without_dynamo(kind)
+
+
+def _step_without_dynamo(kind: type[Optimizer]) -> None:
+    """Replace a step whose wrapper marks a boundary for torch.compile, for which it imports all of it, by the same without."""
+    plain = inspect.unwrap(kind.step)
+    if "torch._dynamo" in sys.modules or getattr(kind.step, "plain", None) is plain:
+        return
+
+    def step(self: Optimizer, closure: Callable[[], float] | None = None) -> Any:
+        with torch.set_grad_enabled(self.defaults["differentiable"]):
+            return plain(self, closure)
+
+    step.plain = plain  # type: ignore[attr-defined]
+    kind.step = step  # type: ignore[assignment, method-assign]
 
 
 def start(run: Run, data: Prepared, device: torch.device) -> Session:

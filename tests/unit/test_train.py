@@ -239,6 +239,7 @@ def test_a_sweep_imports_nothing_that_it_does_not_use() -> None:
         import sys
         from test_train import make_run, trace_of
         trace_of(make_run())
+        trace_of(make_run(method="sp_adamw"))
         print(*sys.modules)
     """
     here = Path(__file__).parent
