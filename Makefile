@@ -30,7 +30,7 @@ lint: $(READY) ## linters alone
 	@$(BIN)/snakefmt --check Snakefile rules
 	@$(BIN)/snakemake --lint
 
-bench: $(READY) ## runs per core-hour against a plain loop (about an hour; results/bench)
+bench: $(READY) ## runs per core-hour against a plain loop (some hours; results/bench)
 	@$(BIN)/python benchmarks/bench.py
 
 bench-quick: $(READY) ## whether the benchmark works (a minute or two)

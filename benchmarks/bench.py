@@ -1,10 +1,10 @@
 """Runs per core-hour of a learning-rate sweep: `mufree sweep` against a plain loop. `make bench`, `make bench-quick`.
 
-For each model and width, in turn and over again: `plain_loop.py` trains one run in a process of its own, and `mufree sweep` trains
-the sweep of `speed.yaml` in float32 and in bfloat16. Then, in one process and in turn, steps of each alone, and the machine's
-rates of matrix products. The unit is CPU time of one thread, so that what else the machine does counts little, and ratios
-less: everything that is compared is measured in alternation, and a number is the median over rounds. Pin it to one core
-(`taskset -c 0`) on a busy machine.
+For each model and width, in turn and over again: `plain_loop.py` trains one run in a process of its own, and `mufree sweep`
+trains the sweep of `speed.yaml` in float32 and in bfloat16. Then, in one process and in turn, steps of each alone. The rates of
+matrix products are measured before. The unit is CPU time of one thread, so that what else the machine does counts
+little, and ratios less: everything that is compared is measured in alternation, and a number is the median over rounds. Pin it
+to one core (`taskset -c 0`) on a busy machine.
 
 Writes `bench.csv`, `bench.png` and `bench.pdf` into --out. `--profile` instead says which kernels a step of each model spends
 its time in, by torch's profiler.
@@ -288,7 +288,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Runs per core-hour: mufree sweep against a plain loop.")
     parser.add_argument("--cases", nargs="*", default=[], metavar="MODEL:WIDTH", help="default: all of speed.yaml")
     parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured (default 3)")
-    parser.add_argument("--rates", type=int, default=6, help="runs in a sweep (default 6, the study's)")
+    parser.add_argument("--rates", type=int, default=10, help="runs in a sweep (default 10, as in the study)")
     parser.add_argument("--steps", type=int, help="steps a run, a multiple of 20 (default 300, the study's)")
     parser.add_argument("--quick", action="store_true", help="two cases, two rates, 40 steps: does it work at all?")
     parser.add_argument("--profile", action="store_true", help="print where the time of a step goes, and stop")

@@ -2,10 +2,10 @@
 
     python benchmarks/plain_loop.py MODEL WIDTH LOG2_LR SEED DATA_FOLDER [STEPS]
 
-Nothing of mufree is used but its prepared arrays. Idiomatic, and spared what costs time for no reason: batches are indexed from a
-tensor, attention is torch's fused one, the optimizer is `torch.optim.AdamW` with its default kernel, evaluation is as seldom as
-in the study that it is compared with, and `mup` is not imported. Models, batches, steps and schedule are those of `speed.yaml`;
-initial weights are of the same sizes. Prints the final validation loss and the seconds of training and evaluation.
+Nothing of mufree is used but its prepared arrays. Idiomatic, and spared what costs time for no reason: batches are indexed from
+a tensor, attention is torch's fused one, the optimizer is `torch.optim.AdamW` with its default kernel, evaluation is as seldom
+as in the study that it is compared with, and `mup` is not imported. Models, batches, steps and schedule are those of
+`speed.yaml`; initial weights are of the same sizes. Prints the final validation loss and the seconds of the loop.
 """
 
 import math

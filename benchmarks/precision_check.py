@@ -1,9 +1,9 @@
 """Does bfloat16 change a conclusion? `python benchmarks/precision_check.py [--seeds N]`.
 
-Trains `precision.yaml` in float32 and in bfloat16 (the same seeds, so the same initial weights and batches) and prints, for each
-task, method and width: log2 of the best rate in both and their difference, the best loss in both and their difference beside the
-seeds' standard deviation, and how many runs diverged. The best rate is the vertex of the parabola through the lowest point of the
-seed means and its neighbours (a curve in log2 rate), or the lowest point itself at an end of the grid.
+Trains `precision.yaml` in float32 and in bfloat16 (the same seeds, so the same initial weights and batches) and prints, for
+each task, method and width: log2 of the best rate in both and their difference, the best loss in both and their difference
+beside the seeds' standard deviation, and how many runs diverged. The best rate is the vertex of the parabola through the
+lowest point of the seed means and its neighbours (a curve in log2 rate), or the lowest point itself at an end of the grid.
 
 A difference of more than half a grid step or of more than the seeds' standard deviation is marked.
 """
@@ -67,10 +67,9 @@ def main() -> None:
                 losses[cell][run.training.precision][run.log2_lr].append(loss)
                 diverged[cell][run.training.precision] += trace.status != "ok"
                 print(".", end="", file=sys.stderr, flush=True)
-    print(
-        "\n| task | method | width | log2 η*: float32 | bfloat16 | Δ | best loss: float32 | bfloat16 | Δ | seeds' s | diverged |"
-    )
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    rate, loss = ["log2 η*: float32", "bfloat16", "Δ"], ["best loss: float32", "bfloat16", "Δ"]
+    columns = ["task", "method", "width", *rate, *loss, "seeds' s", "diverged"]
+    print("\n| " + " | ".join(columns) + " |\n" + "| --- " * len(columns) + "|")
     for (task_name, method, width), cell in losses.items():
         means = {p: {lr: statistics.fmean(values) for lr, values in cell[p].items()} for p in PRECISIONS}
         (lr32, loss32), (lr16, loss16) = (optimum(means[p]) for p in PRECISIONS)

@@ -235,7 +235,7 @@ def _step_without_dynamo(kind: type[Optimizer]) -> None:
             return plain(self, closure)
 
     step.plain = plain  # type: ignore[attr-defined]
-    kind.step = step  # type: ignore[assignment, method-assign]
+    kind.step = step  # type: ignore[method-assign]
 
 
 def start(run: Run, data: Prepared, device: torch.device) -> Session:
