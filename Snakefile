@@ -17,6 +17,7 @@ include: "rules/data.smk"
 include: "rules/train.smk"
 include: "rules/analyse.smk"
 include: "rules/publish.smk"
+include: "rules/paper.smk"
 
 
 wildcard_constraints:

@@ -1,17 +1,32 @@
 """From runs to tables and figures. No torch."""
 
 TABLES = [
+    "anytime",
+    "arms",
+    "best_of_k",
     "control",
     "coordcheck",
     "coordcheck_verdict",
+    "cost",
     "dynamics",
     "dynamics_points",
+    "epsilon",
+    "estimates",
+    "horizon",
+    "interaction",
     "loss",
     "optima",
+    "premium",
+    "rate_ratio",
     "regret",
     "smoothness",
+    "spikes",
     "stability",
     "transfer",
+    "transfer_error",
+    "weight_decay",
+    "weight_decay_optimum",
+    "wider_is_better",
 ]
 
 
@@ -44,6 +59,45 @@ rule metrics:
     shell:
         "mufree metrics --rows {input.rows:q} --curves {input.curves:q} --coordcheck {input.coordcheck:q}"
         " --out $(dirname {output.summary:q}) 2> {log:q}"
+
+
+rule calibration:
+    """How often the intervals cover what is true, on simulated studies; minutes of one core, and part of no study."""
+    input:
+        sources.files("calibration"),
+    output:
+        "results/calibration.csv",
+    log:
+        "results/calibration.log",
+    conda:
+        "../envs/mufree.yaml"
+    message:
+        "Calibrate the intervals on simulated studies"
+    shell:
+        "mufree calibrate --out {output:q} 2> {log:q}"
+
+
+rule verdicts:
+    """What the estimates say about each hypothesis that was written down before the runs."""
+    input:
+        sources.files("verdicts"),
+        estimates="results/{study}/tables/estimates.csv",
+        hypotheses="experiments/hypotheses.yaml",
+    output:
+        report(
+            "results/{study}/tables/verdicts.csv",
+            category="Tables",
+            caption="../paper/captions/verdicts.rst",
+            labels={"table": "verdicts"},
+        ),
+    log:
+        "results/{study}/logs/verdicts.log",
+    conda:
+        "../envs/mufree.yaml"
+    message:
+        "Decide the hypotheses"
+    shell:
+        "mufree verdicts --estimates {input.estimates:q} --hypotheses {input.hypotheses:q} --out {output:q} 2> {log:q}"
 
 
 rule draw:

@@ -30,6 +30,12 @@ FIGURES = [
     "coordcheck",
     "dynamics",
     "validation_curves",
+    "lr_sensitivity",
+    "best_of_k",
+    "interaction",
+    "anytime",
+    "averages",
+    "weight_decay",
 ]
 
 

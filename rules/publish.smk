@@ -26,12 +26,15 @@ rule report:
     input:
         sources.files("report"),
         tables=expand("results/{{study}}/tables/{table}.csv", table=TABLES),
+        verdicts="results/{study}/tables/verdicts.csv",
         summary="results/{study}/tables/summary.json",
+        rows="results/{study}/rows.parquet",
+        curves="results/{study}/curves.parquet",
         figures=expand(
             "results/{{study}}/figures/{task}.{figure}.{kind}",
             task=STUDY.tasks,
             figure=FIGURES,
-            kind=["pdf", "png"],
+            kind=["pdf", "png", "csv"],
         ),
         provenance="results/{study}/provenance.json",
         study=STUDY_FILE,
@@ -55,6 +58,7 @@ rule report:
     message:
         "Write the report"
     shell:
-        "mufree report --study {input.study:q} --tables $(dirname {input.summary:q})"
+        "mufree report --study {input.study:q} --rows {input.rows:q} --curves {input.curves:q}"
+        " --tables $(dirname {input.summary:q})"
         " --figures $(dirname {input.figures[0]:q}) --provenance {input.provenance:q}"
         " --out $(dirname {output.pdf:q}) 2> {log:q}"

@@ -6,6 +6,7 @@ sentences for a person; `json_schema` is what editors use. Nothing here touches 
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -14,6 +15,8 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="lower-
 MethodName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$", description="lower-case letters, digits and _")]
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Coefficient = Annotated[float, Field(ge=0)]
 Split = Literal["train", "valid", "test"]
 
 
@@ -135,24 +138,51 @@ Model = Annotated[MLP | ResNet | ViT | GPT, Field(discriminator="name")]
 # --- methods ---------------------------------------------------------------------------------------------------------
 
 Parametrization = Literal["sp", "mup"]
-OptimizerName = Literal["adamw", "adamw_schedulefree"]
-ScheduleName = Literal["cosine", "constant"]
+OptimizerName = Literal["adamw", "adamw_schedulefree", "radam_schedulefree", "sgd", "sgd_schedulefree"]
+ScheduleName = Literal["cosine", "wsd", "constant"]
+Average = Literal["none", "ema"]
+EmbeddingLR = Literal["shared", "times_width"]
+DecayScaling = Literal["coupled", "independent"]
 
 
 class Method(Closed):
-    """A method is a parametrization, an optimizer and a schedule; its settings come from the task."""
+    """A method is a parametrization, an optimizer and what goes with it; its settings come from the task."""
 
     parametrization: Parametrization
     """`sp`: standard; `mup`: Maximal Update (Yang et al. 2022)."""
     optimizer: OptimizerName
-    """`adamw`, or `adamw_schedulefree` (Defazio et al. 2024)."""
+    """`adamw` or `sgd` (with momentum), or schedule-free (Defazio et al. 2024): `adamw_schedulefree`, `sgd_schedulefree`, and
+    `radam_schedulefree`, whose rectification takes the place of the warm-up."""
     schedule: ScheduleName
-    """After a linear warm-up: `cosine` to zero, or `constant`."""
+    """After a linear warm-up: `cosine` to zero, `constant`, or `wsd`: constant, then a decay to zero in the last fifth of the
+    steps (Hägele et al. 2024)."""
+    average: Average = "none"
+    """`ema`: evaluate an exponential mean of the weights, with a time constant of a tenth of the steps. It changes nothing in
+    training. Schedule-free optimizers have an average of their own."""
+    embedding_lr: EmbeddingLR = "shared"
+    """`times_width`: under SP, the learning rate of embedding layers is multiplied by width / base_width (Kalra & Barkeshli
+    2026). Embedding layers are those whose fan-in does not grow with width: token and position embeddings, and in image models
+    the first layer or the patch embedding."""
 
     @model_validator(mode="after")
     def _schedule_free_has_none(self) -> Self:
-        if self.optimizer.endswith("schedulefree") and self.schedule != "constant":
+        if not self.optimizer.endswith("schedulefree"):
+            return self
+        if self.schedule != "constant":
             raise ValueError(f"optimizer {self.optimizer} takes schedule: constant, got {self.schedule}")
+        if self.average != "none":
+            raise ValueError(
+                f"optimizer {self.optimizer} is evaluated at its own average: it takes average: none, got {self.average}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _embedding_arm_is_of_sp(self) -> Self:
+        if self.embedding_lr != "shared" and self.parametrization != "sp":
+            raise ValueError(
+                f"embedding_lr: {self.embedding_lr} belongs to parametrization: sp, got {self.parametrization}, which scales "
+                "learning rates itself; use sp, or embedding_lr: shared"
+            )
         return self
 
 
@@ -168,14 +198,17 @@ METHODS: dict[str, Method] = {
 class OptimizerSettings(Closed):
     """Settings of an optimizer other than its learning rate."""
 
-    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """AdamW: momentum. ScheduleFree: how far y lies from z towards x."""
-    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    """Decay of the squared gradient's running mean."""
+    beta1: Beta = 0.9
+    """AdamW and SGD: momentum. ScheduleFree: how far y lies from z towards x."""
+    beta2: Beta = 0.99
+    """Decay of the squared gradient's running mean. SGD has none."""
     eps: Annotated[float, Field(gt=0)] = 1e-12
-    """Adam's ε; small, since gradients shrink with width."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """Coefficient of the decoupled weight decay; under µP it is scaled so that lr × weight_decay is the same at all widths."""
+    """Adam's ε; small, since gradients shrink with width. SGD has none."""
+    weight_decay: Coefficient = 0.0
+    """Coefficient λ of the weight decay: a step takes lr × weight_decay off a weight."""
+    weight_decay_scaling: DecayScaling = "coupled"
+    """What becomes of the weight decay where µP multiplies a learning rate. `coupled`: it is divided by the same factor, so
+    that lr × weight_decay is the same at all widths; `independent`: it stays as it is."""
 
 
 # --- tasks, grids, studies -------------------------------------------------------------------------------------------
@@ -243,6 +276,9 @@ class Task(Closed):
     """Settings for each optimizer; those not named take the defaults."""
     coordinate_check: CoordinateCheck = CoordinateCheck()
     """The coordinate check that gates the task."""
+    note: str = ""
+    """What a reader has to know of the data besides, such as where a copy differs from what was published; shown in the report.
+    It belongs to no run's identity."""
 
     @model_validator(mode="after")
     def _model_fits_data(self) -> Self:
@@ -252,7 +288,10 @@ class Task(Closed):
 
 
 class Grid(Closed):
-    """A full product of runs. A study may have several; runs that two of them name are trained once."""
+    """A full product of runs. A study may have several; runs that two of them name are trained once.
+
+    A run in which every setting is the task's own is a primary one; the other axes make variants of it (`plan.variant`).
+    """
 
     tasks: Annotated[list[Name], Field(min_length=1)]
     """Tasks, by name."""
@@ -264,11 +303,21 @@ class Grid(Closed):
     """Learning rates as integers: -9 is 2⁻⁹."""
     seeds: Annotated[list[NonNegative], Field(min_length=1)]
     """A seed fixes initialisation and data order, the same for every method."""
+    horizons: Annotated[list[Positive], Field(min_length=1)] = [1]
+    """Lengths of runs as divisors of the task's steps: 4 is T/4, with its own warm-up and schedule. Evaluations are as far
+    apart as in a full run, which can so be read at a short run's last step."""
+    beta1s: Annotated[list[Beta], Field(min_length=1)] | None = None
+    """Values of the optimizer's beta1 (SGD: momentum); the task's own if null."""
+    weight_decays: Annotated[list[Coefficient], Field(min_length=1)] | None = None
+    """Values of the optimizer's weight_decay; the task's own if null."""
+    weight_decay_scalings: Annotated[list[DecayScaling], Field(min_length=1)] | None = None
+    """Values of the optimizer's weight_decay_scaling; the task's own if null. Where there is no weight decay, and under SP,
+    both give the same run, which is trained once."""
 
     @model_validator(mode="after")
     def _nothing_twice(self) -> Self:
-        for field in ("tasks", "methods", "widths", "log2_lrs", "seeds"):
-            values = getattr(self, field)
+        for field in type(self).model_fields:
+            values = getattr(self, field) or []
             twice = sorted({str(value) for value in values if values.count(value) > 1})
             if twice:
                 raise ValueError(f"{field} names {', '.join(twice)} more than once")
@@ -327,6 +376,33 @@ class Study(Closed):
             odd = [w for w in sorted({*widths, *(task.coordinate_check.widths or [])}) if w % head_dim]
             if odd:
                 raise ValueError(f"task '{name}': widths {odd} are not multiples of head_dim {head_dim}")
+        return self
+
+    @model_validator(mode="after")
+    def _horizons_fit(self) -> Self:
+        for grid in self.grids:
+            for name in grid.tasks:
+                training = self.tasks[name].training
+                fitting = [d for d in range(1, training.evaluations // 2 + 1) if training.evaluations % d == 0]
+                odd = [d for d in grid.horizons if d not in fitting]
+                if odd:
+                    raise ValueError(
+                        f"task '{name}': horizon {odd[0]} (T/{odd[0]}) must divide its {training.evaluations} evaluations and "
+                        f"leave at least 2 of them; use {', '.join(map(str, fitting))}, or another number of evaluations"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _schedule_free_has_momentum(self) -> Self:
+        for grid in self.grids:
+            for task, method in product(grid.tasks, grid.methods):
+                name = self.all_methods[method].optimizer
+                own = self.tasks[task].optimizers.get(name, OptimizerSettings())
+                if name.endswith("schedulefree") and 0.0 in (grid.beta1s or [own.beta1]):
+                    raise ValueError(
+                        f"task '{task}', method '{method}': beta1 0 with {name}, which finds its average by dividing by beta1; "
+                        "use a value above 0"
+                    )
         return self
 
 

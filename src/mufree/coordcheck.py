@@ -2,7 +2,7 @@
 
 Under µP the entries of every activation, and how far a few steps move them, don't depend on width (Yang et al. 2022, appendix
 D.1). For a schedule-free optimizer that must hold twice: at y, where gradients are taken, and at x, the average that is
-evaluated.
+evaluated. How much of a layer's output comes from what its weights have learnt is measured too, and not judged.
 
 Importing this module loads neither torch nor pandas, so that the metrics, which need `slopes` and `verdict`, can stay without
 torch.
@@ -14,7 +14,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +31,8 @@ FIRST_STEP = 2
 JUDGED_LAYERS = ("embedding", "hidden", "readout")
 """Layer types whose modules are judged. A normalisation's output has the size its weight gives it whatever comes in, so it is
 recorded and not judged."""
+JUDGED_QUANTITIES = ("size", "change")
+"""Quantities whose slopes are judged."""
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -58,9 +60,13 @@ def coord_check(
 
     One row for each (width, seed, step = 0…steps, module, at): `layer`, the layer type of the module's weight
     (`parametrization.layer_types`); `mean_abs`, the mean of |h| over the batch and all coordinates; `mean_abs_change`, that
-    of |h_t − h_0|. A module called n > 1 times in a forward pass has rows `name`, `name#1`, …, `name#n−1`; one that the
-    forward pass does not call has none, nor has the model as a whole. For an optimizer that is not schedule-free x and y are
-    the same weights, and their rows are equal.
+    of |h_t − h_0|; `relative`, the relative representation change. A module called n > 1 times in a forward pass has rows
+    `name`, `name#1`, …, `name#n−1`; one that the forward pass does not call has none, nor has the model as a whole. For an
+    optimizer that is not schedule-free x and y are the same weights, and their rows are equal.
+
+    The relative representation change is ‖ΔW·X‖ / ‖W·X‖ (Everett et al. 2024) for Linear, Conv2d and Embedding, without their
+    bias: X, W and ΔW = W_t − W_0 are those of step t, and the norms are over the batch and all coordinates. It is NaN for other
+    modules and where W·X is zero; a layer that starts at zero has 1 from its first update on.
 
     The model stays in train mode, at x too: BatchNorm then normalises by the statistics of the batch at the very weights
     that are measured, whereas its running statistics are those of earlier ones. Measuring does not change what is trained.
@@ -86,25 +92,30 @@ def coord_check(
 
 
 def slopes(frame: pd.DataFrame) -> pd.DataFrame:
-    """Slope of log2 size and log2 change on log2 width, for each module, place and step of `coord_check`'s frame.
+    """Slope of log2 size, change and relative change on log2 width, for each module, place and step of `coord_check`'s frame.
 
-    Columns: module, layer, at, step, quantity ("size" or "change"), slope, slope_low, slope_high, passed (|slope| < 0.1). The
-    slope is the least-squares slope of the seed mean. The interval is the 95 % delete-one-seed jackknife interval with a t
-    quantile; as each seed has all widths, that is mean ± t·s/√S of the seeds' own slopes. With one seed it is NaN.
+    Columns: module, layer, at, step, quantity ("size", "change" or "relative"), slope, slope_low, slope_high, passed
+    (|slope| < 0.1). The slope is the least-squares slope of the seed mean. The interval is the 95 % delete-one-seed jackknife
+    interval with a t quantile; as each seed has all widths, that is mean ± t·s/√S of the seeds' own slopes. With one seed it is
+    NaN.
 
     Where an activation or a change is zero or not finite at any width and seed, there is no logarithm: the slope is NaN and
-    has not passed. Changes at step 0 are left out. Columns that `coord_check` does not make, such as task and method, are
-    kept as keys.
+    has not passed. Changes at step 0 are left out; modules, and frames, without a relative change have no slope of it. Columns
+    that `coord_check` does not make, such as task and method, are kept as keys.
     """
     import numpy as np
     import pandas as pd
     from scipy.stats import t as student
 
-    extra = [c for c in frame.columns if c not in {*_KEYS, "width", "seed", "mean_abs", "mean_abs_change"}]
+    extra = [c for c in frame.columns if c not in {*_KEYS, "width", "seed", *_QUANTITIES.values()}]
     keys = [*extra, *_KEYS]
     parts = []
-    for quantity, column in (("size", "mean_abs"), ("change", "mean_abs_change")):
+    for quantity, column in _QUANTITIES.items():
         used = frame if quantity == "size" else frame[frame["step"] > 0]
+        if quantity == "relative":
+            if column not in used or used[column].isna().all():
+                continue
+            used = used[used.groupby([*extra, "module"])[column].transform("count") > 0]
         values = used.set_index([*keys, "seed", "width"])[column].unstack("width")
         log_width = np.log2(values.columns.to_numpy(dtype=float))
         centred = log_width - log_width.mean()
@@ -140,14 +151,18 @@ def verdict(slopes: pd.DataFrame, *, first_step: int = FIRST_STEP) -> pd.DataFra
 
     It passes if size and change of every embedding, hidden and readout module have |slope| < 0.1 at every step ≥ `first_step`
     (see `first_judged_step`); a slope that is NaN fails. The readout is among them since it starts at zero (Yang et al. 2022,
-    appendix D.2): logits that start at random fall as width^-½ under µP and would fail. Columns: at, passed, worst_module,
-    worst_slope, n_failed, n_checked; more key columns as in `slopes`.
+    appendix D.2): logits that start at random fall as width^-½ under µP and would fail. The relative change is not judged.
+    Columns: at, passed, worst_module, worst_slope, n_failed, n_checked; more key columns as in `slopes`.
 
     Raises ValueError if there is nothing to judge.
     """
     import pandas as pd
 
-    judged = slopes[slopes["layer"].isin(JUDGED_LAYERS) & (slopes["step"] >= first_step)]
+    judged = slopes[
+        slopes["layer"].isin(JUDGED_LAYERS)
+        & (slopes["step"] >= first_step)
+        & slopes["quantity"].isin(JUDGED_QUANTITIES)
+    ]
     if judged.empty:
         raise ValueError(f"no module of type {', '.join(JUDGED_LAYERS)} at a step ≥ {first_step}; use more steps")
     known = {*_KEYS, "quantity", "slope", "slope_low", "slope_high", "passed"}
@@ -169,6 +184,7 @@ def verdict(slopes: pd.DataFrame, *, first_step: int = FIRST_STEP) -> pd.DataFra
 
 
 _KEYS = ("module", "layer", "at", "step")
+_QUANTITIES = {"size": "mean_abs", "change": "mean_abs_change", "relative": "relative"}
 
 
 def _module_layers(narrow: nn.Module, wide: nn.Module) -> dict[str, str]:
@@ -205,10 +221,13 @@ def _measured_training(
 
     from mufree.optim import evaluating, is_schedule_free
 
-    measured: dict[str, dict[str, Tensor]] = {}
+    measured: dict[str, dict[str, _Seen]] = {}
+    initial = {
+        name: weight.detach().clone() for name in layers if (weight := _weight(model.get_submodule(name))) is not None
+    }
 
     def forward_and_backward() -> Tensor:
-        with _recorded(model, layers) as measured["y"]:  # the forward pass of training is the measurement at y
+        with _recorded(model, layers, initial) as measured["y"]:  # the forward pass of training is the measurement at y
             objective = loss(model(inputs), targets)
         optimizer.zero_grad()
         objective.backward()  # type: ignore[no-untyped-call]
@@ -219,7 +238,7 @@ def _measured_training(
         devices = [inputs.device] if inputs.is_cuda else []
         with evaluating(optimizer, model), torch.random.fork_rng(devices), torch.no_grad():
             model.train()
-            with _recorded(model, layers) as measured["x"]:
+            with _recorded(model, layers, initial) as measured["x"]:
                 model(inputs)
 
     model.train()
@@ -227,7 +246,7 @@ def _measured_training(
     schedule_free = is_schedule_free(optimizer)
     if schedule_free:
         optimizer.train()  # type: ignore[attr-defined]
-    start: dict[str, dict[str, Tensor]] = {}
+    start: dict[str, dict[str, _Seen]] = {}
     for step in range(steps + 1):
         if at_y_within_step:
             measure_x()
@@ -240,14 +259,15 @@ def _measured_training(
                 measure_x()
         for place in at:
             first = start.setdefault(place, measured[place])
-            for name, h in measured[place].items():
+            for name, (h, relative) in measured[place].items():
                 yield {
                     "step": step,
                     "module": name,
                     "layer": layers[name.partition("#")[0]],
                     "at": place,
                     "mean_abs": h.abs().mean().item(),
-                    "mean_abs_change": (h - first[name]).abs().mean().item(),
+                    "mean_abs_change": (h - first[name].output).abs().mean().item(),
+                    "relative": relative,
                 }
         if step < steps and not at_y_within_step:
             optimizer.step()
@@ -259,26 +279,64 @@ def _needs_closure(optimizer: Optimizer) -> bool:
     return closure is not None and closure.default is inspect.Parameter.empty
 
 
+class _Seen(NamedTuple):
+    """What one call of a module shows: its output, and its relative representation change or NaN."""
+
+    output: Tensor
+    relative: float
+
+
 @contextmanager
-def _recorded(model: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Tensor]]:
-    """The outputs of the named modules in the forward passes within, by name; of later calls under `name#1`, `name#2`, …"""
-    outputs: dict[str, Tensor] = {}
+def _recorded(model: nn.Module, names: Iterable[str], initial: dict[str, Tensor]) -> Iterator[dict[str, _Seen]]:
+    """What the named modules show in the forward passes within, by name; in later calls under `name#1`, `name#2`, …
+
+    `initial` are the initial weights of those that have a relative representation change.
+    """
+    seen: dict[str, _Seen] = {}
 
     def watch(name: str) -> Any:
         calls = 0
 
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             nonlocal calls
             # A copy: a ReLU in place may follow. Recurrent layers return a tuple, the output first.
             h = output[0] if isinstance(output, tuple) else output
-            outputs[f"{name}#{calls}" if calls else name] = h.detach().float().clone()
+            relative = _relative_change(module, inputs[0], initial[name]) if inputs and name in initial else math.nan
+            seen[f"{name}#{calls}" if calls else name] = _Seen(h.detach().float().clone(), relative)
             calls += 1
 
         return hook
 
     handles = [model.get_submodule(name).register_forward_hook(watch(name)) for name in names]
     try:
-        yield outputs
+        yield seen
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _weight(module: nn.Module) -> Tensor | None:
+    """The weight of a module that is linear in its input but for a bias; None for others."""
+    from torch import nn
+
+    return module.weight if isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding) else None
+
+
+def _relative_change(module: nn.Module, inputs: Tensor, initial: Tensor) -> float:
+    """‖ΔW·X‖ / ‖W·X‖ of a module with inputs X, whose weight W was `initial`; NaN where both are zero."""
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+
+    weight = _weight(module)
+    assert weight is not None
+
+    def product(kernel: Tensor) -> Tensor:
+        if isinstance(module, nn.Conv2d):
+            convolved: Tensor = module._conv_forward(inputs, kernel, None)
+            return convolved
+        return F.embedding(inputs, kernel) if isinstance(module, nn.Embedding) else F.linear(inputs, kernel)
+
+    with torch.no_grad():
+        # Numbers that the inputs are multiplied by before, as µP's readout does, cancel.
+        return float(product(weight - initial).norm() / product(weight).norm())

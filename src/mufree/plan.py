@@ -13,9 +13,9 @@ from itertools import product
 
 from pydantic import TypeAdapter
 
-from mufree.config import Closed, Dataset, Method, Model, OptimizerSettings, Study, Task, Training
+from mufree.config import Closed, Dataset, DecayScaling, Method, Model, OptimizerSettings, Study, Task, Training
 
-NUMERICS = 2
+NUMERICS = 3
 """Version of the numbers. Raise it with every change that is meant to change results, and no other: a run in the store is
 served only for the version that trained it. `tests/unit/test_golden.py` fails when numbers change and this doesn't."""
 
@@ -47,7 +47,9 @@ class Run(Closed):
 
     @property
     def warmup_steps(self) -> int:
-        """Steps of the linear warm-up, at least 1."""
+        """Steps of the linear warm-up, at least 1; none for schedule-free RAdam, which starts gently by itself."""
+        if self.method.optimizer == "radam_schedulefree":
+            return 0
         return max(1, round(self.training.steps * self.training.warmup_fraction))
 
     @property
@@ -59,7 +61,7 @@ class Run(Closed):
 
 @dataclass(frozen=True)
 class Sweep:
-    """The unit of work: one task, method and width with all its learning rates at some seeds, trained in one process."""
+    """The unit of work: one task, method and width with all variants and learning rates at some seeds, in one process."""
 
     task: str
     method: str
@@ -109,25 +111,70 @@ def canonical_json(value: Closed | Iterable[Closed]) -> str:
 def expand(study: Study) -> list[Run]:
     """All runs of a study, each once, in the order of the file."""
     runs: dict[str, Run] = {}
+    own: list[None] = [None]
     for grid in study.grids:
-        for task, method, width, seed, log2_lr in product(
-            grid.tasks, grid.methods, grid.widths, grid.seeds, grid.log2_lrs
+        for task, method, width, seed, horizon, beta1, weight_decay, scaling, log2_lr in product(
+            grid.tasks,
+            grid.methods,
+            grid.widths,
+            grid.seeds,
+            grid.horizons,
+            grid.beta1s or own,
+            grid.weight_decays or own,
+            grid.weight_decay_scalings or own,
+            grid.log2_lrs,
         ):
-            run = make_run(study.tasks[task], task, study.all_methods[method], method, width, log2_lr, seed)
+            run = make_run(
+                study.tasks[task],
+                task,
+                study.all_methods[method],
+                method,
+                width,
+                log2_lr,
+                seed,
+                horizon=horizon,
+                beta1=beta1,
+                weight_decay=weight_decay,
+                weight_decay_scaling=scaling,
+            )
             runs[run.id] = run
     return list(runs.values())
 
 
-def make_run(task: Task, task_name: str, method: Method, method_name: str, width: int, log2_lr: int, seed: int) -> Run:
-    """The run of a task with a method, all defaults resolved."""
+def make_run(
+    task: Task,
+    task_name: str,
+    method: Method,
+    method_name: str,
+    width: int,
+    log2_lr: int,
+    seed: int,
+    *,
+    horizon: int = 1,
+    beta1: float | None = None,
+    weight_decay: float | None = None,
+    weight_decay_scaling: DecayScaling | None = None,
+) -> Run:
+    """The run of a task with a method, all defaults resolved; None is the task's own.
+
+    `horizon` d gives a run of steps // d and evaluations // d, so that evaluations are as far apart as in a full run.
+    `weight_decay_scaling` is "coupled" in every run without weight decay or under SP, whatever is asked for: it can't change a
+    number there, and a run must not be trained twice under two ids. At base width it can't either; there the two are kept
+    apart, so that each scaling has all its widths.
+    """
+    own = task.optimizers.get(method.optimizer, OptimizerSettings())
+    asked = {"beta1": beta1, "weight_decay": weight_decay, "weight_decay_scaling": weight_decay_scaling}
+    settings = own.model_copy(update={name: value for name, value in asked.items() if value is not None})
+    scaling = _effective_scaling(settings.weight_decay_scaling, settings.weight_decay, method)
+    shorter = {"steps": task.training.steps // horizon, "evaluations": task.training.evaluations // horizon}
     return Run(
         task=task_name,
         dataset=task.dataset,
         model=task.model,
         method_name=method_name,
         method=method,
-        optimizer=task.optimizers.get(method.optimizer, OptimizerSettings()),
-        training=task.training,
+        optimizer=settings.model_copy(update={"weight_decay_scaling": scaling}),
+        training=task.training.model_copy(update=shorter),
         width=width,
         base_width=task.base_width,
         log2_lr=log2_lr,
@@ -135,8 +182,38 @@ def make_run(task: Task, task_name: str, method: Method, method_name: str, width
     )
 
 
+def _effective_scaling(scaling: DecayScaling, weight_decay: float, method: Method) -> DecayScaling:
+    """The scaling of the weight decay, "coupled" where it makes no difference."""
+    return "coupled" if weight_decay == 0 or method.parametrization == "sp" else scaling
+
+
+def variant(run: Run, task: Task) -> str:
+    """What sets a run apart from the primary one of its task, method, width, rate and seed; empty for the primary one.
+
+    A label such as "T/4", "beta1=0.95" or "weight_decay=0.05, independent", its parts in this order.
+    """
+    own = task.optimizers.get(run.method.optimizer, OptimizerSettings())
+    parts = []
+    if run.training.steps != task.training.steps:
+        parts.append(f"T/{task.training.steps // run.training.steps}")
+    for name in ("beta1", "weight_decay"):
+        value = getattr(run.optimizer, name)
+        if value != getattr(own, name):
+            parts.append(f"{name}={value:g}")
+    scaling = run.optimizer.weight_decay_scaling
+    if scaling != _effective_scaling(own.weight_decay_scaling, run.optimizer.weight_decay, run.method):
+        parts.append(scaling)
+    return ", ".join(parts)
+
+
+def _order_in_sweep(run: Run) -> tuple[float | str, ...]:
+    """Longest first, then by each setting that makes a variant, then by learning rate."""
+    settings = run.optimizer
+    return -run.training.steps, settings.beta1, settings.weight_decay, settings.weight_decay_scaling, run.log2_lr
+
+
 def group_sweeps(runs: Iterable[Run], seeds_per_sweep: int = 1) -> list[Sweep]:
-    """The runs by sweep, in order of first appearance; within a sweep by seed, then by ascending learning rate.
+    """The runs by sweep, in order of first appearance; within a sweep by seed, variant and ascending learning rate.
 
     The seeds of a cell (task, method, width) are cut into sweeps of `seeds_per_sweep`, the last one maybe smaller.
     """
@@ -147,7 +224,7 @@ def group_sweeps(runs: Iterable[Run], seeds_per_sweep: int = 1) -> list[Sweep]:
     for cell, by_seed in cells.items():
         for first in range(0, len(by_seed), seeds_per_sweep):
             seeds = tuple(sorted(by_seed)[first : first + seeds_per_sweep])
-            chosen = [run for seed in seeds for run in sorted(by_seed[seed], key=lambda run: run.log2_lr)]
+            chosen = [run for seed in seeds for run in sorted(by_seed[seed], key=_order_in_sweep)]
             sweeps.append(Sweep(*cell, seeds=seeds, runs=tuple(chosen)))
     return sweeps
 

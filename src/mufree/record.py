@@ -12,7 +12,7 @@ import logging
 import os
 import platform
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -22,7 +22,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mufree.plan import Run
+from mufree.config import Task
+from mufree.plan import Run, training_flops, variant
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,9 @@ ROW_SCHEMA = pa.schema(
                 "parametrization",
                 "optimizer",
                 "schedule",
+                "average",
+                "embedding_lr",
+                "weight_decay_scaling",
             )
         ),
         *(
@@ -66,6 +70,12 @@ ROW_SCHEMA = pa.schema(
     ]
 )
 """One row a run. Nothing in it depends on when or how fast it ran: two runs from scratch give the same bytes."""
+
+COLLECTED_SCHEMA = pa.schema(
+    [*ROW_SCHEMA, ("variant", pa.string()), ("horizon", pa.float64()), ("flops", pa.float64())]
+)
+"""A study's rows: also `plan.variant`, which is empty for a primary run, the run's steps as a share of its task's, and the
+training FLOPs that it was planned with (`plan.training_flops`), also if it was stopped before."""
 
 CURVE_SCHEMA = pa.schema(
     [
@@ -186,6 +196,9 @@ def describe_run(run: Run) -> dict[str, Any]:
         "parametrization": run.method.parametrization,
         "optimizer": run.method.optimizer,
         "schedule": run.method.schedule,
+        "average": run.method.average,
+        "embedding_lr": run.method.embedding_lr,
+        "weight_decay_scaling": run.optimizer.weight_decay_scaling,
         "width": run.width,
         "base_width": run.base_width,
         "log2_lr": run.log2_lr,
@@ -310,6 +323,19 @@ def check_collected(planned: list[Run], rows: pa.Table) -> None:
         raise RecordError(
             f"The runs found are not the runs planned:\n  {shown}\nRun the workflow again to complete them."
         )
+
+
+def collected_rows(planned: Iterable[Run], tasks: Mapping[str, Task], rows: pa.Table) -> pa.Table:
+    """Rows of planned runs as a table of `COLLECTED_SCHEMA`; `tasks` are the study's. Raises KeyError for a run not planned."""
+    runs = {run.id: run for run in planned}
+    found = [runs[name] for name in rows.column("run_id").to_pylist()]
+    variants = [variant(run, tasks[run.task]) for run in found]
+    horizons = [run.training.steps / tasks[run.task].training.steps for run in found]
+    # Columns are set beside the others, so that numbers keep their bits.
+    more = rows.append_column("variant", pa.array(variants, pa.string()))
+    more = more.append_column("horizon", pa.array(horizons, pa.float64()))
+    flops = pa.array([training_flops(run) for run in found], pa.float64())
+    return more.append_column("flops", flops).cast(COLLECTED_SCHEMA)
 
 
 # --- provenance ------------------------------------------------------------------------------------------------------

@@ -17,9 +17,12 @@ STAGES: dict[str, tuple[str, ...]] = {
     "data": DATA,
     "train": TRAIN,
     "coordcheck": (*TRAIN, "coordcheck.py"),
-    "metrics": ("config.py", "metrics", "tables.py", "coordcheck.py"),
+    "metrics": ("config.py", "metrics", "tables", "coordcheck.py"),
+    "calibration": ("metrics",),
+    "verdicts": ("hypotheses.py", "verdicts.py", "metrics/statistics.py"),
     "figures": ("figures",),
-    "report": ("report", "templates", "figures/style.py"),  # it takes the display names from there
+    "report": ("report", "templates", "config.py", "verdicts.py", "figures/style.py"),  # display names come from there
+    "paper": ("hypotheses.py", "numbers.py", "paper.py", "freeze.py", "verdicts.py", "report", "figures"),
 }
 
 

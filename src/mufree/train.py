@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, fields
 from functools import partial
 from itertools import islice
@@ -27,7 +27,19 @@ from torch.optim import Optimizer
 from mufree import machine, models
 from mufree.data import Prepared
 from mufree.data.batches import eval_batches, train_batches
-from mufree.optim import MuAdamW, MuAdamW_ScheduleFree, evaluating, is_schedule_free, warmup_factor
+from mufree.optim import (
+    MuAdamW,
+    MuAdamW_ScheduleFree,
+    MuRAdam_ScheduleFree,
+    MuSGD,
+    MuSGD_ScheduleFree,
+    WeightAverage,
+    evaluating,
+    is_schedule_free,
+    warmup_factor,
+)
+from mufree.optim.averaging import EMA_SHARE
+from mufree.optim.groups import Params
 from mufree.parametrization import layer_types, parametrize
 from mufree.plan import Run
 
@@ -131,6 +143,7 @@ class Session:
     device: torch.device
     model: nn.Module
     optimizer: Optimizer
+    average: WeightAverage | None
     layers: dict[str, list[Tensor]]
     stream: Iterator[tuple[Tensor, Tensor]]
     valid: Batches
@@ -138,6 +151,12 @@ class Session:
     batchnorm_inputs: list[Tensor]
     points: dict[tuple[str, str], list[tuple[int, float]]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=lambda: {"setup": 0.0, "train": 0.0, "evaluate": 0.0})
+
+    def at_x(self) -> AbstractContextManager[None]:
+        """Within it, the model has the weights that are evaluated: the average where there is one."""
+        if self.average is not None:
+            return self.average.evaluating(self.model, self.batchnorm_inputs)
+        return evaluating(self.optimizer, self.model, self.batchnorm_inputs)
 
     def record(self, series: str, step: int, value: float, layer: str = "") -> None:
         """Add a point to a curve; `step` counts the optimizer steps taken."""
@@ -179,6 +198,8 @@ def train(run: Run, data: Prepared, *, device: str = "cpu", on_step: Callable[[i
     elif not (math.isfinite(at_x.loss) and all(bool(p.isfinite().all()) for p in session.model.parameters())):
         stopped = "nonfinite"
     divergence = stopped or losses.divergence()
+    if step == run.training.steps:
+        _record_sqrt_v(session, step)
     test = evaluate_test(session) if stopped is None else UNKNOWN
     return Trace(
         status="ok" if divergence is None else "diverged",
@@ -244,13 +265,16 @@ def start(run: Run, data: Prepared, device: torch.device) -> Session:
     model = make_model(run, data.classes).to(
         device
     )  # drawn on the CPU, so that every device starts from the same weights
+    optimizer = make_optimizer(run, model)
+    time_constant = max(1.0, EMA_SHARE * run.training.steps)
     stream = train_batches(data, batch_size=run.training.batch_size, context_length=context_length(run), seed=run.seed)
     session = Session(
         run=run,
         data=data,
         device=device,
         model=model,
-        optimizer=make_optimizer(run, model),
+        optimizer=optimizer,
+        average=WeightAverage(optimizer, time_constant) if run.method.average == "ema" else None,
         layers=_parameters_by_layer(model),
         stream=((inputs.to(device), targets.to(device)) for inputs, targets in stream),
         valid=_held_out(run, data, "valid", device),
@@ -279,17 +303,40 @@ def make_optimizer(run: Run, model: nn.Module) -> Optimizer:
     """The run's optimizer. Under SP every multiplier is 1, so both parametrizations take the same way."""
     settings = run.optimizer
     shared: dict[str, Any] = {
+        "params": _parameters_with_rates(run, model),
         "lr": run.lr,
-        "betas": (settings.beta1, settings.beta2),
-        "eps": settings.eps,
         "weight_decay": settings.weight_decay,
+        "decoupled_wd": settings.weight_decay_scaling == "independent",
     }
-    if run.method.optimizer == "adamw_schedulefree":
-        return MuAdamW_ScheduleFree(model.parameters(), warmup_steps=run.warmup_steps, **shared)
-    optimizer = MuAdamW(model.parameters(), fused=True, **shared)
+    adam: dict[str, Any] = {"betas": (settings.beta1, settings.beta2), "eps": settings.eps}
+    match run.method.optimizer:
+        case "adamw_schedulefree":
+            return MuAdamW_ScheduleFree(warmup_steps=run.warmup_steps, **adam, **shared)
+        case "radam_schedulefree":
+            return MuRAdam_ScheduleFree(**adam, **shared)
+        case "sgd_schedulefree":
+            return MuSGD_ScheduleFree(momentum=settings.beta1, warmup_steps=run.warmup_steps, **shared)
+        case "adamw":
+            optimizer = MuAdamW(fused=True, **adam, **shared)
+        case "sgd":
+            optimizer = MuSGD(fused=True, momentum=settings.beta1, **shared)
     for group in optimizer.param_groups:
         group["peak_lr"] = group["lr"]
     return optimizer
+
+
+def _parameters_with_rates(run: Run, model: nn.Module) -> Params:
+    """The model's parameters; with embedding_lr "times_width", embedding layers as a group with a learning rate of its own."""
+    if run.method.embedding_lr == "shared":
+        return model.parameters()
+    layers = _parameters_by_layer(model)
+    embeddings = layers.pop("embedding", [])
+    others = [parameter for parameters in layers.values() for parameter in parameters]
+    groups: list[dict[str, Any]] = [
+        {"params": embeddings, "lr": run.lr * run.width / run.base_width},
+        {"params": others},
+    ]
+    return groups
 
 
 def context_length(run: Run) -> int | None:
@@ -314,6 +361,8 @@ def take_step(session: Session, step: int, losses: TrainLoss, *, watched: bool) 
     grad_norm = float(torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
     before = _record_gradients(session, step) if watched else None
     optimizer.step()
+    if session.average is not None:
+        session.average.update()
     if before is not None:
         _record_updates(session, step, before)
     optimizer.zero_grad()
@@ -327,15 +376,16 @@ def take_step(session: Session, step: int, losses: TrainLoss, *, watched: bool) 
 
 
 def evaluate(session: Session, step: int) -> tuple[Score, Score]:
-    """Validation at x and at y, recorded; for an optimizer with one set of weights both are the same.
+    """Validation at x and at y, recorded; for an optimizer with one set of weights and no average both are the same.
 
-    At y, and for AdamW, BatchNorm uses the statistics collected in training; at x they are computed anew.
+    At x are the weights that are reported, the average where there is one; at y those at which gradients are taken. At y,
+    and where nothing is averaged, BatchNorm uses the statistics collected in training; at x they are computed anew.
     """
     with session.timed("evaluate"):
-        with evaluating(session.optimizer, session.model, session.batchnorm_inputs):
+        with session.at_x():
             at_x = score(session.model, session.valid)
         at_y = at_x
-        if is_schedule_free(session.optimizer):
+        if session.average is not None or is_schedule_free(session.optimizer):
             session.model.eval()
             at_y = score(session.model, session.valid)
     session.record("val_loss", step, at_x.loss)
@@ -347,7 +397,7 @@ def evaluate_test(session: Session) -> Score:
     """The test split at x, once, after the last step; unknown where the data set has none."""
     if session.data.test is None:
         return UNKNOWN
-    with session.timed("evaluate"), evaluating(session.optimizer, session.model, session.batchnorm_inputs):
+    with session.timed("evaluate"), session.at_x():
         return score(session.model, _held_out(session.run, session.data, "test", session.device))
 
 
@@ -411,6 +461,23 @@ def _record_gradients(session: Session, step: int) -> dict[str, list[Tensor]]:
 def _record_updates(session: Session, step: int, before: dict[str, list[Tensor]]) -> None:
     for layer, parameters in session.layers.items():
         session.record("update_rms", step, _rms(torch._foreach_sub(parameters, before[layer])), layer)
+
+
+@torch.no_grad()
+def _record_sqrt_v(session: Session, step: int) -> None:
+    """Record what Adam divides by, and ε has to be small beside: the median of √v by layer type.
+
+    v is the bias-corrected running mean of squared gradients. Weights that never got a gradient (tokens that did not occur,
+    units that never fired) are left out: they don't move, whatever ε is. Optimizers that keep no v have no such curve.
+    """
+    correction = 1 - session.run.optimizer.beta2**step
+    for layer, parameters in session.layers.items():
+        states = [session.optimizer.state.get(p, {}) for p in parameters]
+        roots = [(state["exp_avg_sq"] / correction).sqrt().flatten() for state in states if "exp_avg_sq" in state]
+        moved = torch.cat(roots).cpu().numpy() if roots else np.empty(0)
+        moved = moved[moved > 0]
+        if moved.size:
+            session.record("sqrt_v", step, float(np.median(moved)), layer)
 
 
 def _rms(tensors: Sequence[Tensor]) -> float:

@@ -78,6 +78,7 @@ def random_surface(rng: np.random.Generator, *, seeds: int = 4, holes: bool = Fa
 def make_rows(surface: Surface, *, task: str = "task", method: str = "sp_adamw") -> pd.DataFrame:
     """One row for each run of the surface; an accuracy is 1/(1 + loss)."""
     parametrization, _, optimizer = method.partition("_")
+    optimizer = {"schedulefree": "adamw_schedulefree"}.get(optimizer, optimizer)
     rows = [
         {
             "run_id": f"{task}.{method}.w{width}.lr{int(lr)}.s{s}",
@@ -87,7 +88,17 @@ def make_rows(surface: Surface, *, task: str = "task", method: str = "sp_adamw")
             "method": method,
             "parametrization": parametrization,
             "optimizer": optimizer,
-            "schedule": "cosine",
+            "schedule": "constant" if optimizer.endswith("schedulefree") else "cosine",
+            "average": "none",
+            "embedding_lr": "shared",
+            "variant": "",
+            "horizon": 1.0,
+            "steps": 100,
+            "beta1": 0.9,
+            "eps": 1e-12,
+            "weight_decay": 0.0,
+            "weight_decay_scaling": "coupled",
+            "flops": 1e6 * float(width) ** 2,
             "width": int(width),
             "base_width": surface.base_width,
             "log2_lr": int(lr),
@@ -98,6 +109,7 @@ def make_rows(surface: Surface, *, task: str = "task", method: str = "sp_adamw")
             "initial_loss": surface.initial_loss[k, j, s],
             "train_loss": surface.loss[k, j, s] - 0.1,
             "val_loss": surface.loss[k, j, s],
+            "val_loss_y": surface.loss[k, j, s],
             "val_accuracy": 1 / (1 + surface.loss[k, j, s]),
             "test_loss": surface.loss[k, j, s] + 0.5,
             "test_accuracy": np.nan,

@@ -2,16 +2,20 @@
 
 Under SP the optimum drifts by −1 doubling per doubling of width, under µP by 0. A loss is a parabola in log2 of the rate, above
 the optimum's cliff a run diverges. Intervals have made-up sizes; they vanish with one seed, as real ones do.
+
+`make_study()` has the four methods and no other factor: its tables of horizons and weight decays are empty. Horizons and weight
+decays are asked for by name; `make_full_study()` has ten methods and all factors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from synthetic_factors import make_factor_tables
 
 from mufree.config import CoordinateCheck
 
@@ -20,9 +24,35 @@ TASKS = {
     "wiki-gpt": ("wiki_sample", "gpt", 6.2),
 }
 METHODS = ("sp_adamw", "sp_schedulefree", "mup_adamw", "mup_schedulefree")
+MORE_METHODS = (
+    "sp_adamw_embedding",
+    "mup_adamw_wsd",
+    "mup_adamw_constant",
+    "mup_adamw_constant_ema",
+    "mup_adamw_ema",
+    "sp_sgd",
+)
 LAYERS = ("embedding", "hidden", "readout", "norm")
+TRAINING_STEPS = 200
+WEIGHT_DECAY = 0.05
+"""The best one without schedules; it is half of that for schedule-free methods."""
 CLIFF = 3.2
 """Doublings above the optimum from which a run diverges."""
+
+
+def role(method: str) -> dict[str, str]:
+    """The columns of a row that say what a method is; the made-up methods have telling names."""
+    words = method.split("_")
+    free = "schedulefree" in words
+    base = next((word for word in ("sgd", "radam") if word in words), "adamw")
+    plain = next((word for word in ("wsd", "constant") if word in words), "cosine")
+    return {
+        "parametrization": words[0],
+        "optimizer": f"{base}_schedulefree" if free else base,
+        "schedule": "constant" if free else plain,
+        "average": "ema" if "ema" in words else "none",
+        "embedding_lr": "times_width" if "embedding" in words else "shared",
+    }
 
 
 def optimum(method: str, width: int, base: int) -> float:
@@ -38,11 +68,14 @@ def make_rows(
     log2_lrs: Sequence[int],
     seeds: int,
     diverged: Sequence[str],
+    few_widths: Mapping[str, Sequence[int]],
 ) -> pd.DataFrame:
-    """One row a run; every run of the methods in `diverged` diverges."""
+    """One row a run; every run of the methods in `diverged` diverges. `few_widths` are those of methods with fewer."""
     rng = np.random.default_rng(0)
     rows = []
     for task, method, width, lr, seed in product(tasks, methods, widths, log2_lrs, range(seeds)):
+        if width not in few_widths.get(method, widths):
+            continue
         dataset, model, l0 = TASKS[task]
         gap = lr - optimum(method, width, widths[0])
         best = 0.6 * l0 - 0.05 * np.log2(width / widths[0]) - 0.01 * ("schedulefree" in method)
@@ -56,16 +89,22 @@ def make_rows(
                 "dataset": dataset,
                 "model": model,
                 "method": method,
-                "parametrization": method.partition("_")[0],
-                "optimizer": "adamw_schedulefree" if "schedulefree" in method else "adamw",
-                "schedule": "constant" if "schedulefree" in method else "cosine",
+                **role(method),
                 "width": width,
                 "base_width": widths[0],
                 "log2_lr": lr,
                 "seed": seed,
-                "steps": 200,
+                "steps": TRAINING_STEPS,
                 "batch_size": 64,
                 "warmup_steps": 20,
+                "beta1": 0.9,
+                "beta2": 0.99,
+                "eps": 1e-12,
+                "weight_decay": 0.0,
+                "weight_decay_scaling": "coupled",
+                "variant": "",
+                "horizon": 1.0,
+                "flops": 6.0 * 64 * width**2 * TRAINING_STEPS,
                 "status": "diverged" if died else "ok",
                 "divergence": "above_start" if died else None,
                 "initial_loss": l0,
@@ -80,17 +119,69 @@ def make_rows(
     return pd.DataFrame(rows)
 
 
+def add_horizons(rows: pd.DataFrame, horizons: Sequence[int]) -> pd.DataFrame:
+    """The primary runs again, T/h steps long: worse, and with a cosine the best rate is higher by half a doubling a halving."""
+    parts = [rows]
+    for divisor in horizons:
+        if divisor == 1:
+            continue
+        halvings = np.log2(divisor)
+        free = rows["optimizer"].str.contains("schedulefree")
+        run = rows.assign(
+            run_id=rows["run_id"] + f".T{divisor}",
+            variant=f"T/{divisor}",
+            horizon=1 / divisor,
+            steps=TRAINING_STEPS // divisor,
+            warmup_steps=20 // divisor,
+            flops=rows["flops"] / divisor,
+        )
+        cells = zip(rows["method"], rows["width"], rows["base_width"], strict=True)
+        distance = rows["log2_lr"] - [optimum(*cell) for cell in cells]
+        tilt = np.where(free, 0.0, -0.05 * halvings * distance)  # what shifts a parabola
+        run["val_loss"] = (rows["val_loss"] + 0.08 * halvings + tilt).clip(upper=rows["initial_loss"])
+        parts.append(run.assign(val_loss_y=run["val_loss"] + 0.03 * free))
+    return pd.concat(parts, ignore_index=True)
+
+
+def add_weight_decays(rows: pd.DataFrame, decays: Sequence[float], scalings: Sequence[str]) -> pd.DataFrame:
+    """The primary runs at the narrowest and the widest network with weight decay; SP has no scaling to choose."""
+    ends = rows[rows["variant"].eq("") & rows["width"].isin([rows["width"].min(), rows["width"].max()])]
+    parts = [rows]
+    for decay, scaling in product([d for d in decays if d], scalings):
+        some = ends if scaling == "coupled" else ends[ends["parametrization"].eq("mup")]
+        best = np.where(some["optimizer"].str.contains("schedulefree"), WEIGHT_DECAY / 2, WEIGHT_DECAY)
+        gain = 0.02 - 0.01 * np.log2(decay / best) ** 2 - 0.004 * (scaling == "independent")
+        variant = f"weight_decay={decay:g}" + ("" if scaling == "coupled" else ", independent")
+        parts.append(
+            some.assign(
+                run_id=some["run_id"] + f".wd{decay:g}{scaling[0]}",
+                variant=variant,
+                weight_decay=decay,
+                weight_decay_scaling=scaling,
+                val_loss=some["val_loss"] - gain,
+                val_loss_y=some["val_loss_y"] - gain,
+            )
+        )
+    return pd.concat(parts, ignore_index=True)
+
+
 def make_curves(rows: pd.DataFrame) -> pd.DataFrame:
-    """Validation losses of the runs that end well, at x and y; those of the others end where they started."""
-    steps = np.linspace(0, 200, 21).astype(np.int32)
+    """Validation losses of the runs that end well, at x and y; those of the others end where they started.
+
+    Without a schedule the loss is at every step what a run of that length would end with, a little worse.
+    """
+    share = np.linspace(0, 1, 21)[None]
+    steps = (rows["steps"].to_numpy()[:, None] * share).astype(np.int32)
     end = rows["val_loss"].fillna(rows["initial_loss"]).to_numpy()[:, None]
     start = rows["initial_loss"].to_numpy()[:, None]
+    free = rows["optimizer"].str.contains("schedulefree").to_numpy()[:, None]
+    early = np.minimum(end + 0.09 * np.log2(1 / np.maximum(share, 1e-3)), start)
+    plain = np.where(free, np.where(share > 0, early, start), end + (start - end) * np.exp(-5 * share))
     frames = []
     for series, lift in (("val_loss", 0.0), ("val_loss_y", 0.05)):
-        values = end + (start - end) * np.exp(-steps / 40) + lift * (steps > 0)
-        run_id = np.repeat(rows["run_id"].to_numpy(), len(steps))
-        columns = {"run_id": run_id, "series": series, "layer": "", "step": np.tile(steps, len(rows))}
-        frames.append(pd.DataFrame(columns | {"value": values.ravel()}))
+        run_id = np.repeat(rows["run_id"].to_numpy(), steps.shape[1])
+        columns = {"run_id": run_id, "series": series, "layer": "", "step": steps.ravel()}
+        frames.append(pd.DataFrame(columns | {"value": (plain + lift * (share > 0)).ravel()}))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -208,6 +299,10 @@ def make_stability(optima: pd.DataFrame, seeds: int) -> pd.DataFrame:
         diverged_high=0.4 * alive,
         log2_lr_max=optima.log2_lr_argmin + 3,
         headroom=3.0 * alive,
+        basin_width=1.6 * alive,
+        basin_low=(optima.log2_lr_opt - 0.8) * alive,
+        basin_high=(optima.log2_lr_opt + 0.8) * alive,
+        basin_censored=optima.flag.map({"edge_low": "low", "edge_high": "high"}).fillna(""),
         lr_sensitivity=0.31 * alive,
         lr_sensitivity_low=0.28 * np.array(some),
         lr_sensitivity_high=0.34 * np.array(some),
@@ -258,7 +353,7 @@ def make_coordcheck(
     known = len(widths) > 1
     for task, method, at in product(tasks, methods, ("y", "x")):
         for (i, (module, layer)), step, quantity in product(
-            enumerate(modules.items()), range(1, 11), ("size", "change")
+            enumerate(modules.items()), range(1, 11), ("size", "change", "relative")
         ):
             slope = (0.05 * step if method.startswith("sp") else 0.0) + 0.01 * i
             slopes.append(
@@ -299,9 +394,45 @@ def make_study(
     log2_lrs: Sequence[int] = tuple(range(-14, -5)),
     seeds: int = 3,
     diverged: Sequence[str] = (),
+    horizons: Sequence[int] = (1,),
+    weight_decays: Sequence[float] = (0.0,),
+    weight_decay_scalings: Sequence[str] = ("coupled",),
+    few_widths: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, pd.DataFrame]:
-    """All tables, by the names that `figures` and `report` use. Runs of the methods in `diverged` all diverge."""
-    rows = make_rows(tasks, methods, widths, log2_lrs, seeds, diverged)
+    """All tables, by the names that `figures` and `report` use.
+
+    Runs of the methods in `diverged` all diverge. The last arguments are named as the axes of a study's grids; `few_widths`
+    are the widths of methods that have fewer.
+    """
+    rows = make_rows(tasks, methods, widths, log2_lrs, seeds, diverged, few_widths or {})
+    study = make_primary_tables(rows, tasks, methods, widths, log2_lrs, seeds)
+    every = add_weight_decays(add_horizons(rows, horizons), weight_decays, weight_decay_scalings)
+    study |= {"rows": every, "curves": make_curves(every)}
+    return study | make_factor_tables(study, seeds)
+
+
+def make_full_study(**settings: Any) -> dict[str, pd.DataFrame]:
+    """A study with everything: ten methods, the added ones at the narrowest and the widest network, and every other factor."""
+    widths = settings.get("widths", (32, 64, 128, 256))
+    everything: dict[str, Any] = {
+        "methods": (*METHODS, *MORE_METHODS),
+        "horizons": (1, 2, 4),
+        "weight_decays": (0.0, 0.01, 0.05, 0.1),
+        "weight_decay_scalings": ("coupled", "independent"),
+        "few_widths": dict.fromkeys(MORE_METHODS, (min(widths), max(widths))),
+    }
+    return make_study(**(everything | settings))
+
+
+def make_primary_tables(
+    rows: pd.DataFrame,
+    tasks: Sequence[str],
+    methods: Sequence[str],
+    widths: Sequence[int],
+    log2_lrs: Sequence[int],
+    seeds: int,
+) -> dict[str, pd.DataFrame]:
+    """The tables that primary cells make."""
     optima = make_optima(rows, seeds)
     cell = rows.groupby(["task", "method", "width", "log2_lr"])
     loss = cell.agg(mean_loss=("val_loss", "mean"), n_seeds=("seed", "size")).reset_index()
@@ -321,8 +452,6 @@ def make_study(
         if {a, b} <= set(methods)
     ]
     return {
-        "rows": rows,
-        "curves": make_curves(rows),
         "optima": optima,
         "loss": loss,
         "transfer": make_transfer(optima, seeds),
@@ -366,5 +495,6 @@ def make_description(tables: dict[str, pd.DataFrame]) -> tuple[dict[str, Any], d
         for task in tasks
     ]
     rows = tables["rows"]
+    rows = rows[rows["variant"].eq("")]
     summary = {"n_runs": len(rows), "n_diverged": int((rows["status"] == "diverged").sum())}
     return study, summary, {"study": "madeup", "environment": {"python": "3.11"}, "numerics": [1], "data": manifests}

@@ -24,6 +24,12 @@ COMMANDS = (
     "figure",
     "provenance",
     "report",
+    "verdicts",
+    "freeze",
+    "check-frozen",
+    "numbers",
+    "paper",
+    "calibrate",
     "usage",
     "schema",
 )
@@ -124,6 +130,56 @@ def test_collect_names_the_sweep_that_is_missing(
     assert main(arguments) == 1
     assert "photo.sp_adamw.w16.s0" in capsys.readouterr().err
     assert not (tmp_path / "all").exists()
+
+
+def test_collected_rows_have_variants(tmp_path: Path, data: Path) -> None:
+    plain = small_study()
+    plain["grids"] = [
+        {"tasks": ["photo"], "methods": ["mup_adamw"], "widths": [16], "log2_lrs": [-9], "seeds": [0], **more}
+        for more in ({}, {"weight_decays": [0.05], "weight_decay_scalings": ["coupled", "independent"]})
+    ]
+    path = write_study(tmp_path, plain)
+    pattern = str(tmp_path / "{task}.{method}.w{width}.s{seeds}")
+    out = pattern.format(task="photo", method="mup_adamw", width=16, seeds=0)
+    where = ["--data", str(data), "--store", str(tmp_path / "runs"), "--out", out]
+    assert main(["sweep", "--study", str(path), "--sweep", "photo.mup_adamw.w16.s0", *where]) == 0
+    assert main(["collect", "--study", str(path), "--sweeps", pattern, "--out", str(tmp_path / "all")]) == 0
+    rows = pq.read_table(tmp_path / "all/rows.parquet")
+    assert rows["variant"].to_pylist() == ["", "weight_decay=0.05", "weight_decay=0.05, independent"]
+    assert rows["horizon"].to_pylist() == [1.0, 1.0, 1.0]
+    first, coupled, independent = rows["val_loss"].to_pylist()
+    assert first != coupled == independent  # at base width, where the scaling changes nothing
+
+
+def test_the_coordinate_check_has_a_row_for_every_method_and_scales_each_model_by_its_own_width(
+    tmp_path: Path, data: Path
+) -> None:
+    plain = small_study()
+    plain["methods"] = {
+        "sp_wsd": {"parametrization": "sp", "optimizer": "adamw", "schedule": "wsd", "average": "ema"},
+        "sp_embedding": {
+            "parametrization": "sp",
+            "optimizer": "adamw",
+            "schedule": "cosine",
+            "embedding_lr": "times_width",
+        },
+        "sp_radam": {"parametrization": "sp", "optimizer": "radam_schedulefree", "schedule": "constant"},
+    }
+    plain["grids"][0]["methods"] = ["sp_adamw", *plain["methods"]]
+    plain["tasks"]["photo"]["coordinate_check"] = {"steps": 2, "seeds": [0], "batch_size": 4}
+    out = tmp_path / "check.parquet"
+    where = ["--task", "photo", "--data", str(data), "--out", str(out)]
+    assert main(["coordcheck", "--study", str(write_study(tmp_path, plain)), *where]) == 0
+    frame = pq.read_table(out).to_pandas()
+    assert list(frame["method"].unique()) == plain["grids"][0]["methods"]
+    frame = frame[frame["at"] == "x"].set_index(["method", "module", "width", "step"]).sort_index()
+    assert frame.loc["sp_adamw"].equals(frame.loc["sp_wsd"])  # neither schedule nor average matters in it
+    change = frame["mean_abs_change"]
+    first = change["sp_embedding", "hidden.0"] / change["sp_adamw", "hidden.0"]
+    assert first[16, 2] == 1.0
+    assert first[32, 2] == pytest.approx(2.0, rel=0.05)  # twice the rate, at twice the base width
+    assert frame.index.unique("step").tolist() == [0, 1, 2]
+    assert (change["sp_radam", "readout"].unstack("step") > 0).to_numpy().tolist() == [[False, True, True]] * 2
 
 
 @pytest.mark.parametrize(

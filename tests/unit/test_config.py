@@ -14,6 +14,10 @@ from studies import study, with_grid, with_task
 from mufree.config import METHODS, Study, explain, json_schema
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+HYPOTHESES = EXPERIMENTS / "hypotheses.yaml"  # claims about studies, and no study
+
+
+SCHEDULE_FREE = {"parametrization": "sp", "optimizer": "adamw_schedulefree", "schedule": "constant"}
 
 
 def message(plain: dict[str, Any]) -> str:
@@ -26,7 +30,7 @@ def test_the_small_study_is_valid() -> None:
     assert Study.model_validate(study()).all_methods == METHODS
 
 
-@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(set(EXPERIMENTS.glob("*.yaml")) - {HYPOTHESES}), ids=lambda path: path.stem)
 def test_shipped_studies_are_valid_and_named_after_their_file(path: Path) -> None:
     assert Study.model_validate(yaml.safe_load(path.read_text(encoding="utf-8"))).name == path.stem
 
@@ -78,6 +82,29 @@ def test_every_setting_is_described() -> None:
             ["methods.x", "schedule: constant"],
         ),
         (
+            study(methods={"x": {"parametrization": "sp", "optimizer": "sgd_schedulefree", "schedule": "wsd"}}),
+            ["methods.x", "schedule: constant, got wsd"],
+        ),
+        (study(methods={"x": SCHEDULE_FREE | {"average": "ema"}}), ["methods.x", "average: none, got ema"]),
+        (
+            study(methods={"x": SCHEDULE_FREE | {"parametrization": "mup", "embedding_lr": "times_width"}}),
+            ["methods.x", "times_width", "use sp"],
+        ),
+        (with_grid(horizons=[1, 3]), ["task 'photo'", "horizon 3 (T/3)", "20 evaluations", "use 1, 2, 4, 5, 10"]),
+        (with_grid(horizons=[20]), ["horizon 20 (T/20)", "at least 2"]),
+        (with_grid(horizons=[0]), ["grids.0.horizons.0", "greater than 0"]),
+        (with_grid(horizons=[2, 2]), ["horizons names 2 more than once"]),
+        (with_grid(beta1s=[]), ["grids.0.beta1s", "at least 1"]),
+        (with_grid(beta1s=[1.0]), ["grids.0.beta1s.0", "1.0"]),
+        (with_grid(beta1s=[0.9, 0.9]), ["beta1s names 0.9 more than once"]),
+        (with_grid(weight_decays=[-0.1]), ["grids.0.weight_decays.0", "-0.1"]),
+        (with_grid(weight_decays=[0, 0.0]), ["weight_decays names 0.0 more than once"]),
+        (with_grid(weight_decay_scalings=["decoupled"]), ["weight_decay_scalings.0", "decoupled"]),
+        (
+            with_grid(methods=["sp_schedulefree"], beta1s=[0, 0.9]),
+            ["method 'sp_schedulefree'", "beta1 0", "above 0"],
+        ),
+        (
             with_task(dataset={"name": "wikitext2", "train_split": "test"}, model={"name": "gpt"}),
             ["must differ", "test, valid, test"],
         ),
@@ -99,3 +126,17 @@ def test_a_study_may_add_methods_of_its_own() -> None:
     constant = {"parametrization": "mup", "optimizer": "adamw", "schedule": "constant"}
     plain = with_grid(methods=["mup_adamw", "mup_adamw_constant"]) | {"methods": {"mup_adamw_constant": constant}}
     assert Study.model_validate(plain).all_methods["mup_adamw_constant"].schedule == "constant"
+
+
+def test_methods_of_a_study_may_use_every_factor() -> None:
+    more = {
+        "sp_radam": SCHEDULE_FREE | {"optimizer": "radam_schedulefree"},
+        "sp_sgd_ema": {"parametrization": "sp", "optimizer": "sgd", "schedule": "wsd", "average": "ema"},
+        "sp_adamw_embedding": METHODS["sp_adamw"].model_dump() | {"embedding_lr": "times_width"},
+    }
+    methods = Study.model_validate(study(methods=more)).all_methods
+    assert (methods["sp_sgd_ema"].average, methods["sp_adamw_embedding"].embedding_lr) == ("ema", "times_width")
+
+
+def test_momentum_may_be_zero_without_schedule_free() -> None:
+    assert Study.model_validate(with_grid(beta1s=[0, 0.9])).grids[0].beta1s == [0.0, 0.9]

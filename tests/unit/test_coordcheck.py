@@ -214,6 +214,47 @@ def test_rows_hold_what_the_modules_put_out() -> None:
         assert row["mean_abs_change"] == pytest.approx((h - first).abs().mean().item(), rel=1e-6)
 
 
+def test_relative_change_is_what_the_weights_have_learnt() -> None:
+    """‖ΔW·X‖ / ‖W·X‖ at y, with products made by hand, for each kind of layer that has one."""
+    kernels: dict[str, tuple[str, Callable[[Tensor, Tensor], Tensor]]] = {
+        "mlp": ("hidden.0", lambda inputs, weight: inputs.flatten(1) @ weight.T),
+        "resnet": ("stem.0", lambda inputs, weight: F.conv2d(inputs, weight, padding=1)),
+        "gpt": ("tokens", lambda inputs, weight: weight[inputs]),
+    }
+    for name, (module, product) in kernels.items():
+        batch, widths = _batch(name, 0), WIDTHS[name]
+        make = OPTIMIZERS["schedulefree"]
+        frame = coord_check(partial(_make, name, "mup"), make, widths, batch, steps=3, seeds=[4]).set_index(
+            ["width", "step", "module", "at"]
+        )
+        model = _make(name, "mup", widths[1], 4)
+        first = model.get_submodule(module).weight.detach().clone()
+        _train(model, make(model), batch, steps=3)
+        weight = model.get_submodule(module).weight.detach()
+        by_hand = product(batch[0], weight - first).norm() / product(batch[0], weight).norm()
+        assert frame.loc[(widths[1], 3, module, "y"), "relative"] == pytest.approx(by_hand.item(), rel=1e-4)
+        assert frame.loc[(widths[1], 0, module, "y"), "relative"] == 0.0
+        readout = frame.xs((widths[1], "readout", "x"), level=("width", "module", "at"))["relative"]
+        assert math.isnan(readout[0])  # it starts at zero
+        assert readout[3] == pytest.approx(1.0)
+        others = frame[frame["layer"] == "norm"]["relative"]
+        assert others.isna().all()
+        assert len(others) > 0 or name == "mlp"
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "schedulefree"])
+def test_relative_change_of_hidden_layers_grows_with_width_under_sp_alone(optimizer: str) -> None:
+    slope = {}
+    for parametrization in ("sp", "mup"):
+        make_model = partial(_make, "mlp", parametrization)
+        frame = coord_check(make_model, OPTIMIZERS[optimizer], WIDTHS["mlp"], partial(_batch, "mlp"), steps=4, seeds=2)
+        table = slopes(frame)
+        chosen = (table["quantity"] == "relative") & (table["layer"] == "hidden") & (table["step"] == 4)
+        slope[parametrization] = table[chosen]["slope"]
+    assert (slope["mup"].abs() < 0.1).all()
+    assert (slope["sp"] > 0.5).all()
+
+
 def test_x_is_y_without_schedule_free() -> None:
     frame = coord_check(
         partial(_make, "mlp", "mup"), OPTIMIZERS["adamw"], (64, 128), _batch("mlp", 0), steps=2, seeds=1
@@ -404,6 +445,26 @@ def test_verdict_judges_activations_and_not_normalisations_or_the_first_step() -
         assert not bad["passed"]
         assert bad["worst_module"] == f"a_{layer}"
         assert bad["worst_slope"] == pytest.approx(1.0)
+
+
+def test_relative_change_has_a_slope_and_no_part_in_the_verdict() -> None:
+    frame = _frame(lambda width, seed: 1.0)
+    steep = frame.assign(relative=frame["width"] ** 0.5)
+    none = _frame(lambda width, seed: 1.0, "norm").assign(relative=math.nan)
+    table = slopes(pd.concat([steep, steep.assign(step=0), none]))
+    relative = table[table["quantity"] == "relative"]
+    assert relative[["module", "step"]].to_numpy().tolist() == [["a_hidden", 2]]
+    assert relative["slope"].tolist() == pytest.approx([0.5])
+    assert not relative["passed"].any()
+    result = verdict(table).iloc[0]
+    assert result["passed"]
+    assert result["n_checked"] == 2
+
+
+def test_a_relative_change_that_one_seed_lacks_has_no_slope() -> None:
+    frame = _frame(lambda width, seed: 1.0)
+    table = slopes(frame.assign(relative=frame["seed"].map({0: 1.0, 1: 1.0, 2: math.nan})))
+    assert math.isnan(table.set_index("quantity")["slope"]["relative"])
 
 
 def test_other_columns_are_kept_as_keys() -> None:

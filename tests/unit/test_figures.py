@@ -1,4 +1,3 @@
-import io
 import os
 import subprocess
 import sys
@@ -10,8 +9,8 @@ import pytest
 from matplotlib.colors import to_hex
 from synthetic_study import METHODS, make_study
 
-from mufree.figures import FIGURES, draw, save
-from mufree.figures.style import DISPLAY_NAMES, interval_bars, method_styles, new_figure, robust_limits, spread
+from mufree.figures import draw, save
+from mufree.figures.style import DISPLAY_NAMES, interval_bars, method_styles, new_figure, robust_limits
 
 TASK = "patches-mlp"
 
@@ -21,41 +20,11 @@ def tables():
     return make_study(tasks=(TASK,))
 
 
-def from_csv(tables):
-    """The tables as they come back from files, where booleans and empty texts are something else."""
-    return {name: pd.read_csv(io.StringIO(table.to_csv(index=False))) for name, table in tables.items()}
-
-
-AWKWARD = {
-    "one seed": {"seeds": 1},
-    "all diverged": {"diverged": METHODS},
-    "one method diverged": {"diverged": ("mup_adamw",)},
-    "one width": {"widths": (32,)},
-    "one rate": {"log2_lrs": (-9,)},
-    "optima at the lower edge": {"log2_lrs": (-9, -8, -7)},
-    "optima at the upper edge": {"log2_lrs": (-13, -12, -11)},
-    "one method": {"methods": ("mup_schedulefree",)},
-    "methods of one's own": {"methods": (*METHODS, "mup_schedulefree_beta95", "sp_adamw_constant")},
-}
-
-
 def texts(figure):
     found = [text.get_text() for ax in figure.axes for text in [*ax.texts, ax.xaxis.label, ax.title]]
     found += [ax.get_title(loc="left") for ax in figure.axes]
     legends = [*figure.legends, *(ax.get_legend() for ax in figure.axes if ax.get_legend())]
     return "\n".join(found + [text.get_text() for legend in legends for text in legend.get_texts()])
-
-
-@pytest.mark.parametrize("settings", AWKWARD.values(), ids=AWKWARD)
-def test_awkward_studies_draw(settings):
-    tables = from_csv(make_study(tasks=(TASK,), **({"widths": (32, 128), "log2_lrs": (-10, -9, -8)} | settings)))
-    for name in FIGURES:
-        figure, plotted = draw(name, tables, TASK, "a title")
-        if len(settings.get("methods", ())) <= len(METHODS):
-            figure.set_layout_engine("none")  # slow; it is the fullest figures that it could fail for
-        figure.draw_without_rendering()  # where warnings of layout and fonts would come
-        assert figure.get_suptitle() == "a title"
-        assert isinstance(plotted, pd.DataFrame)
 
 
 def test_what_has_no_data_says_so():
@@ -64,13 +33,31 @@ def test_what_has_no_data_says_so():
         assert "every run diverged" in texts(draw(name, tables, TASK, "t")[0])
 
 
+def test_a_method_without_base_width_is_not_said_to_diverge(tables):
+    missing = tables["regret"]["method"].eq("sp_adamw")
+    regret = tables["regret"].assign(flag=np.where(missing, "no_base_width", "ok"))
+    regret.loc[missing, ["regret", "regret_cf", "regret_cf_low", "regret_cf_high"]] = np.nan
+    said = texts(draw("regret_vs_width", tables | {"regret": regret}, TASK, "t")[0])
+    assert "not run\nat base width" in said
+    assert "diverged" not in said
+
+
+def test_a_method_at_one_width_has_no_regret_to_show():
+    tables = make_study(tasks=(TASK,), widths=(32, 64), log2_lrs=(-10, -9, -8), few_widths={"mup_adamw": (32,)})
+    figure, plotted = draw("regret_vs_width", tables, TASK, "t")
+    assert set(plotted["method"]) == set(METHODS) - {"mup_adamw"}
+    assert figure.legends[0].get_title().get_text() == "Not shown (run at one width): µP · AdamW + cosine."
+    everywhere = draw("regret_vs_width", make_study(tasks=(TASK,), widths=(32,), log2_lrs=(-10, -9, -8)), TASK, "t")[1]
+    assert set(everywhere["method"]) == set(METHODS)
+
+
 SAVE = """
 import sys
 from pathlib import Path
 from synthetic_study import make_study
 from mufree.figures import draw, save
-tables = make_study(tasks=("patches-mlp",), widths=(32, 64), log2_lrs=(-10, -9, -8))
-for name in ("loss_vs_lr", "optimum_vs_width"):
+tables = make_study(tasks=("patches-mlp",), widths=(32, 64), log2_lrs=(-10, -9, -8), weight_decays=(0.0, 0.1))
+for name in ("loss_vs_lr", "optimum_vs_width", "weight_decay"):
     save(*draw(name, tables, "patches-mlp", "µP, a title"), Path(sys.argv[1]) / name)
 """
 
@@ -82,7 +69,8 @@ def test_the_same_bytes_twice(tmp_path):
         command = [sys.executable, "-c", SAVE, str(tmp_path / turn)]
         subprocess.run(command, check=True, env=environment)
     files = sorted(path.name for path in (tmp_path / "1").iterdir())
-    assert files == [f"{name}.{kind}" for name in ("loss_vs_lr", "optimum_vs_width") for kind in ("csv", "pdf", "png")]
+    names = ("loss_vs_lr", "optimum_vs_width", "weight_decay")
+    assert files == [f"{name}.{kind}" for name in names for kind in ("csv", "pdf", "png")]
     for name in files:
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes(), name
     pdf = (tmp_path / "1" / "loss_vs_lr.pdf").read_bytes()
@@ -139,7 +127,7 @@ def test_an_extra_method_looks_the_same_for_every_task():
     colours = {}
     for task in (TASK, "wiki-gpt"):
         figure, _ = draw("regret_vs_width", first_task_lacks_a, task, "t")
-        colours[task] = {ax.get_title(loc="left"): ax._left_title.get_color() for ax in figure.axes}
+        colours[task] = {" ".join(ax.get_title(loc="left").split()): ax._left_title.get_color() for ax in figure.axes}
     assert len(colours["wiki-gpt"]) == 3
     assert colours[TASK].items() <= colours["wiki-gpt"].items()
 
@@ -173,6 +161,7 @@ def test_limits_show_points_whatever_the_intervals():
     low, high = robust_limits(points, [-50.0, 0.0, 0.1], [60.0, 0.2, 0.3], floor=0.1)
     assert low < 0 < 0.2 < high
     assert high - low < 1
+    assert np.ptp(robust_limits([3.0, 3.0], [np.nan], [np.nan], floor=0.5)) >= 0.5
     ax = new_figure("t", 2).add_subplot()
     ax.set_ylim(low, high)
     interval_bars(ax, [1, 2, 3], [-50.0, 0.0, np.nan], [60.0, 0.2, np.nan], "k")
@@ -180,13 +169,6 @@ def test_limits_show_points_whatever_the_intervals():
     carets = [line for line in ax.lines if len(line.get_xdata()) == 1]
     assert [tuple(bar.get_ydata()) for bar in bars] == [(low, high), (0.0, 0.2)]
     assert len(carets) == 2
-
-
-def test_labels_keep_their_order_and_distance():
-    places = spread([0.0, 0.01, 1.0, 0.02], gap=0.1)
-    assert places[2] == 1.0
-    assert np.diff([places[0], places[1], places[3]]) == pytest.approx([0.1, 0.1], abs=1e-4)
-    assert spread([3.0, 1.0], gap=0.5) == [3.0, 1.0]
 
 
 def test_unknown_names_are_errors(tables):

@@ -1,4 +1,4 @@
-"""Smoothness of a curve, medians over a curve, and equality of two runs."""
+"""Smoothness of a curve, medians over a curve, Adam's ε, and equality of two runs."""
 
 import numpy as np
 import pandas as pd
@@ -6,7 +6,7 @@ import pytest
 from surfaces import make_curve
 
 from mufree.metrics.control import same_bits
-from mufree.metrics.dynamics import medians_after_warmup, width_slope
+from mufree.metrics.dynamics import EPSILON_FLAG, epsilon_ratio, medians_after_warmup, width_slope
 from mufree.metrics.smoothness import excess_variation
 
 
@@ -72,3 +72,10 @@ def test_same_bits() -> None:
     a = np.array([1.0, np.nan, np.nan, 0.0, np.inf, 1.0])
     b = np.array([1.0, np.nan, 1.0, -0.0, np.inf, np.nextafter(1.0, 2.0)])
     assert same_bits(a, b).tolist() == [True, True, False, False, True, False]
+
+
+def test_epsilon_ratio() -> None:
+    ratios = epsilon_ratio(1e-8, np.array([1e-8, 1e-6, 0.0, np.nan]))
+    np.testing.assert_allclose(ratios, [1.0, 0.01, np.inf, np.nan])
+    assert (ratios > EPSILON_FLAG).tolist() == [True, False, True, False]
+    assert np.isnan(epsilon_ratio(0.0, 0.0))

@@ -1,8 +1,25 @@
 import numpy as np
 import pytest
+import slow_metrics as slow
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
-from mufree.metrics.statistics import jackknife, ols_slope, t_interval, wilson
+from mufree.metrics.statistics import (
+    agreement,
+    at_level,
+    bootstrap,
+    contrast,
+    cross_fitted,
+    holm,
+    jackknife,
+    ols_slope,
+    one_sided_p,
+    t_interval,
+    tost_p,
+    two_sided_p,
+    wilson,
+)
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 20])
@@ -84,3 +101,115 @@ def test_ols_slope() -> None:
     assert np.isnan(ols_slope(x, np.array([0.0, np.nan, 2.0, np.nan])))
     y = np.random.default_rng(0).normal(size=4)
     assert ols_slope(x, y) == pytest.approx(np.polyfit(x, y, 1)[0], rel=1e-12)
+
+
+def test_another_level_is_the_interval_made_at_that_level() -> None:
+    values = np.random.default_rng(0).normal(size=(5, 3))
+    made, changed = (
+        jackknife(lambda kept: values[kept].mean(axis=0), 5, 0.90),
+        at_level(jackknife(lambda kept: values[kept].mean(axis=0), 5), 0.90),
+    )
+    np.testing.assert_array_equal([made.low, made.high, made.se], [changed.low, changed.high, changed.se])
+    with pytest.raises(ValueError, match=r"bootstrap interval has no other level: make it anew at 0\.9"):
+        at_level(bootstrap(lambda kept: values[kept].mean(), 5, n_resamples=9), 0.9)
+
+
+def test_p_values_of_a_mean_are_those_of_the_t_test() -> None:
+    values = np.random.default_rng(1).normal(0.5, 1, 6)
+    interval = jackknife(lambda kept: values[kept].mean(), 6)
+    assert two_sided_p(interval) == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
+    for side in ("greater", "less"):
+        assert one_sided_p(interval, 0.2, side) == pytest.approx(
+            stats.ttest_1samp(values, 0.2, alternative=side).pvalue
+        )
+
+
+def test_p_values_by_hand() -> None:
+    # Two seeds, one degree of freedom: Student's t is Cauchy, and its upper tail at 1 is a quarter.
+    interval = t_interval([1.0, -1.0, 0.0], 1.0, 2)
+    np.testing.assert_allclose(two_sided_p(interval), [0.5, 0.5, 1.0])
+    np.testing.assert_allclose(one_sided_p(interval, 0.0, "greater"), [0.25, 0.75, 0.5])
+    np.testing.assert_allclose(one_sided_p(interval, 0.0, "less"), [0.75, 0.25, 0.5])
+    np.testing.assert_allclose(tost_p(interval, 1.0), [0.5, 0.5, 0.25])
+
+
+@given(st.floats(-3, 3), st.floats(0.01, 2), st.integers(2, 9), st.floats(0.01, 2))
+def test_p_values_agree_with_the_intervals(estimate: float, se: float, n: int, margin: float) -> None:
+    interval = t_interval(estimate, se, n)
+    ninety = at_level(interval, 0.90)
+    assert (two_sided_p(interval, margin) < 0.05) == (not interval.low <= margin <= interval.high)
+    assert (one_sided_p(interval, 0.0, "greater") < 0.05) == (ninety.low > 0)
+    assert (tost_p(interval, margin) < 0.05) == (-margin < ninety.low and ninety.high < margin)
+    assert two_sided_p(interval) <= 1
+
+
+def test_p_values_without_spread_and_without_an_interval() -> None:
+    exact = t_interval([0.0, 0.1, -0.1, 0.3], 0.0, 3)
+    np.testing.assert_array_equal(two_sided_p(exact), [1, 0, 0, 0])
+    np.testing.assert_array_equal(one_sided_p(exact, 0.0, "greater"), [1, 0, 1, 0])
+    np.testing.assert_array_equal(tost_p(exact, 0.2), [0, 0, 0, 1])
+    for unknown in (t_interval(1.0, 1.0, 1), t_interval(np.nan, 1.0, 4), t_interval(1.0, np.nan, 4)):
+        assert np.isnan([two_sided_p(unknown), tost_p(unknown, 1.0), one_sided_p(unknown, 0.0, "less")]).all()
+    with pytest.raises(ValueError, match=r"Unknown side 'up'\. Known: greater, less\."):
+        one_sided_p(exact, 0.0, "up")
+
+
+def test_holm_by_hand() -> None:
+    # 0.01·3, 0.02·2, 0.04·1 raised to the one before; the missing one is in nobody's way.
+    np.testing.assert_allclose(holm([0.04, 0.01, np.nan, 0.02]), [0.04, 0.03, np.nan, 0.04])
+    assert np.isnan(holm([np.nan, np.nan])).all()
+    assert holm([]).shape == (0,)
+
+
+@settings(max_examples=20, deadline=None)  # the library collects garbage at every call
+@given(st.lists(st.floats(0, 1) | st.just(np.nan), max_size=9))
+def test_holm_against_a_slow_implementation(p_values: list[float]) -> None:
+    argument = np.array(p_values)
+    np.testing.assert_allclose(holm(argument), slow.holm(p_values), rtol=1e-12)
+    np.testing.assert_array_equal(argument, p_values)
+
+
+def test_a_contrast_is_the_paired_t_interval() -> None:
+    rng = np.random.default_rng(2)
+    a = rng.normal(0, 10, 5)
+    b = a + rng.normal(1, 0.1, 5)
+    interval = contrast(lambda kept: a[kept].mean(), lambda kept: b[kept].mean(), 5)
+    paired = stats.ttest_rel(a, b).confidence_interval(0.95)
+    np.testing.assert_allclose([interval.low, interval.high], [paired.low, paired.high])
+    assert interval.se < 1 < jackknife(lambda kept: a[kept].mean(), 5).se, "what seeds share cancels"
+
+
+def test_the_bootstrap_is_scipys_over_seeds_and_says_what_it_is() -> None:
+    values = np.random.default_rng(3).normal(size=8)
+    interval = bootstrap(lambda kept: values[kept].mean(), 8, n_resamples=500, rng=1)
+    same = stats.bootstrap((values,), np.mean, n_resamples=500, rng=1)
+    np.testing.assert_allclose([interval.low, interval.high], same.confidence_interval, rtol=1e-12)
+    assert float(interval.se) == pytest.approx(same.standard_error)
+    assert interval.kind == "bootstrap"
+    assert jackknife(lambda kept: values[kept].mean(), 8).kind == "t"
+
+
+def test_the_bootstrap_has_no_interval_below_five_seeds_nor_for_what_is_missing_or_constant() -> None:
+    values = np.arange(5.0)
+    few = bootstrap(lambda kept: values[kept].mean(), 4)
+    assert few.estimate == 1.5
+    assert np.isnan([few.low, few.high, few.se]).all()
+
+    def statistic(kept: np.ndarray) -> list[float]:
+        return [values[kept].mean(), 1.0, values[kept].mean() if 0 in kept else np.nan]
+
+    found = bootstrap(statistic, 5, n_resamples=200)
+    assert np.isnan(found.low).tolist() == np.isnan(found.se).tolist() == [False, True, True]
+    np.testing.assert_array_equal(found.estimate, [2, 1, 2])
+
+
+def test_cross_fitting_gives_each_seed_to_judge_what_the_others_chose() -> None:
+    seen = cross_fitted(lambda others, judged: [others.sum(), *judged], 4)
+    assert seen.tolist() == [[6, 0], [5, 1], [4, 2], [3, 3]]
+    assert np.isnan(cross_fitted(lambda others, judged: [1.0, 2.0], 1)).tolist() == [[True, True]]
+
+
+def test_agreement_is_the_share_of_replicates_with_the_same_choice() -> None:
+    votes = np.array([0, 0, 1, 1, 1])
+    assert agreement(lambda kept: int(votes[kept].mean() > 0.5), 5) == 2 / 5  # a tie once a 1 is dropped
+    assert np.isnan(agreement(lambda kept: 1, 1))

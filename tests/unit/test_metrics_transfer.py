@@ -2,11 +2,31 @@ import math
 
 import numpy as np
 import pytest
+import slow_metrics as slow
 from surfaces import START, make_surface, parabolas, random_surface
 
 from mufree.metrics.statistics import jackknife
 from mufree.metrics.surface import Surface
-from mufree.metrics.transfer import drift, optimum_positions, regret, regret_cf, seed_deviation, share_of_gain
+from mufree.metrics.transfer import (
+    count_worse,
+    drift,
+    kendall_tau,
+    optimum_positions,
+    rate_ratio_slope,
+    rate_ratios,
+    regret,
+    regret_by_seed,
+    regret_cf,
+    regret_held,
+    seed_deviation,
+    share_of_gain,
+    share_worse,
+    transfer_error_max,
+    transfer_error_mean,
+    transfer_error_pairs,
+    transfer_errors,
+    transferred_rate,
+)
 
 Grid = dict[tuple[int, int, int], tuple[float, bool]]
 """(width, rate, seed) → (loss, diverged), the same surface for the slow way."""
@@ -178,3 +198,133 @@ def test_the_drift_interval_covers_what_it_says() -> None:
         interval = jackknife(lambda kept, surface=surface: drift(surface.keep(kept)), 5)
         covered += bool(interval.low <= truth <= interval.high)
     assert 0.90 <= covered / trials <= 0.99
+
+
+def test_cross_fitted_regret_is_the_mean_of_its_seeds() -> None:
+    surface = make_surface([[[1.0, 1.0], [2.0, 2.0]], [[1.0, 1.3], [1.2, 1.0]]])
+    np.testing.assert_allclose(regret_by_seed(surface), [[0, -0.2], [0, 0.0]], atol=1e-12)
+    np.testing.assert_array_equal(regret_by_seed(surface).mean(axis=0), regret_cf(surface))
+    assert np.isnan(regret_by_seed(surface.keep(np.array([0])))).all()
+
+
+def test_held_regret_by_hand() -> None:
+    # Base width: seed 0 alone prefers −9, all seeds −10. Wide: −9 is best for everybody.
+    surface = make_surface([[[1.2, 1.0, 1.0], [1.0, 1.3, 1.3]], [[1.5, 1.5, 1.5], [1.0, 1.1, 1.2]]])
+    assert transferred_rate(surface) == 0
+    assert transferred_rate(surface.keep(np.array([0]))) == 1
+    np.testing.assert_allclose(regret_held(surface, 0), [0, (0.5 + 0.4 + 0.3) / 3])
+    np.testing.assert_allclose(regret_held(surface.keep(np.array([0, 1])), 0), [0, 0.45])
+    np.testing.assert_allclose(regret_held(surface, 1), [0, 0])
+
+
+def test_held_regret_is_missing_where_cross_fitted_regret_is() -> None:
+    surface = parabolas([-8, -9])
+    assert np.isnan(regret_held(surface.keep(np.array([0])), 3)).all()
+    assert np.isnan(regret_held(surface, -1)).all()
+    assert transferred_rate(parabolas([-8, -9], widths=(64, 128))) == -1
+    dead = make_surface(np.ones((2, 2, 2)), diverged=[[[False] * 2] * 2, [[True] * 2] * 2])
+    assert np.isnan(regret_held(dead, transferred_rate(dead))).tolist() == [False, True]
+
+
+def test_transfer_errors_of_parabolas_are_curvature_times_distance_squared() -> None:
+    surface = parabolas([-8, -9, -11], curvature=0.05)
+    expected = 0.05 * np.array([[0, 1, 9], [1, 0, 4], [9, 4, 0]])
+    np.testing.assert_allclose(transfer_errors(surface), expected, atol=1e-12)
+    assert transfer_error_mean(surface) == pytest.approx(0.05 * 14 / 3)
+    assert transfer_error_max(surface) == pytest.approx(0.45)
+    assert transfer_error_pairs(surface) == 6
+
+
+def test_rows_of_transfer_errors_are_where_the_rate_comes_from() -> None:
+    # The narrow rate costs 3 at the wide width; the wide one 0.5 at the narrow width.
+    surface = make_surface([[[1.0] * 2, [1.5] * 2], [[5.0] * 2, [2.0] * 2]])
+    np.testing.assert_allclose(transfer_errors(surface), [[0, 3.0], [0.5, 0]])
+
+
+def test_pairs_without_a_transfer_error_are_left_out_and_counted() -> None:
+    dead = make_surface(np.ones((3, 2, 2)), diverged=[[[False] * 2] * 2, [[True] * 2] * 2, [[False] * 2] * 2])
+    assert np.isnan(transfer_errors(dead)).tolist() == [[False, True, False], [True] * 3, [False, True, False]]
+    assert (transfer_error_mean(dead), transfer_error_max(dead), transfer_error_pairs(dead)) == (0.0, 0.0, 2)
+    one = parabolas([-8, -9]).keep(np.array([0]))
+    assert np.isnan([transfer_error_mean(one), transfer_error_max(one)]).all()
+    assert transfer_error_pairs(one) == 0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_transfer_errors_and_held_regret_against_a_slow_implementation(seed: int) -> None:
+    surface = random_surface(np.random.default_rng(seed), seeds=3, holes=seed % 2 == 1)
+    grid = slow.to_grid(surface)
+    expected = np.array([[slow.transfer_error(grid, i, k) for k in range(4)] for i in range(4)])
+    found = transfer_errors(surface)
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    np.testing.assert_allclose(found[0], regret_cf(surface), atol=1e-12)
+    pairs = [expected[i, k] for i in range(4) for k in range(4) if i != k and not math.isnan(expected[i, k])]
+    assert transfer_error_pairs(surface) == len(pairs)
+    assert transfer_error_mean(surface) == pytest.approx(slow.mean(pairs), abs=1e-12)
+    assert transfer_error_max(surface) == pytest.approx(max(pairs), abs=1e-12)
+    base = slow.argmin(grid, 0, [0, 1, 2])
+    assert transferred_rate(surface) == base
+    np.testing.assert_allclose(
+        regret_held(surface, base), [slow.regret_held(grid, k, 0, base) for k in range(4)], atol=1e-12
+    )
+
+
+def test_rate_ratios() -> None:
+    numerator, denominator = parabolas([-7, -6.5, -6, -20]), parabolas([-9, -9, -9, -9])
+    np.testing.assert_allclose(rate_ratios(numerator, denominator), [2, 2.5, 3, np.nan])
+    assert rate_ratio_slope(numerator, denominator) == pytest.approx(0.5)
+    assert np.isnan(rate_ratio_slope(parabolas([-7, -7]), parabolas([-7, -7])))
+    with pytest.raises(ValueError, match="differ"):
+        rate_ratios(numerator, parabolas([-9, -9]))
+
+
+def test_worse_points_by_hand() -> None:
+    narrow = [[1.0, 1.0, 1.0]] * 4
+    # Rises: sure; mean 0.1 and standard error 0.1, so no more than 2; a fall; one seed missing.
+    wide = [[1.1, 1.1, 1.1], [1.1, 1.1 + 0.03**0.5, 1.1 - 0.03**0.5], [0.9, 0.9, 0.9], [9.0, 9.0, np.nan]]
+    assert count_worse(np.array([narrow, wide])) == (1, 3)
+    assert share_worse(np.array([narrow, wide])) == pytest.approx(1 / 3)
+
+
+def test_worse_is_judged_seed_by_seed_since_seeds_share_the_order_of_the_data() -> None:
+    level = np.array([1.0, 2.0, 3.0])
+    curves = np.array([[level], [level + np.array([0.01, 0.011, 0.012])]])
+    assert share_worse(curves) == 1.0
+    assert share_worse(curves[:, :, [0]].repeat(2, axis=2)) == 1.0, "no spread at all, and worse"
+    assert share_worse(curves[::-1]) == 0.0
+    shuffled = np.array([[level], [(level + 0.01)[[2, 0, 1]]]])
+    assert share_worse(shuffled) == 0.0
+
+
+def test_worse_needs_two_seeds_and_two_widths() -> None:
+    curves = np.ones((3, 4, 2))
+    assert share_worse(curves) == 0.0
+    assert np.isnan([share_worse(curves[:, :, :1]), share_worse(curves[:1]), share_worse(curves * np.nan)]).all()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_worse_and_tau_against_a_slow_implementation(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    curves = rng.normal(0, 0.3, (4, 30, 3)) + np.arange(4)[:, None, None] * 0.2
+    curves[rng.random(curves.shape) < 0.02] = np.nan
+    worse, points = count_worse(curves)
+    assert (worse, points) == slow.count_worse(curves.tolist())
+    assert 0 < worse < points < 90
+    widths, final = np.array([32, 64, 128, 256, 512]), rng.integers(0, 4, 5) * 0.5
+    final[rng.integers(5)] = np.nan
+    assert kendall_tau(widths, final) == pytest.approx(slow.kendall_tau(widths.tolist(), final.tolist()), nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("final", "tau"),
+    [
+        ([4.0, 3.0, 2.0, 1.0], -1.0),
+        ([1.0, 2.0, 3.0, 4.0], 1.0),
+        ([4.0, 3.0, 1.0, 2.0], -4 / 6),
+        ([4.0, np.nan, 1.0, 2.0], -1 / 3),
+        ([np.nan, np.nan, 1.0, np.nan], np.nan),
+        ([1.0, 1.0, 1.0, 1.0], np.nan),
+    ],
+)
+def test_kendall_tau(final: list[float], tau: float) -> None:
+    assert kendall_tau(np.array([32, 64, 128, 256]), np.array(final)) == pytest.approx(tau, nan_ok=True)

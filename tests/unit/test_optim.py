@@ -1,4 +1,4 @@
-"""Evaluation at x, and the warm-up."""
+"""Evaluation at x, and the schedules."""
 
 from __future__ import annotations
 
@@ -110,5 +110,12 @@ def test_warm_up_is_that_of_schedule_free_and_cosine_ends_at_zero() -> None:
     assert warmup_factor("cosine", 8, 4, 12) == pytest.approx(0.5)
     assert warmup_factor("cosine", 12, 4, 12) == 0.0
     assert {warmup_factor("constant", k, 4, 12) for k in range(4, 12)} == {1.0}
+    assert {warmup_factor("wsd", k, 4, 20) for k in range(4, 17)} == {1.0}  # 16, the first step of the last fifth, too
+    assert [warmup_factor("wsd", k, 4, 20) for k in (17, 18, 20)] == pytest.approx([0.5, 1 - 0.5**0.5, 0.0])
     falling = [warmup_factor("cosine", k, 4, 12) for k in range(4, 13)]
     assert falling == sorted(falling, reverse=True)
+
+
+def test_a_warm_up_into_the_decay_shortens_it_and_is_not_cut() -> None:
+    assert [warmup_factor("wsd", k, 9, 10) for k in range(10)] == pytest.approx([*((k + 1) / 9 for k in range(9)), 1.0])
+    assert [warmup_factor("wsd", k, 1, 2) for k in range(2)] == [1.0, 1.0]  # too short for a decay below 1

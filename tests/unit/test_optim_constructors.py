@@ -26,6 +26,7 @@ from mufree.optim import (
     MuAdamW_ScheduleFree,
     MuRAdam_ScheduleFree,
     MuScheduleFreeWrapper,
+    MuSGD,
     MuSGD_ScheduleFree,
     available_impls,
     mup_param_groups,
@@ -452,6 +453,7 @@ def test_what_cannot_scale_with_width_is_refused_with_the_reason() -> None:
         ),
         ("aren't µP's", MuScheduleFreeWrapper, plain, {}),
         ("made already: lr", MuScheduleFreeWrapper, scaled, {"lr": 0.1}),
+        ("torch's SGD or a subclass, got impl 'AdamW'", MuSGD, model.parameters(), {"impl": torch.optim.AdamW}),
         ("those like 'SGD' otherwise", MuAdamW, model.parameters(), {"impl": torch.optim.SGD}),
         ("can't take impl 'AdamW'. Known: AdamWScheduleFree,", MuAdamW_ScheduleFree, [], {"impl": torch.optim.AdamW}),
         ("base 'LBFGS' scale isn't known", MuScheduleFreeWrapper, [], {"base": torch.optim.LBFGS}),
@@ -609,3 +611,23 @@ def test_the_document_says_where_each_variant_decays() -> None:
     for name, case in CASES.items():
         row = table[f"`{name.split()[0].rstrip(',')}`"]
         assert re.search(rf"\b{case.decay_at}\b", row[2])
+
+
+def test_sgd_is_scaled_as_mup_scales_it() -> None:
+    """Rates and decays, parameter by parameter, of `mup`'s own; with decoupled_wd the decay stays as it is given."""
+    model = kinds()
+    settings = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
+    theirs, ours = (
+        {
+            id(p): (group["lr"], group["weight_decay"])
+            for group in make(list(model.parameters()), **settings).param_groups
+            for p in group["params"]
+        }
+        for make in (mup.MuSGD, MuSGD)
+    )
+    assert theirs.keys() == ours.keys()
+    assert len({lr for lr, _ in ours.values()}) > 1
+    for name, p in model.named_parameters():
+        assert ours[id(p)] == pytest.approx(theirs[id(p)]), name
+    independent = MuSGD(model.parameters(), decoupled_wd=True, **settings)
+    assert {group["weight_decay"] for group in independent.param_groups} == {0.01}

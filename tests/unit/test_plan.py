@@ -51,6 +51,9 @@ def test_an_id_does_not_depend_on_what_else_is_planned_or_on_names() -> None:
         with_task(model={"name": "mlp", "depth": 3}),
         with_task(dataset={"name": "photo_patches", "seed": 1}),
         with_task(optimizers={"adamw": {"weight_decay": 0.1}}),
+        with_task(optimizers={"adamw": {"weight_decay": 0.1, "weight_decay_scaling": "independent"}}),
+        with_grid(horizons=[2]),
+        with_grid(beta1s=[0.95]),
     ],
 )
 def test_every_setting_that_can_change_a_number_changes_the_id(changed: dict[str, Any]) -> None:
@@ -84,6 +87,104 @@ def test_seeds_may_share_a_sweep_and_stay_the_same_runs() -> None:
     ]
     assert [(run.seed, run.log2_lr) for run in pairs[0].runs] == [(0, -9), (0, -8), (2, -9), (2, -8)]
     assert {run.id for sweep in pairs for run in sweep.runs} == {run.id for run in runs}
+
+
+def labels(plain: dict[str, Any]) -> list[str]:
+    """The variant of every run at the narrow width, at the first rate and seed, in the order of its sweep."""
+    checked = Study.model_validate(plain)
+    sweep = plan.group_sweeps(plan.expand(checked))[0]
+    first = sweep.runs[0].log2_lr
+    return [plan.variant(run, checked.tasks["photo"]) for run in sweep.runs if run.log2_lr == first]
+
+
+def test_an_axis_left_out_is_the_tasks_own_setting() -> None:
+    explicit = with_grid(horizons=[1], beta1s=[0.9], weight_decays=[0], weight_decay_scalings=["coupled"])
+    assert [run.id for run in runs_of(explicit)] == [run.id for run in runs_of(study())]
+    assert labels(explicit) == [""]
+
+
+def test_a_horizon_is_a_shorter_run_with_evaluations_as_far_apart() -> None:
+    full, half, quarter = runs_of(with_grid(horizons=[1, 2, 4], widths=[16], log2_lrs=[-9]))
+    for run, divisor in ((full, 1), (half, 2), (quarter, 4)):
+        assert run.training.steps == 40 // divisor
+        assert run.training.steps // run.training.evaluations == 2
+        assert run.warmup_steps == 4 // divisor
+        assert run.training.model_dump(exclude={"steps", "evaluations"}) == full.training.model_dump(
+            exclude={"steps", "evaluations"}
+        )
+    assert plan.training_flops(full) == 4 * plan.training_flops(quarter)
+
+
+def test_variants_say_what_differs_from_the_task() -> None:
+    assert labels(with_grid(horizons=[4, 1, 2])) == ["", "T/2", "T/4"]
+    assert labels(with_grid(beta1s=[0.98, 0.9, 0.95])) == ["", "beta1=0.95", "beta1=0.98"]
+    assert labels(with_grid(weight_decays=[0, 0.05], weight_decay_scalings=["independent", "coupled"])) == [
+        "",
+        "weight_decay=0.05",
+        "weight_decay=0.05, independent",
+    ]
+    assert labels(with_grid(horizons=[2], beta1s=[0.5], weight_decays=[0.1])) == ["T/2, beta1=0.5, weight_decay=0.1"]
+
+
+def test_the_tasks_own_settings_are_primary_whatever_they_are() -> None:
+    plain = with_task(optimizers={"adamw": {"beta1": 0.95, "weight_decay": 0.1, "weight_decay_scaling": "independent"}})
+    plain["grids"][0] |= {
+        "beta1s": [0.9, 0.95],
+        "weight_decays": [0, 0.1],
+        "weight_decay_scalings": ["coupled", "independent"],
+    }
+    assert labels(plain) == [
+        "beta1=0.9, weight_decay=0",
+        "beta1=0.9, coupled",
+        "beta1=0.9",
+        "weight_decay=0",
+        "coupled",
+        "",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("method", "weight_decays", "count"), [("mup_adamw", [0.1], 2), ("mup_adamw", [0], 1), ("sp_adamw", [0.1], 1)]
+)
+def test_nothing_is_trained_twice_where_the_scaling_makes_no_difference(
+    method: str, weight_decays: list[float], count: int
+) -> None:
+    both = with_grid(
+        methods=[method],
+        widths=[16],
+        log2_lrs=[-9],
+        weight_decays=weight_decays,
+        weight_decay_scalings=["coupled", "independent"],
+    )
+    assert len(runs_of(both)) == count
+    alone = {**both, "grids": [both["grids"][0] | {"weight_decay_scalings": ["independent"]}]}
+    assert {run.id for run in runs_of(alone)} <= {run.id for run in runs_of(both)}
+
+
+def test_sweeps_hold_variants_one_after_the_other() -> None:
+    plain = with_grid(widths=[16], seeds=[0, 1])
+    plain["grids"].append(plain["grids"][0] | {"seeds": [0], "horizons": [2]})
+    checked = Study.model_validate(plain)
+    both, primary = plan.group_sweeps(plan.expand(checked))
+    assert [(plan.variant(run, checked.tasks["photo"]), run.log2_lr) for run in both.runs] == [
+        ("", -9),
+        ("", -8),
+        ("T/2", -9),
+        ("T/2", -8),
+    ]
+    assert len(primary.runs) == 2
+
+
+def test_schedule_free_radam_has_no_warm_up() -> None:
+    method = {"parametrization": "mup", "optimizer": "radam_schedulefree", "schedule": "constant"}
+    assert {run.warmup_steps for run in runs_of(with_grid(methods=["radam"]) | {"methods": {"radam": method}})} == {0}
+
+
+def test_a_note_changes_no_identity() -> None:
+    noted, plain = with_task(note="from a copy"), study()
+    assert [run.id for run in runs_of(noted)] == [run.id for run in runs_of(plain)]
+    first, second = (plan.study_datasets(Study.model_validate(s)) for s in (noted, plain))
+    assert first == second
 
 
 def test_runs_survive_the_way_to_a_job() -> None:

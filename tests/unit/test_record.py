@@ -180,6 +180,41 @@ def test_unplanned_runs_are_refused() -> None:
         record.check_collected(runs(), table(*map(finished, more)))
 
 
+def test_collected_rows_know_their_variant_and_horizon() -> None:
+    plan = Study.model_validate(with_grid(widths=[16], log2_lrs=[-9], horizons=[4, 1], beta1s=[0.9, 0.95]))
+    planned = expand(plan)
+    rows = table(*map(finished, planned))
+    collected = record.collected_rows(reversed(planned), plan.tasks, rows)
+    assert collected.schema == record.COLLECTED_SCHEMA
+    assert collected["variant"].to_pylist() == ["T/4", "T/4, beta1=0.95", "", "beta1=0.95"]
+    assert collected["horizon"].to_pylist() == [0.25, 0.25, 1.0, 1.0]
+    assert collected.select(record.ROW_SCHEMA.names).equals(rows)
+    record.check_collected(planned, collected)
+
+
+def test_a_row_tells_the_factors_of_its_method() -> None:
+    arm = {
+        "parametrization": "sp",
+        "optimizer": "sgd",
+        "schedule": "wsd",
+        "average": "ema",
+        "embedding_lr": "times_width",
+    }
+    settings = {"weight_decays": [0.1], "weight_decay_scalings": ["independent"]}
+    first, second = (
+        expand(
+            Study.model_validate(
+                with_grid(methods=[name], widths=[16], log2_lrs=[-9], **settings) | {"methods": {"arm": arm}}
+            )
+        )
+        for name in ("arm", "mup_adamw")
+    )
+    (row,), (other,) = (list(map(record.describe_run, runs)) for runs in (first, second))
+    assert {name: row[name] for name in arm} == arm
+    assert (row["weight_decay_scaling"], other["weight_decay_scaling"]) == ("coupled", "independent")
+    assert (other["average"], other["embedding_lr"]) == ("none", "shared")
+
+
 def test_environment_names_no_machine_and_no_user() -> None:
     text = str(record.environment())
     assert os.uname().nodename not in text

@@ -6,25 +6,39 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from synthetic_study import METHODS, make_description, make_study
+from synthetic_study import METHODS, make_description, make_full_study, make_study
 
 from mufree.figures import FIGURES, save
 from mufree.report import to_html, write
-from mufree.report.document import FIGURE_CAPTIONS, document
-from mufree.report.words import interval, known, number, percent, plus_minus, span, verdict
+from mufree.report.captions import FIGURE_CAPTIONS, REQUIRED
+from mufree.report.document import document
+from mufree.report.questions import QUESTIONS
+from mufree.report.words import (
+    flag_words,
+    grouped,
+    interval,
+    known,
+    listing,
+    number,
+    percent,
+    plus_minus,
+    span,
+    verdict,
+)
 
 TASK = "patches-mlp"
 SMALL = {"tasks": (TASK,), "widths": (32, 64, 128), "log2_lrs": tuple(range(-13, -5))}
 
 
 def from_csv(tables):
-    tables = {name: table for name, table in tables.items() if name not in ("rows", "curves")}
+    tables = {name: table for name, table in tables.items() if name not in ("rows", "curves", "verdicts")}
     return {name: pd.read_csv(io.StringIO(table.to_csv(index=False))) for name, table in tables.items()}
 
 
-def content(tables):
+def content(tables, **given):
     study, summary, provenance = make_description(tables)
-    return document(study, from_csv(tables), summary, provenance)
+    summary["n_runs"] = len(tables["rows"])
+    return document(study, from_csv(tables), summary, provenance, tables["rows"], **given)
 
 
 def strings(value):
@@ -37,8 +51,13 @@ def strings(value):
 
 def points(doc, lead):
     """The sentences under a question, of all tasks."""
-    blocks = [b for b in doc["sections"][0]["blocks"] if b["kind"] == "points"]
+    blocks = [b for section in doc["sections"] for b in section["blocks"] if b["kind"] == "points"]
     return [item for block in blocks if lead in block["lead"] for item in block["items"]]
+
+
+def section(doc, key):
+    (found,) = [s for s in doc["sections"] if s["id"] == key]
+    return found["blocks"]
 
 
 def change(tables, table, where, **values):
@@ -56,6 +75,11 @@ def change(tables, table, where, **values):
 @pytest.fixture(scope="module")
 def tables():
     return make_study(**SMALL)
+
+
+@pytest.fixture(scope="module")
+def full():
+    return make_full_study(tasks=(TASK,), widths=(32, 64, 128), log2_lrs=tuple(range(-13, -5)))
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +112,11 @@ def test_cells_of_a_file_mean_what_they_say():
     assert not known("1.0")
 
 
-def test_every_figure_has_a_caption():
-    assert list(FIGURE_CAPTIONS) == list(FIGURES)
+def test_every_figure_has_a_caption_and_a_question():
+    assert set(FIGURE_CAPTIONS) == set(FIGURES)
+    places = [name for question in QUESTIONS for name in question.figures]
+    assert sorted(places) == sorted(FIGURES)
+    assert set(REQUIRED) <= set(FIGURES)
 
 
 @pytest.mark.parametrize("drift", [-0.73, 0.41])
@@ -185,10 +212,15 @@ def test_one_seed_is_said_to_decide_nothing():
     assert all("without an interval (one seed)" in s for s in points(doc, "drift with width"))
     assert all("same seeds" in s and "biased upward" in s for s in points(doc, "What does it cost"))
     assert "the order may be chance" in points(doc, "best at width")[0]
-    captions = [b["caption"] for s in doc["sections"] for b in s["blocks"] if b["kind"] == "figure"]
-    assert ["one seed, so there are no intervals" in caption for caption in captions] == [True] * 3 + [False] * 3
-    assert ", 5 seeds." in captions[3]  # the coordinate check has seeds, widths and a rate of its own
-    assert all("; 1 seed." in caption for caption in captions[4:])
+    captions = {b["file"]: b["caption"] for s in doc["sections"] for b in s["blocks"] if b["kind"] == "figure"}
+    assert {f"{TASK}.{name}" for name in REQUIRED} <= set(captions)
+    for file, caption in captions.items():
+        figure = file.partition(".")[2]
+        of_seeds = figure in ("coordcheck", "dynamics", "validation_curves")
+        assert ("one seed, so there are no intervals" in caption) != of_seeds
+        # the coordinate check has seeds, widths and a rate of its own
+        assert (", 5 seeds." in caption) == (figure == "coordcheck")
+        assert ("; 1 seed." in caption) == (figure in ("dynamics", "validation_curves"))
     assert "Where there is one seed there is no interval" in doc["sections"][0]["blocks"][0]["text"]
 
 
@@ -201,9 +233,10 @@ def test_a_study_in_which_all_diverged_says_so():
     assert any("no test result, since every run" in s for s in strings(doc))
 
 
+@pytest.mark.parametrize("make", [make_study, make_full_study])
 @pytest.mark.parametrize("settings", [{}, {"seeds": 1}, {"diverged": ("sp_adamw",)}, {"widths": (32,)}])
-def test_no_cell_is_empty_or_a_raw_nan(settings):
-    doc = content(make_study(**SMALL | settings))
+def test_no_cell_is_empty_or_a_raw_nan(settings, make):
+    doc = content(make(**SMALL | settings))
     for text in strings(doc):
         assert not re.search(r"\b(nan|NaT|inf)\b|<NA>|None$", text), text
     for block in [b for section in doc["sections"] for b in section["blocks"] if b["kind"] == "table"]:
@@ -221,10 +254,13 @@ def test_unusual_splits_are_told_by_every_table_and_figure(tables):
     for splits, told in (({"train": "test", "valid": "valid"}, True), ({"train": "train", "test": "test"}, False)):
         provenance["data"][0]["published_splits"] = splits
         doc = document(study, from_csv(tables), summary, provenance)
-        blocks = [b for b in doc["sections"][2]["blocks"] if b["kind"] in ("table", "figure")]
-        assert len(blocks) == 4 + len(FIGURES)
+        keys = [question.key for question in QUESTIONS]
+        blocks = [
+            b for s in doc["sections"] if s["id"] in keys for b in s["blocks"] if b["kind"] in ("table", "figure")
+        ]
+        assert {b["file"] for b in blocks if "file" in b} >= {f"{TASK}.{name}" for name in REQUIRED}
         assert all((caveat in b["caption"]) == told for b in blocks)
-        assert any(caveat in s for s in strings(doc["sections"][1])) == told
+        assert any(caveat in s for s in strings(section(doc, "setting"))) == told
 
 
 def test_tables_of_other_runs_are_refused(tables):
@@ -254,11 +290,13 @@ def test_the_page_loads_nothing_and_escapes_everything(tables, pictures):
     page = to_html(doc, pictures)
     reader = Loads()
     reader.feed(page)
-    assert len([s for s in reader.sources if s.startswith("data:image/png;base64,")]) == len(FIGURES)
+    files = [b["file"] for s in doc["sections"] for b in s["blocks"] if b["kind"] == "figure"]
+    assert len([s for s in reader.sources if s.startswith("data:image/png;base64,")]) == len(files) == len(set(files))
     assert all(s.startswith(("data:image/png;base64,", "#")) for s in reader.sources)
     assert "url(" not in page
     assert "@import" not in page
-    assert "<script" not in page
+    assert page.count("<script") == 1  # the one that sorts; plotly comes only with plots
+    assert "<script>alert" not in page
     text = " ".join("".join(reader.text).split())
     for sentence in points(doc, "drift with width"):
         assert sentence in text
@@ -275,10 +313,106 @@ def test_both_reports_twice_are_the_same_bytes(pictures, tmp_path, caplog):
     assert not caplog.records  # Typst had nothing to warn of
 
 
-def test_a_missing_figure_is_named(tables, tmp_path):
+FACTOR_TABLES = {
+    "schedule": ("anytime", "horizon", "premium", "smoothness"),
+    "cost": ("cost", "best_of_k"),
+    "interaction": ("interaction",),
+    "weight_decay": ("weight_decay", "weight_decay_optimum"),
+}
+
+
+@pytest.mark.parametrize(("key", "names"), FACTOR_TABLES.items())
+@pytest.mark.parametrize("empty", [True, False])
+def test_a_question_without_data_is_named_and_left_out(full, key, names, empty):
+    study, summary, provenance = make_description(full)
+    given = from_csv(full)
+    kept = {
+        name: (frame.iloc[:0] if name in names else frame)
+        for name, frame in given.items()
+        if empty or name not in names
+    }
+    summary["n_runs"] = len(full["rows"])
+    doc = document(study, kept, summary, provenance, full["rows"])
+    (question,) = [q for q in QUESTIONS if q.key == key]
+    ids = [s["id"] for s in doc["sections"]]
+    assert [q.key.replace("_", "-") for q in QUESTIONS if q.key != key] == ids[2:-2]
+    (line,) = [b["text"] for b in section(doc, "reading") if b["kind"] == "text"]
+    assert line == f"Not asked by this study: {question.title}"
+
+
+def test_a_full_study_answers_every_question_for_each_task(full):
+    doc = content(full)
+    assert not [b for b in section(doc, "reading") if b["kind"] == "text"]
+    for question in QUESTIONS:
+        blocks = section(doc, question.key.replace("_", "-"))
+        assert len([b for b in blocks if b["kind"] == "heading"]) == 1
+        assert [b["file"] for b in blocks if b["kind"] == "figure"] == [f"{TASK}.{name}" for name in question.figures]
+        assert [b for b in blocks if b["kind"] == "points" and b["lead"] == "Limits"]
+
+
+def test_only_figures_that_are_there_are_shown(full):
+    doc = content(full, figures={f"{TASK}.anytime"})
+    assert [b["file"] for s in doc["sections"] for b in s["blocks"] if b["kind"] == "figure"] == [f"{TASK}.anytime"]
+
+
+def test_what_a_method_is_there_for_is_read_from_its_settings(full):
+    renamed = {
+        name: t.replace({"method": {"mup_adamw_ema": "mine"}}) if "method" in t else t for name, t in full.items()
+    }
+    rows = {
+        r[0]: r
+        for b in section(content(renamed), "setting")
+        if b.get("columns", [""])[0] == "Method"
+        for r in b["rows"]
+    }
+    assert rows["µP · AdamW + cosine"][-1] == "one of the four compared"
+    assert rows["µP · AdamW + cosine + EMA"][-1] == "control: averaging without ScheduleFree, cosine to zero"
+    assert rows["SP · AdamW, embedding rate × width"][-1].startswith("control: SP whose embedding")
+    assert rows["SP · SGD + cosine"][-1] == "further optimizer"
+
+
+def test_a_method_that_nothing_defines_is_an_error(full):
+    study, summary, provenance = make_description(full)
+    with pytest.raises(ValueError, match="is in the tables but not in the study"):
+        document(study, from_csv(full), summary, provenance)
+
+
+def test_cells_beyond_the_primary_ones_are_listed(full):
+    (table,) = [b for b in section(content(full), "setting") if b.get("columns", ["", ""])[1] == "What differs"]
+    rows = full["rows"]
+    assert sum(int(row[5]) for row in table["rows"]) == rows["variant"].ne("").sum()
+    assert any(row[1] == "T/2; T/4" for row in table["rows"])
+    assert any("weight_decay=0.05, independent" in row[1] for row in table["rows"])
+
+
+@pytest.mark.parametrize("place", ["task", "dataset"])
+def test_a_note_on_the_data_is_shown_in_words(tables, place):
     study, summary, provenance = make_description(tables)
-    with pytest.raises(FileNotFoundError, match="loss_vs_lr"):
-        write(study, from_csv(tables), summary, provenance, tmp_path, tmp_path / "out")
+    entry = study["tasks"][TASK]
+    target = entry if place == "task" else entry["dataset"]
+    target["note"] = "the pictures are scaled"
+    doc = document(study, from_csv(tables), summary, provenance)
+    assert points(doc, "To know of the data") == [f"{entry['description']}: The pictures are scaled."]
+
+
+def test_the_summary_answers_from_the_tables_where_there_are_no_verdicts(tables):
+    changed = change(
+        tables, "regret", "method == 'sp_adamw' and width == 128", regret_cf=0.321, good=False, regret_cf_low=0.3
+    )
+    (block,) = [b for b in section(content(changed), "summary") if b["kind"] == "points"]
+    said = " ".join(block["items"])
+    drifts = tables["transfer"].set_index("method")["drift"]
+    assert f"SP · AdamW + cosine (b = {number(drifts['sp_adamw'], 2, sign=True)}, 95 % interval" in said
+    assert "Using the rate of width 32 at width 128 costs something in SP · AdamW + cosine (0.321 nats" in said
+    assert "Coordinate check: passed by µP · AdamW + cosine and µP · ScheduleFree AdamW" in said
+    assert "bit for bit the same losses in 48 of 48 pairs" in said
+
+
+def test_methods_of_which_the_same_is_lacking_are_named_together():
+    said = [("A", "not estimable: two widths."), ("B", "b = 0"), ("C", "not estimable: two widths."), ("D", "b = 0")]
+    assert grouped(said) == ["A and C: not estimable: two widths.", "B: b = 0", "D: b = 0"]
+    assert listing(["a", "b, c", "d"]) == "a; b, c; d"
+    assert flag_words(np.nan) == ""
 
 
 def test_provenance_is_told_in_lines(tables):

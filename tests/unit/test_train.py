@@ -17,13 +17,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 import toy_data
-from schedulefree import AdamWScheduleFree
+from schedulefree import AdamWScheduleFree, RAdamScheduleFree, SGDScheduleFree
 
-from mufree.config import METHODS, OptimizerSettings
+from mufree.config import METHODS, Method, OptimizerSettings
 from mufree.data import Prepared
 from mufree.data.batches import eval_batches, train_batches
 from mufree.plan import NUMERICS, Run
-from mufree.train import Trace, TrainLoss, make_model, train
+from mufree.train import Trace, TrainLoss, make_model, make_optimizer, train
 
 MODELS: dict[str, dict[str, Any]] = {
     "mlp": {"name": "mlp"},
@@ -32,6 +32,27 @@ MODELS: dict[str, dict[str, Any]] = {
     "gpt": {"name": "gpt", "depth": 1, "head_dim": 4, "context_length": 16},
 }
 WIDTHS = {"mlp": 8, "resnet": 4, "vit": 8, "gpt": 8}
+
+
+MORE_METHODS = {
+    f"{parametrization}_{name}": Method(parametrization=parametrization, **factors)
+    for parametrization in ("sp", "mup")
+    for name, factors in {
+        "adamw_wsd": {"optimizer": "adamw", "schedule": "wsd"},
+        "adamw_ema": {"optimizer": "adamw", "schedule": "constant", "average": "ema"},
+        "radam_schedulefree": {"optimizer": "radam_schedulefree", "schedule": "constant"},
+        "sgd": {"optimizer": "sgd", "schedule": "cosine"},
+        "sgd_schedulefree": {"optimizer": "sgd_schedulefree", "schedule": "constant"},
+    }.items()
+} | {
+    "sp_adamw_embedding": Method(
+        parametrization="sp", optimizer="adamw", schedule="cosine", embedding_lr="times_width"
+    ),
+    "sp_schedulefree_embedding": Method(
+        parametrization="sp", optimizer="adamw_schedulefree", schedule="constant", embedding_lr="times_width"
+    ),
+}
+ALL_METHODS = METHODS | MORE_METHODS
 
 
 def make_run(model: str = "mlp", method: str = "mup_schedulefree", **changes: Any) -> Run:
@@ -44,7 +65,7 @@ def make_run(model: str = "mlp", method: str = "mup_schedulefree", **changes: An
             "dataset": {"name": "wiki_sample"} if model == "gpt" else {"name": "photo_patches"},
             "model": MODELS[model],
             "method_name": method,
-            "method": METHODS[method].model_dump(),
+            "method": ALL_METHODS[method].model_dump() | changes.pop("factors", {}),
             "optimizer": OptimizerSettings().model_dump(),
             "training": training | changes.pop("training", {}),
             "width": 2 * base,
@@ -94,7 +115,10 @@ def test_seed_rate_and_width_change_the_numbers() -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("optimizer", ["adamw", "schedulefree"])
+@pytest.mark.parametrize(
+    "optimizer",
+    ["adamw", "schedulefree", "adamw_wsd", "adamw_ema", "radam_schedulefree", "sgd", "sgd_schedulefree"],
+)
 def test_base_width_is_a_negative_control(model: str, optimizer: str) -> None:
     base = WIDTHS[model]
     at_base = [trace_of(make_run(model, f"{p}_{optimizer}", width=base)) for p in ("sp", "mup")]
@@ -103,8 +127,81 @@ def test_base_width_is_a_negative_control(model: str, optimizer: str) -> None:
     assert not same_numbers(*wider)
 
 
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("method", ["sp_adamw", "sp_schedulefree"])
+def test_scaled_embeddings_are_plain_sp_at_base_width_and_nowhere_else(model: str, method: str) -> None:
+    def pair(width: int) -> list[Trace]:
+        return [trace_of(make_run(model, name, width=width)) for name in (method, f"{method}_embedding")]
+
+    assert same_numbers(*pair(WIDTHS[model]))
+    assert not same_numbers(*pair(2 * WIDTHS[model]))
+
+
+def test_rates_of_scaled_embeddings_by_hand() -> None:
+    run = make_run("gpt", "sp_adamw_embedding", width=32)  # four times the base width
+    model = make_model(run, 16)
+    name_of = {id(p): name for name, p in model.named_parameters()}
+    embeddings, others = make_optimizer(run, model).param_groups
+    assert {name_of[id(p)] for p in embeddings["params"]} == {"tokens.weight", "positions.weight"}
+    assert len(embeddings["params"]) + len(others["params"]) == len(name_of)
+    assert (embeddings["lr"], others["lr"]) == (4 * run.lr, run.lr)
+    assert (embeddings["peak_lr"], others["peak_lr"]) == (4 * run.lr, run.lr)  # both follow the schedule
+
+
+@pytest.mark.parametrize("scaling", ["coupled", "independent"])
+@pytest.mark.parametrize(
+    "method", ["mup_adamw", "mup_schedulefree", "mup_radam_schedulefree", "mup_sgd", "mup_sgd_schedulefree"]
+)
+def test_scaling_of_weight_decay_by_hand(method: str, scaling: str) -> None:
+    run = make_run(method=method, optimizer={"weight_decay": 0.1, "weight_decay_scaling": scaling}, width=32)
+    groups = make_optimizer(run, make_model(run, 4)).param_groups
+    assert {group["lr"] / run.lr for group in groups} == ({1.0, 4.0} if "sgd" in method else {1.0, 0.25})
+    for group in groups:
+        product = group["lr"] * group["weight_decay"] if scaling == "coupled" else group["weight_decay"] * run.lr
+        assert product == pytest.approx(0.1 * run.lr)
+
+
 @pytest.mark.parametrize("model", ["mlp", "resnet"])
-@pytest.mark.parametrize("method", ["mup_adamw", "mup_schedulefree"])
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "wsd"])
+def test_an_average_changes_nothing_but_where_one_looks(model: str, schedule: str) -> None:
+    plain, averaged = (
+        trace_of(make_run(model, "mup_adamw", factors={"schedule": schedule, "average": average}))
+        for average in ("none", "ema")
+    )
+    for name in ("train_loss", "grad_norm"):
+        assert curve(plain, name)[1].tobytes() == curve(averaged, name)[1].tobytes()
+    assert curve(averaged, "val_loss_y")[1].tobytes() == curve(plain, "val_loss")[1].tobytes()
+    assert averaged.val_loss_y == plain.val_loss
+    assert averaged.val_loss != averaged.val_loss_y
+    assert curve(averaged, "val_loss")[1][-1] == averaged.val_loss
+
+
+def test_the_average_is_that_of_a_plain_loop() -> None:
+    run = make_run(method="sp_adamw_ema", training={"steps": 40})  # a time constant of 4 steps
+    data = data_for(run)
+    model = make_model(run, data.classes)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=run.lr, betas=(0.9, 0.99), eps=1e-12, weight_decay=0)
+    average = [torch.zeros_like(p, dtype=torch.float64) for p in model.parameters()]
+    batches = islice(train_batches(data, batch_size=8, context_length=None, seed=run.seed), 40)
+    for step, (inputs, targets) in enumerate(batches, start=1):
+        optimizer.param_groups[0]["lr"] = run.lr * min(1.0, step / run.warmup_steps)
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs), targets).backward()
+        optimizer.step()
+        share = max(1 / step, 1 / 4)
+        average = [
+            (1 - share) * a + share * p.detach().double() for a, p in zip(average, model.parameters(), strict=True)
+        ]
+    with torch.no_grad():
+        for p, value in zip(model.parameters(), average, strict=True):
+            p.copy_(value)
+        ((inputs, targets),) = eval_batches(data, "valid", examples=32, batch_size=32, context_length=None)
+        by_hand = F.cross_entropy(model(inputs), targets).item()
+    assert trace_of(run).val_loss == pytest.approx(by_hand, rel=1e-4)
+
+
+@pytest.mark.parametrize("model", ["mlp", "resnet"])
+@pytest.mark.parametrize("method", ["mup_adamw", "mup_schedulefree", "mup_adamw_ema"])
 def test_how_often_one_looks_changes_nothing(model: str, method: str) -> None:
     seldom, often = (trace_of(make_run(model, method, training={"evaluations": n})) for n in (2, 12))
     assert curve(seldom, "train_loss")[1].tobytes() == curve(often, "train_loss")[1].tobytes()
@@ -141,6 +238,39 @@ def test_gradient_norm_is_that_of_the_layers_before_the_step() -> None:
     np.testing.assert_allclose(norms, np.sqrt(squares), rtol=1e-5)
 
 
+@pytest.mark.parametrize("method", ["sp_adamw", "sp_schedulefree", "sp_radam_schedulefree"])
+def test_what_adam_divides_by_is_recorded_after_the_last_step(method: str) -> None:
+    run = make_run(method=method, factors={"schedule": "constant"})  # and one step of warm-up, which changes no rate
+    data = data_for(run)
+    model = make_model(run, data.classes)
+    make = {"sp_adamw": torch.optim.AdamW, "sp_schedulefree": AdamWScheduleFree}.get(method, RAdamScheduleFree)
+    optimizer = make(model.parameters(), lr=run.lr, betas=(0.9, 0.99), eps=1e-12, weight_decay=0)
+    if method != "sp_adamw":
+        optimizer.train()
+    squares = {name: np.zeros(p.shape) for name, p in model.named_parameters()}
+    for inputs, targets in islice(train_batches(data, batch_size=8, context_length=None, seed=run.seed), 12):
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs), targets).backward()
+        for name, p in model.named_parameters():
+            squares[name] = 0.99 * squares[name] + 0.01 * p.grad.numpy() ** 2
+        optimizer.step()
+    roots: dict[str, list[np.ndarray]] = {}
+    for name, layer in vars(model)["layer_types"].items():
+        roots.setdefault(layer, []).append(np.sqrt(squares[name] / (1 - 0.99**12)).ravel())
+    trace = trace_of(run)
+    for layer in ("embedding", "hidden", "readout", "bias"):
+        steps, values = curve(trace, "sqrt_v", layer)
+        assert steps.tolist() == [12]
+        moved = np.concatenate(roots[layer])
+        assert values[0] == pytest.approx(np.median(moved[moved > 0]), rel=1e-3)
+
+
+def test_without_adam_or_a_last_step_there_is_nothing_to_divide_by() -> None:
+    stopped = make_run(method="sp_adamw", log2_lr=127, training={"steps": 40, "evaluations": 2})
+    for run in (make_run(method="mup_sgd"), make_run(method="mup_sgd_schedulefree"), stopped):
+        assert "sqrt_v" not in {series.name for series in trace_of(run).curves}
+
+
 def test_schedule_free_is_judged_at_x_and_at_y() -> None:
     schedule_free, adamw = trace_of(make_run()), trace_of(make_run(method="mup_adamw"))
     assert schedule_free.val_loss != schedule_free.val_loss_y
@@ -148,39 +278,54 @@ def test_schedule_free_is_judged_at_x_and_at_y() -> None:
 
 
 def plain_loop(run: Run, data: Prepared) -> tuple[list[float], float]:
-    """What a person would write for the SP methods: torch's AdamW with LambdaLR, or the schedulefree package as it is."""
+    """What a person would write for the SP methods: torch's optimizers with LambdaLR, or the schedulefree package as it is."""
     model = make_model(run, data.classes)
-    settings = {"lr": run.lr, "betas": (run.optimizer.beta1, run.optimizer.beta2), "eps": 1e-12, "weight_decay": 0.1}
+    parameters, momentum = model.parameters(), run.optimizer.beta1
+    settings = {"lr": run.lr, "weight_decay": 0.1}
+    adam = settings | {"betas": (momentum, run.optimizer.beta2), "eps": 1e-12}
     steps, warmup = run.training.steps, run.warmup_steps
-    if run.method.optimizer == "adamw":
-        optimizer: torch.optim.Optimizer = torch.optim.AdamW(model.parameters(), **settings)
 
-        def factor(k: int) -> float:
-            return (k + 1) / warmup if k < warmup else (1 + math.cos(math.pi * (k - warmup) / (steps - warmup))) / 2
+    def factor(k: int) -> float:
+        if k < warmup:
+            return (k + 1) / warmup
+        if run.method.schedule == "wsd":
+            past = (k - round(0.8 * steps)) / round(0.2 * steps)
+            return 1 - math.sqrt(max(0.0, past))
+        return (1 + math.cos(math.pi * (k - warmup) / (steps - warmup))) / 2
 
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    else:
-        optimizer = AdamWScheduleFree(model.parameters(), warmup_steps=warmup, **settings)
+    optimizer: Any = {
+        "adamw": lambda: torch.optim.AdamW(parameters, **adam),
+        "sgd": lambda: torch.optim.SGD(parameters, momentum=momentum, **settings),
+        "adamw_schedulefree": lambda: AdamWScheduleFree(parameters, warmup_steps=warmup, **adam),
+        "radam_schedulefree": lambda: RAdamScheduleFree(parameters, **adam),
+        "sgd_schedulefree": lambda: SGDScheduleFree(parameters, momentum=momentum, warmup_steps=warmup, **settings),
+    }[run.method.optimizer]()
+    schedule_free = run.method.optimizer.endswith("schedulefree")
+    if schedule_free:
         optimizer.train()
+    else:
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     losses = []
     for inputs, targets in islice(train_batches(data, batch_size=8, context_length=None, seed=run.seed), steps):
         loss = F.cross_entropy(model(inputs), targets)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if run.method.optimizer == "adamw":
+        if not schedule_free:
             scheduler.step()
         losses.append(loss.item())
-    if run.method.optimizer == "adamw_schedulefree":
+    if schedule_free:
         optimizer.eval()
     ((inputs, targets),) = eval_batches(data, "valid", examples=32, batch_size=32, context_length=None)
     with torch.no_grad():
         return losses, F.cross_entropy(model(inputs), targets).item()
 
 
-@pytest.mark.parametrize("method", ["sp_adamw", "sp_schedulefree"])
+@pytest.mark.parametrize(
+    "method", ["sp_adamw", "sp_schedulefree", "sp_adamw_wsd", "sp_radam_schedulefree", "sp_sgd", "sp_sgd_schedulefree"]
+)
 def test_training_equals_a_plain_loop(method: str) -> None:
-    run = make_run(method=method, optimizer={"weight_decay": 0.1}, training={"warmup_fraction": 0.25})
+    run = make_run(method=method, optimizer={"weight_decay": 0.1}, training={"steps": 20, "warmup_fraction": 0.25})
     losses, val_loss = plain_loop(run, data_for(run))
     trace = trace_of(run)
     np.testing.assert_allclose(curve(trace, "train_loss")[1], losses, rtol=1e-4)
@@ -260,7 +405,7 @@ def golden_losses() -> dict[str, float]:
         # A small rate: at a large one, Adam turns the rounding of another processor into whole steps.
         f"{model}.{method}": trace_of(make_run(model, method, log2_lr=-9)).val_loss
         for model in MODELS
-        for method in METHODS
+        for method in (ALL_METHODS if model in ("mlp", "gpt") else METHODS)
     }
 
 

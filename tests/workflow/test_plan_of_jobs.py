@@ -20,13 +20,15 @@ RULES = set(
 
 
 def test_jobs_of_the_smoke_study(checkout: Checkout) -> None:
-    # 2 tasks × 4 methods × 2 widths × 1 seed; a data set, a coordinate check and a set of figures for each task
+    # 2 tasks × 4 methods × 2 widths × 1 seed, and 8 cells of other methods; a data set, a coordinate check and a set of
+    # figures for each task
     assert checkout.planned_jobs() == {
         "prepare_data": 2,
-        "sweep": 16,
+        "sweep": 24,
         "coordinate_check": 2,
         "collect": 1,
         "metrics": 1,
+        "verdicts": 1,
         "draw": 2,
         "provenance": 1,
         "report": 1,
@@ -35,7 +37,7 @@ def test_jobs_of_the_smoke_study(checkout: Checkout) -> None:
 
 def test_the_cluster_study_is_planned_and_counted(checkout: Checkout) -> None:
     said = checkout.snakemake("--dry-run", "--quiet", "rules", study="cluster")
-    assert "Study cluster: 8448 runs in 704 sweeps." in said
+    assert "Study cluster: 12064 runs in 840 sweeps." in said
 
 
 def test_the_default_is_the_quickstart_which_needs_no_download() -> None:
@@ -91,7 +93,7 @@ def test_every_key_of_a_profile_is_an_option_of_snakemake(profile: Path) -> None
 
 def test_every_caption_belongs_to_something_in_the_report() -> None:
     text = (ROOT / "rules/analyse.smk").read_text()
-    named = {*tables.COLUMNS, "coordcheck", "coordcheck_verdict", *figures.FIGURES, "report"}
+    named = {*tables.COLUMNS, "coordcheck", "coordcheck_verdict", *figures.FIGURES, "report", "verdicts"}
     assert "paper/captions/{table}.rst" in text
     assert {path.stem for path in (ROOT / "paper/captions").glob("*.rst")} == named
 

@@ -6,9 +6,14 @@ import shutil
 import time
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from conftest import Checkout, kill_group
+
+from mufree.config import METHODS
+from mufree.figures import FIGURES
 
 pytestmark = pytest.mark.slow
 
@@ -20,18 +25,13 @@ def test_it_leaves_report_tables_and_figures(finished: Checkout) -> None:
     assert (results / "report.pdf").read_bytes().startswith(b"%PDF")
     assert "<html" in (results / "report.html").read_text()
     for task in ("photo-mlp", "wiki-gpt"):
-        for name in (
-            "loss_vs_lr",
-            "optimum_vs_width",
-            "regret_vs_width",
-            "coordcheck",
-            "dynamics",
-            "validation_curves",
-        ):
+        for name in FIGURES:
             for kind in ("pdf", "png", "csv"):
                 assert (results / f"figures/{task}.{name}.{kind}").stat().st_size > 0
     rows = pq.read_table(results / "rows.parquet")
-    assert rows.num_rows == 2 * 4 * 2 * 3
+    primary = pc.and_(pc.equal(rows["variant"], ""), pc.is_in(rows["method"], pa.array(list(METHODS))))
+    assert pc.sum(primary).as_py() == 2 * 4 * 2 * 3
+    assert rows.num_rows == 61
     assert set(rows["status"].to_pylist()) <= {"ok", "diverged"}
 
 
@@ -52,7 +52,7 @@ def test_the_second_time_there_is_nothing_to_do(finished: Checkout) -> None:
     [
         ("figures/style.py", {"draw": 2, "report": 1}),
         ("report/words.py", {"report": 1}),
-        ("metrics/transfer.py", {"metrics": 1, "draw": 2, "report": 1}),
+        ("metrics/transfer.py", {"metrics": 1, "verdicts": 1, "draw": 2, "report": 1}),
     ],
 )
 def test_analysis_code_trains_nothing(finished: Checkout, source: str, jobs: dict[str, int]) -> None:
@@ -72,7 +72,7 @@ def test_the_optimizer_looks_at_every_sweep_again(finished: Checkout) -> None:
     try:
         path.write_text(before + "\n# changed\n")
         jobs = finished.planned_jobs()
-        assert (jobs["sweep"], jobs["coordinate_check"]) == (16, 2)
+        assert (jobs["sweep"], jobs["coordinate_check"]) == (24, 2)
         assert "prepare_data" not in jobs
     finally:
         path.write_text(before)
@@ -108,7 +108,7 @@ def test_one_more_learning_rate_trains_exactly_its_own(finished: Checkout) -> No
         (new,) = set(store.glob("*.parquet")) - set(kept)
         assert new.name.startswith("photo-mlp.mup_adamw.w32.lr-7.s0.")
         assert {run: run.stat().st_mtime_ns for run in kept} == kept
-        assert pq.read_table(rows).num_rows == 49
+        assert pq.read_table(rows).num_rows == 62
     finally:
         path.write_text(before)
     finished.snakemake()
@@ -128,7 +128,7 @@ def test_killed_in_the_middle_it_loses_no_run_and_ends_in_the_same_bytes(
         time.sleep(0.05)
     kill_group(process)
     kept = {run: run.stat().st_mtime_ns for run in store.glob("*.parquet")}
-    assert 4 <= len(kept) < 48
+    assert 4 <= len(kept) < 61
     checkout.snakemake("--unlock")
     checkout.snakemake("sweeps")
     assert {run: run.stat().st_mtime_ns for run in kept} == kept

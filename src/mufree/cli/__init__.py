@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from mufree.cli import commands, coordcheck
+from mufree.cli import commands, coordcheck, paper
 
 Handler = Callable[[argparse.Namespace], None]
 
@@ -153,13 +153,29 @@ def _parser() -> argparse.ArgumentParser:
         "report",
         commands.report,
         "Write report.pdf and report.html from tables and figures.",
-        "--study experiments/quickstart.yaml --tables tables --figures figures --provenance provenance.json --out results",
+        "--study S.yaml --rows rows.parquet --curves curves.parquet --tables tables --figures figures "
+        "--provenance provenance.json --out results",
     )
     sub.add_argument("--study", type=Path, required=True)
     sub.add_argument("--tables", type=Path, required=True)
+    sub.add_argument("--rows", type=Path, required=True)
+    sub.add_argument("--curves", type=Path, required=True)
     sub.add_argument("--figures", type=Path, required=True)
     sub.add_argument("--provenance", type=Path, required=True)
     sub.add_argument("--out", type=Path, required=True, help="folder for report.pdf and report.html")
+
+    paper.add_commands(command)
+
+    sub = command(
+        "calibrate",
+        commands.calibrate,
+        "Simulate studies whose drift and regret are known, and count how often the intervals cover them.",
+        "--simulations 2000 --out results/calibration.csv",
+    )
+    sub.add_argument("--simulations", type=int, default=2000, help="studies a scenario and number of seeds")
+    sub.add_argument("--seeds", type=int, nargs="+", default=[3, 5, 8], help="numbers of seeds of a study")
+    sub.add_argument("--rng-seed", type=int, default=0)
+    sub.add_argument("--out", type=Path, required=True, help="the table (CSV)")
 
     sub = command(
         "usage",

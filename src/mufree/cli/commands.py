@@ -34,6 +34,9 @@ ASSUMED_STEP_SECONDS = 0.005
 MAX_LEARNT_FROM = 400
 """Finished runs whose times are read for an estimate; reading one takes about half a millisecond."""
 
+RADAM_STANDS_STILL = 4
+"""Steps in which RAdam's rectification is zero: its ρ_t is at most t, and has to be above 4 (Liu et al. 2020)."""
+
 
 class UserError(Exception):
     """Something that the caller can mend: printed without a traceback."""
@@ -281,10 +284,14 @@ def coordcheck(arguments: argparse.Namespace) -> None:
     widths = task.coordinate_check.widths or sorted({width for grid in grids for width in grid.widths})
     prepared = load_data(arguments.data)
     frames = []
+    checked: dict[config.Method, pd.DataFrame] = {}
     for method in dict.fromkeys(method for grid in grids for method in grid.methods):
-        make = partial(make_run, task, arguments.task, study.all_methods[method], method)
-        frame = _coordinate_check(make, widths, task.coordinate_check, prepared)
-        frames.append(frame.assign(task=arguments.task, method=method))
+        # A few steps at the full rate: what schedule and average do later makes no difference, so that methods share a check.
+        distinct = study.all_methods[method].model_copy(update={"schedule": "constant", "average": "none"})
+        if distinct not in checked:
+            make = partial(make_run, task, arguments.task, distinct, method)
+            checked[distinct] = _coordinate_check(make, widths, task.coordinate_check, prepared)
+        frames.append(checked[distinct].assign(task=arguments.task, method=method))
         log.info("%s %s: widths %s", arguments.task, method, ", ".join(map(str, widths)))
     record.write_table(arguments.out, pa.Table.from_pandas(pd.concat(frames), preserve_index=False))
 
@@ -292,7 +299,12 @@ def coordcheck(arguments: argparse.Namespace) -> None:
 def _coordinate_check(
     make: Callable[[int, int, int], Run], widths: list[int], settings: config.CoordinateCheck, prepared: Prepared
 ) -> pd.DataFrame:
-    """The coordinate check of one method; `make(width, log2_lr, seed)` gives its run."""
+    """The coordinate check of one method; `make(width, log2_lr, seed)` gives its run.
+
+    Steps are counted from the last one before which no weight can have moved: schedule-free RAdam stands still at first.
+    """
+    from torch import nn
+
     from mufree.coordcheck import coord_check
     from mufree.data.batches import train_batches
     from mufree.train import configure_torch, context_length, make_model, make_optimizer
@@ -303,19 +315,29 @@ def _coordinate_check(
     run = run.model_copy(
         update={"training": run.training.model_copy(update={"warmup_fraction": 0.0, "precision": "float32"})}
     )
+    still = RADAM_STANDS_STILL if run.method.optimizer == "radam_schedulefree" else 0
+    run_of: dict[nn.Module, Run] = {}
+
+    def model_of(width: int, seed: int) -> nn.Module:
+        its_run = run.model_copy(update={"width": width, "seed": seed})
+        model = make_model(its_run, prepared.classes)
+        run_of.clear()  # one model is alive at a time
+        run_of[model] = its_run
+        return model
 
     def batch(seed: int) -> Any:
         size, context = settings.batch_size, context_length(run)
         return next(train_batches(prepared, batch_size=size, context_length=context, seed=seed))
 
-    return coord_check(
-        lambda width, seed: make_model(run.model_copy(update={"width": width, "seed": seed}), prepared.classes),
-        lambda model: make_optimizer(run, model),
+    frame = coord_check(
+        model_of,
+        lambda model: make_optimizer(run_of[model], model),
         widths,
         batch,
-        steps=settings.steps,
+        steps=settings.steps + still,
         seeds=settings.seeds,
     )
+    return frame[frame["step"] >= still].assign(step=lambda kept: kept["step"] - still)
 
 
 # --- analysing -------------------------------------------------------------------------------------------------------
@@ -345,6 +367,7 @@ def collect(arguments: argparse.Namespace) -> None:
         record.check_collected(runs, joined["rows"])
     except record.RecordError as error:
         raise UserError(str(error)) from error
+    joined["rows"] = record.collected_rows(runs, study.tasks, joined["rows"])
     for name, table in joined.items():
         record.write_table(arguments.out / f"{name}.parquet", table)
 
@@ -417,6 +440,8 @@ def provenance(arguments: argparse.Namespace) -> None:
 
 def report(arguments: argparse.Namespace) -> None:
     """`mufree report`."""
+    import pandas as pd
+
     from mufree import report as reports
 
     study = load_study(arguments.study)
@@ -427,7 +452,19 @@ def report(arguments: argparse.Namespace) -> None:
         provenance=json.loads(arguments.provenance.read_text(encoding="utf-8")),
         figures=arguments.figures,
         out=arguments.out,
+        rows=pd.read_parquet(arguments.rows),
+        curves=pd.read_parquet(arguments.curves),
     )
+
+
+def calibrate(arguments: argparse.Namespace) -> None:
+    """`mufree calibrate`."""
+    from mufree import record
+    from mufree.metrics.calibration import calibrate
+
+    table = calibrate(arguments.simulations, arguments.seeds, arguments.rng_seed)
+    record.write_text(arguments.out, table.to_csv(index=False, float_format="%.6g"))
+    print(f"{int(table['within_bounds'].sum())} of {len(table)} rows within bounds; all of them: {arguments.out}")
 
 
 def usage(arguments: argparse.Namespace) -> None:

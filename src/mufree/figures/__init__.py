@@ -1,7 +1,7 @@
-"""The six figures of a task: tables in, a matplotlib figure and the frame of what it shows out.
+"""The figures of a task: tables in, a matplotlib figure and the frame of what it shows out.
 
 `draw(name, tables, task, title)` draws one of `FIGURES`; `save` writes it as PDF, PNG and CSV where the caller says. Nothing
-here uses pyplot, so there is no global state and no window.
+here draws by pyplot, so there is no global state and no window.
 """
 
 from __future__ import annotations
@@ -16,10 +16,24 @@ from matplotlib.figure import Figure
 
 from mufree import record
 from mufree.figures.dynamics import coordcheck, dynamics, validation_curves
-from mufree.figures.style import DISPLAY_NAMES, RC, display_name, method_styles, ordered
+from mufree.figures.interaction import interaction
+from mufree.figures.schedule import anytime, averages
+from mufree.figures.style import DISPLAY_NAMES, RC, display_name, display_names, method_styles, ordered
 from mufree.figures.transfer import loss_vs_lr, optimum_vs_width, regret_vs_width
+from mufree.figures.tuning import best_of_k, lr_sensitivity, weight_decay
 
-__all__ = ["DISPLAY_NAMES", "FIGURES", "TABLES", "display_name", "draw", "draw_coordcheck", "ordered", "save"]
+__all__ = [
+    "COLUMN_FIGURES",
+    "DISPLAY_NAMES",
+    "FIGURES",
+    "TABLES",
+    "display_name",
+    "display_names",
+    "draw",
+    "draw_coordcheck",
+    "ordered",
+    "save",
+]
 
 FIGURES: dict[str, tuple[Callable[..., tuple[Figure, pd.DataFrame]], tuple[str, ...]]] = {
     "loss_vs_lr": (loss_vs_lr, ("rows", "loss", "optima")),
@@ -28,30 +42,59 @@ FIGURES: dict[str, tuple[Callable[..., tuple[Figure, pd.DataFrame]], tuple[str, 
     "coordcheck": (coordcheck, ("coordcheck", "coordcheck_verdict")),
     "dynamics": (dynamics, ("dynamics_points", "dynamics")),
     "validation_curves": (validation_curves, ("rows", "curves", "optima")),
+    "lr_sensitivity": (lr_sensitivity, ("stability", "rows", "optima")),
+    "best_of_k": (best_of_k, ("best_of_k", "cost")),
+    "interaction": (interaction, ("interaction",)),
+    "anytime": (anytime, ("all_rows", "curves", "arms", "anytime")),
+    "averages": (averages, ("rows", "curves", "optima")),
+    "weight_decay": (weight_decay, ("weight_decay", "weight_decay_optimum")),
 }
 """Each figure: the function that draws it, and the tables it takes. `rows` and `curves` are the study's Parquet files, the
-others are its metrics tables, by file name; `coordcheck` is the table of slopes."""
+others are its metrics tables, by file name; `coordcheck` is the table of slopes. `rows` gives a function the primary cells,
+`all_rows` every variant."""
 
-TABLES = tuple(sorted({table for _, tables in FIGURES.values() for table in tables}))
+TABLES = tuple(sorted({table for _, tables in FIGURES.values() for table in tables} - {"all_rows"}))
 """All tables that the figures take."""
 
+COLUMN_FIGURES = ("loss_vs_lr", "optimum_vs_width", "regret_vs_width", "anytime", "best_of_k", "interaction")
+"""The figures that can also be drawn for one of two columns."""
 
-def draw(name: str, tables: Mapping[str, pd.DataFrame], task: str, title: str) -> tuple[Figure, pd.DataFrame]:
-    """Draw the figure `name` of `task` with `title` above it.
+FACTOR_TABLES = ("anytime", "arms", "best_of_k", "cost", "interaction", "weight_decay", "weight_decay_optimum")
+"""Tables that a study without the factor may lack; their figures then say that there is nothing to show."""
 
-    `tables` are those of the whole study, so that an extra method looks the same for every task. Raises KeyError for an
-    unknown figure or a table that is missing.
+
+def draw(
+    name: str, tables: Mapping[str, pd.DataFrame], task: str, title: str, *, column: bool = False
+) -> tuple[Figure, pd.DataFrame]:
+    """Draw the figure `name` of `task` with `title` above it, as wide as a page, or as one of two columns.
+
+    `tables` are those of the whole study, so that an extra method looks the same for every task. The frame is what is plotted;
+    it is empty where the study lacks the factor that the figure is about, so that a report can leave it out. Raises KeyError
+    for an unknown figure or a table that is missing, ValueError for a figure that has no form for a column.
     """
     if name not in FIGURES:
         raise KeyError(f"Unknown figure '{name}'. Known: {', '.join(FIGURES)}")
+    if column and name not in COLUMN_FIGURES:
+        raise ValueError(f"figure '{name}' needs the width of a page. Drawn for a column: {', '.join(COLUMN_FIGURES)}")
     function, needs = FIGURES[name]
-    missing = [table for table in needs if table not in tables]
+    missing = [t for t in needs if t not in {*tables, *FACTOR_TABLES, *({"all_rows"} if "rows" in tables else ())}]
     if missing:
         raise KeyError(f"figure '{name}' needs the tables {', '.join(missing)}")
-    styles = method_styles({m for table in tables.values() if "method" in table for m in table["method"].unique()})
-    frames = [_of_task(tables[table], task) for table in needs]
+    found = {m for table in tables.values() if "method" in table for m in table["method"].unique()}
+    styles = method_styles(found, tables.get("rows"))
+    frames = [_of_task(_table(tables, table), task) for table in needs]
     with matplotlib.rc_context(RC):
-        return function(*frames, title=title, styles=styles)
+        return function(*frames, title=title, styles=styles, **({"column": True} if column else {}))
+
+
+def _table(tables: Mapping[str, pd.DataFrame], name: str) -> pd.DataFrame:
+    """The table that a figure calls `name`; one of a factor that the study lacks is empty."""
+    if name == "all_rows":
+        return tables["rows"]
+    frame = tables.get(name, pd.DataFrame())
+    if name == "rows" and "variant" in frame:
+        return frame[frame["variant"].isna() | frame["variant"].eq("")]  # a file may give NaN for an empty text
+    return frame
 
 
 def draw_coordcheck(slopes: pd.DataFrame, verdicts: pd.DataFrame, *, title: str, name: str = "") -> Figure:
@@ -79,7 +122,8 @@ def save(figure: Figure, plotted: pd.DataFrame, stem: Path) -> None:
     }
     with matplotlib.rc_context(RC):
         layout = figure.get_layout_engine()
-        if layout is not None:  # once, or each format would do it again
+        if layout is not None:  # here, or each format would do it again; twice, since the first may change the ticks
+            layout.execute(figure)
             layout.execute(figure)
             figure.set_layout_engine("none")
         for kind, metadata in kinds.items():

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
+
 import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from mufree.figures.style import (
     LAYER_COLOURS,
+    PAGE_WIDTH,
     MethodStyle,
     empty_figure,
     finite,
+    left_out,
+    legend_below,
+    main_methods,
+    method_handles,
     new_figure,
     note,
+    panel_title,
+    roles_of,
     rows_of,
     width_axis,
 )
@@ -26,6 +35,8 @@ Styles = dict[str, MethodStyle]
 SLOPE_MARGIN = 0.1
 """A judged module passes where |slope| is below this from step 2 on (METRICS, section 2)."""
 JUDGED_LAYERS = ("embedding", "hidden", "readout")
+MEASURES = {"size": "mean |h|", "change": "mean |h − h₀|", "relative": "‖ΔW·h‖/‖W·h‖"}
+"""What the coordinate check measures of a module, and how it is written."""
 QUANTITIES = {"grad_rms": "gradient RMS", "update_rms": "update RMS"}
 
 
@@ -35,44 +46,46 @@ def coordcheck(
     """Slope against width of each module's activation size and change, over the first steps, a column a method.
 
     Solid lines are at x (the weights that are evaluated), dashed ones at y (where gradients are taken); the band is what
-    embedding, hidden and readout modules have to stay in.
+    embedding, hidden and readout modules have to stay in. Of more than six methods the canonical ones are drawn, and of the
+    others the worst slope alone.
     """
     plotted = slopes.sort_values(["method", "quantity", "at", "module", "step"], ignore_index=True)
     known = plotted[finite(plotted["slope"])]
     if known.empty:
         return empty_figure(title, "no slope against width: that takes two widths"), plotted
-    methods = [m for m in styles if m in set(plotted["method"])]
-    columns, blocks = min(len(methods), 4), -(-len(methods) // 4)
-    figure = new_figure(title, 0.5 + 3.8 * blocks)
-    axes = figure.subplots(2 * blocks, columns, sharex=True, sharey=True, squeeze=False)
+    methods, others = main_methods([m for m in styles if m in set(plotted["method"])])
+    measures = [q for q in MEASURES if q in set(known["quantity"])]
+    columns = len(methods) if len(methods) <= 4 else 3
+    blocks = -(-len(methods) // columns)
+    below = 0.55 + 0.17 * len(others) if others else 0.0
+    panel = 1.55 if len(measures) < 3 and blocks == 1 else 1.1
+    inches = blocks * (panel * len(measures) + 0.75)
+    figure = new_figure(title, 0.5 + inches + below)
+    upper: Figure | SubFigure = figure
+    lower: SubFigure | None = None
+    if others:
+        upper, lower = figure.subfigures(2, 1, height_ratios=[inches, below], squeeze=False)[:, 0]
+    axes = upper.subplots(len(measures) * blocks, columns, sharex=True, sharey=True, squeeze=False)
     for ax in axes.flat:
         ax.set_visible(False)
     low, high = known["slope"].quantile([0.01, 0.99])
     axes[0, 0].set_ylim(min(-0.2, low - 0.1), max(0.2, high + 0.1))
+    axes[0, 0].xaxis.set_major_locator(MaxNLocator(5, integer=True))
     for i, method in enumerate(methods):
-        pair = axes[2 * (i // columns) : 2 * (i // columns) + 2, i % columns]
+        start = len(measures) * (i // columns)
+        stack = axes[start : start + len(measures), i % columns]
         mine = known[known["method"].eq(method)]
-        for ax, quantity in zip(pair, ("size", "change"), strict=True):
+        for ax, measure in zip(stack, measures, strict=True):
             ax.set_visible(True)
-            ax.axhspan(-SLOPE_MARGIN, SLOPE_MARGIN, color="0.9", lw=0)
-            for (layer, at, _), line in mine[mine["quantity"].eq(quantity)].groupby(["layer", "at", "module"]):
-                judged = layer in JUDGED_LAYERS
-                ax.plot(
-                    line["step"],
-                    line["slope"],
-                    color=LAYER_COLOURS.get(str(layer), "0.5"),
-                    ls="-" if at == "x" else (0, (2, 1.5)),
-                    lw=1.1 if judged else 0.7,
-                    zorder=3 if judged else 2,
-                )
-        pair[0].set_title(
-            styles[method].name.replace(" · ", "\n"), loc="left", color=styles[method].colour, fontweight="bold"
-        )
-        pair[1].tick_params(labelbottom=True)
-        pair[1].set_xlabel(f"step\n{_verdict_words(verdicts[verdicts['method'].eq(method)])}", linespacing=1.5)
-    for block in range(blocks):
-        axes[2 * block, 0].set_ylabel("slope of mean |h|")
-        axes[2 * block + 1, 0].set_ylabel("slope of mean |h − h₀|")
+            _slopes_over_steps(ax, mine[mine["quantity"].eq(measure)], judged=measure != "relative")
+        panel_title(stack[0], styles[method], min(PAGE_WIDTH / columns - 0.1, 2.4))
+        stack[-1].tick_params(labelbottom=True)
+        words = _verdict_words(verdicts[verdicts["method"].eq(method)])
+        stack[-1].set_xlabel(f"step\n{words}", linespacing=1.5, fontsize=7)
+    for row in range(len(axes)):
+        axes[row, 0].set_ylabel(f"slope of\n{MEASURES[measures[row % len(measures)]]}")
+    if lower is not None:
+        _worst_slopes(lower.subplots(), verdicts, others, styles)
     handles: list[Artist] = [
         Line2D([], [], color=c, label=n) for n, c in LAYER_COLOURS.items() if n in set(known["layer"])
     ]
@@ -81,8 +94,41 @@ def coordcheck(
         Line2D([], [], color="0.3", ls=(0, (2, 1.5)), label="at y"),
         Patch(color="0.9", label=f"band of ±{SLOPE_MARGIN}"),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
-    return figure, plotted
+    upper.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    return figure, plotted[plotted["method"].isin(methods)].reset_index(drop=True)
+
+
+def _slopes_over_steps(ax: Axes, lines: pd.DataFrame, judged: bool) -> None:
+    """One panel, with the band where a verdict hangs on it, else with a line at zero."""
+    if judged:
+        ax.axhspan(-SLOPE_MARGIN, SLOPE_MARGIN, color="0.9", lw=0)
+    else:
+        ax.axhline(0, color="0.7", lw=0.7)
+    for (layer, at, _), line in lines.groupby(["layer", "at", "module"]):
+        main = layer in JUDGED_LAYERS
+        ax.plot(
+            line["step"],
+            line["slope"],
+            color=LAYER_COLOURS.get(str(layer), "0.5"),
+            ls="-" if at == "x" else (0, (2, 1.5)),
+            lw=1.1 if main else 0.7,
+            zorder=3 if main else 2,
+        )
+
+
+def _worst_slopes(ax: Axes, verdicts: pd.DataFrame, methods: list[str], styles: Styles) -> None:
+    """The worst slope of each method that has no panel: filled at x, open at y."""
+    ax.axvspan(-SLOPE_MARGIN, SLOPE_MARGIN, color="0.9", lw=0)
+    for row, method in enumerate(methods):
+        look = styles[method]
+        for verdict in rows_of(verdicts[verdicts["method"].eq(method)]):
+            face = look.colour if verdict.at == "x" else "none"
+            ax.plot(verdict.worst_slope, row, ls="", marker=look.marker, color=look.colour, mfc=face)
+    ax.set_yticks(range(len(methods)), [styles[m].name for m in methods])
+    ax.set_ylim(len(methods) - 0.4, -0.6)
+    low, high = ax.get_xlim()
+    ax.set_xlim(min(low, -0.2) - 0.02, max(high, 0.2) + 0.02)
+    ax.set_xlabel("worst slope of a judged module in the other methods; filled at x, open at y")
 
 
 def _verdict_words(verdicts: pd.DataFrame) -> str:
@@ -109,7 +155,9 @@ def dynamics(points: pd.DataFrame, slopes: pd.DataFrame, *, title: str, styles: 
     shown = plotted[finite(plotted["median"]) & plotted["median"].gt(0)]
     if shown.empty:
         return empty_figure(title, "no gradients were logged by a run that ended well"), plotted
-    methods = [m for m in styles if m in set(shown["method"])]
+    methods, others = main_methods([m for m in styles if m in set(shown["method"])])
+    plotted, shown = (frame[~frame["method"].isin(others)] for frame in (plotted, shown))
+    per_row = len(methods) if len(methods) <= 4 else 3
     layers = [x for x in LAYER_COLOURS if x in set(shown["layer"])]
     figure = new_figure(title, 4.3)
     axes = figure.subplots(2, len(layers), sharex=True, sharey="row", squeeze=False)
@@ -120,14 +168,15 @@ def dynamics(points: pd.DataFrame, slopes: pd.DataFrame, *, title: str, styles: 
             panel = shown[shown["quantity"].eq(quantity) & shown["layer"].eq(layer)]
             for method in methods:
                 _medians(ax, panel[panel["method"].eq(method)], styles[method])
-            _slopes_above(ax, [(styles[m].colour, panel.loc[panel["method"].eq(m), "slope"]) for m in methods])
+            slope = [(styles[m].colour, panel.loc[panel["method"].eq(m), "slope"]) for m in methods]
+            _slopes_above(ax, slope, per_row)
             if row == 0:
-                ax.set_title(layer, pad=5 + 11 * -(-len(methods) // 4), fontweight="bold")
+                ax.set_title(layer, pad=5 + 11 * -(-len(methods) // per_row), fontweight="bold")
         axes[row, 0].yaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes[row, 0].set_ylabel(f"log2 {label}")
     for ax in axes[-1]:
         ax.set_xlabel("width (log2 scale)")
-    figure.legend(handles=_method_handles(styles, methods), loc="outside lower center", ncols=min(len(methods), 4))
+    legend_below(figure, method_handles(styles, methods, per_row), per_row, left_out(styles, others))
     return figure, plotted.reset_index(drop=True)
 
 
@@ -140,21 +189,14 @@ def _medians(ax: Axes, panel: pd.DataFrame, look: MethodStyle) -> None:
     ax.plot(np.log2(mean.index), mean, color=look.colour, ls=look.line, marker=look.marker, ms=3.5)
 
 
-def _slopes_above(ax: Axes, slopes: list[tuple[str, pd.Series]]) -> None:
-    """The methods' slopes above the panel, in rows of four."""
+def _slopes_above(ax: Axes, slopes: list[tuple[str, pd.Series]], per_row: int) -> None:
+    """The methods' slopes above the panel, in rows like the legend's."""
     for i, (colour, slope) in enumerate(slopes):
         known = len(slope) and np.isfinite(slope.iloc[0])
         text = f"{slope.iloc[0]:+.2f}".replace("-", "−") if known else "—"
-        row, column = divmod(i, 4)
-        place = ((column + 0.5) / min(len(slopes), 4), 1.03 + 0.1 * (-(-len(slopes) // 4) - 1 - row))
+        row, column = divmod(i, per_row)
+        place = ((column + 0.5) / per_row, 1.03 + 0.1 * (-(-len(slopes) // per_row) - 1 - row))
         ax.text(*place, text, transform=ax.transAxes, ha="center", color=colour, fontsize=6.5)
-
-
-def _method_handles(styles: Styles, methods: list[str]) -> list[Line2D]:
-    return [
-        Line2D([], [], color=look.colour, ls=look.line, marker=look.marker, label=look.name)
-        for look in (styles[m] for m in methods)
-    ]
 
 
 def validation_curves(
@@ -162,28 +204,19 @@ def validation_curves(
 ) -> tuple[Figure, pd.DataFrame]:
     """Validation loss (nats) over the steps at each method's best rate of the grid, at the narrowest and the widest network.
 
-    Solid: the mean over seeds at x, thin lines the seeds; dashed: at y, for schedule-free methods. Step 0 is not shown.
+    Solid: the mean over seeds at x, thin lines the seeds; dashed: at y, for methods that average. Step 0 is not shown.
     """
     best = optima[["method", "width", "log2_lr_argmin"]].rename(columns={"log2_lr_argmin": "log2_lr"}).dropna()
     widths = sorted({int(rows["width"].min()), int(rows["width"].max())}) if len(rows) else []
-    chosen = rows.merge(best[best["width"].isin(widths)], on=["method", "width", "log2_lr"])
-    chosen = chosen[["run_id", "method", "width", "log2_lr", "seed", "optimizer"]]
-    series = curves[curves["series"].isin(["val_loss", "val_loss_y"])]
-    plotted = chosen.merge(series, on="run_id")
-    plotted = plotted[plotted["step"].gt(0) & finite(plotted["value"])]
-    plotted = plotted[plotted["series"].eq("val_loss") | plotted["optimizer"].str.contains("schedulefree")]
-    plotted["at"] = plotted["series"].map({"val_loss": "x", "val_loss_y": "y"})
-    columns = ["method", "width", "log2_lr", "seed", "at", "step", "value"]
-    plotted = plotted[columns].sort_values(columns[:6], ignore_index=True)
+    methods, others = main_methods([m for m in styles if m in set(rows["method"])])
+    best = best[best["width"].isin(widths) & best["method"].isin(methods)]
+    plotted = curves_at(rows, curves, best)
     if plotted.empty:
         return empty_figure(title, "every run diverged: there is no best rate to show"), plotted
-    figure = new_figure(title, 3.9)
+    figure = new_figure(title, 3.9 + 0.15 * max(len(methods) - 4, 0))
     axes = figure.subplots(1, len(widths), sharey=True, squeeze=False)[0]
-    late = plotted.loc[plotted["step"].ge(0.2 * plotted["step"].max()), "value"]
-    low, high = float(late.min()), float(late.max())
-    pad = 0.05 * max(high - low, 0.02)
-    axes[0].set_ylim(low - pad, high + pad)
-    methods = [m for m in styles if m in set(plotted["method"])]
+    axes[0].set_ylim(late_limits(plotted))
+    methods = [m for m in methods if m in set(plotted["method"])]
     for ax, width in zip(axes, widths, strict=True):
         panel = plotted[plotted["width"].eq(width)]
         for method in methods:
@@ -197,8 +230,30 @@ def validation_curves(
             ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16))
     axes[0].set_ylabel("validation loss (nats)")
     keys = [Line2D([], [], color="0.3", label="at x"), Line2D([], [], color="0.3", ls=(0, (2, 1.5)), label="at y")]
-    figure.legend(handles=keys, loc="outside lower center", ncols=2)
+    legend_below(figure, keys, 2, left_out(styles, others))
     return figure, plotted
+
+
+def curves_at(rows: pd.DataFrame, curves: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
+    """Validation curves of the runs at `cells` (method, width, log2_lr), at x and, where that is another thing, at y."""
+    chosen = rows.merge(cells, on=["method", "width", "log2_lr"])
+    chosen = chosen[["run_id", "method", "width", "log2_lr", "seed"]]
+    series = curves[curves["series"].isin(["val_loss", "val_loss_y"])]
+    found = chosen.merge(series, on="run_id")
+    averaging = [method for method, role in roles_of(rows).items() if role.averages]
+    found = found[found["step"].gt(0) & finite(found["value"])]
+    found = found[found["series"].eq("val_loss") | found["method"].isin(averaging)]
+    found["at"] = found["series"].map({"val_loss": "x", "val_loss_y": "y"})
+    columns = ["method", "width", "log2_lr", "seed", "at", "step", "value"]
+    return found[columns].sort_values(columns[:6], ignore_index=True)
+
+
+def late_limits(curves: pd.DataFrame, start: float = 0.2) -> tuple[float, float]:
+    """Limits that show the curves from this share of the longest on: before, all fall steeply."""
+    late = curves.loc[curves["step"].ge(start * curves["step"].max()), "value"]
+    low, high = float(late.min()), float(late.max())
+    pad = 0.05 * max(high - low, 0.02)
+    return low - pad, high + pad
 
 
 def _curve(ax: Axes, lines: pd.DataFrame, look: MethodStyle) -> None:
@@ -219,5 +274,5 @@ def _curve(ax: Axes, lines: pd.DataFrame, look: MethodStyle) -> None:
             marker=look.marker,
             ms=3.5,
             markevery=every,
-            label=f"{look.name}, {rate}",
+            label="\n".join(wrap(f"{look.name}, {rate}", 48)),
         )

@@ -11,16 +11,24 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from mufree.figures.style import (
+    COLUMN_WIDTH,
+    MAIN_METHODS,
+    PAGE_WIDTH,
     MethodStyle,
     empty_figure,
+    end_labels,
     finite,
     interval_bars,
+    left_out,
+    legend_below,
+    main_methods,
     new_figure,
     note,
     panel_grid,
+    panel_title,
     robust_limits,
+    roles_of,
     rows_of,
-    spread,
     width_axis,
     width_styles,
 )
@@ -30,18 +38,34 @@ CENSORED_MARKERS = {"edge_low": "<", "edge_high": ">"}
 REGRET_MARGIN = 0.01
 """Nats; a regret below this, or below twice the seeds' standard deviation, is good (METRICS, section 1)."""
 
+NO_REGRET = {
+    "no_base_width": "not run\nat base width",
+    "base_all_diverged": "every run\nat base width\ndiverged",
+    "not_run": "base width's rate\nnot run",
+}
+"""Flags of a regret that there isn't, in words."""
+
 
 def loss_vs_lr(
-    rows: pd.DataFrame, loss: pd.DataFrame, optima: pd.DataFrame, *, title: str, styles: Styles
+    rows: pd.DataFrame,
+    loss: pd.DataFrame,
+    optima: pd.DataFrame,
+    *,
+    title: str,
+    styles: Styles,
+    column: bool = False,
 ) -> tuple[Figure, pd.DataFrame]:
     """Final validation loss (nats) against log2 learning rate, a panel a method, a line a width.
 
     Small points are seeds, lines their means. The strip above the curves counts diverged seeds, the strip below shows each
-    width's optimum with its interval. All panels have the same scales.
+    width's optimum with its interval. All panels have the same scales. A column has room for two methods: of more, the
+    schedule-free ones.
     """
     methods = [m for m in styles if m in set(rows["method"])]
     if not methods:
-        return empty_figure(title, "no runs"), pd.DataFrame()
+        return empty_figure(title, "no runs", column), pd.DataFrame()
+    kept = _two_methods(methods, rows) if column else methods
+    rows, loss, optima = (frame[frame["method"].isin(kept)] for frame in (rows, loss, optima))
     widths = width_styles(sorted(rows["width"].unique()))
     counts = rows.assign(n_diverged=rows["status"].eq("diverged"))
     counts = counts.groupby(["method", "width", "log2_lr"], as_index=False).agg(
@@ -50,22 +74,26 @@ def loss_vs_lr(
     seeds = rows[rows["status"].ne("diverged") & finite(rows["val_loss"])]
     low, high = _loss_limits(seeds, loss, rows["initial_loss"])
 
-    figure = new_figure(title, 0.95 + 2.35 * -(-len(methods) // 2))
-    axes = panel_grid(figure, len(methods), 2, "log2 of the learning rate")
-    for ax, method in zip(axes, methods, strict=True):
+    across = 1 if column else 2 if len(kept) <= 4 else 3 if len(kept) <= 6 else 4
+    across = min(across, len(kept))
+    figure = new_figure(title, 0.95 + (2.35 if across < 3 else 2.0) * -(-len(kept) // across), column)
+    axes = panel_grid(figure, len(kept), across, "log2 of the learning rate")
+    inches = (COLUMN_WIDTH if column else PAGE_WIDTH) / across - 0.3
+    for ax, method in zip(axes, kept, strict=True):
         _surface(ax, method, widths, loss, seeds)
         _strips(ax, method, widths, counts, optima)
-        ax.set_title(styles[method].name, loc="left", color=styles[method].colour, fontweight="bold")
+        panel_title(ax, styles[method], inches)
     strip = _strip_share(len(widths))
-    for ax in axes[::2]:
+    for ax in axes[::across]:
         for word, height in (("diverged", 1 - strip / 2), ("best rate", strip / 2)):
             ax.text(-0.02, height, word, transform=ax.transAxes, ha="right", va="center", fontsize=6, color="0.45")
     span = (high - low) / (1 - 2 * strip)
     first = axes[0]
     first.set_ylim(low - strip * span, high + strip * span)
-    first.set_yticks([t for t in MaxNLocator(6).tick_values(low, high) if low <= t <= high])
+    margin = 0.04 * span  # a tick's label would touch the strip's
+    first.set_yticks([t for t in MaxNLocator(6).tick_values(low, high) if low + margin <= t <= high - margin])
     rates = sorted(rows["log2_lr"].unique())
-    first.set_xticks(rates[:: -(-len(rates) // 12)])
+    first.set_xticks(rates[:: -(-len(rates) // (12 if across < 3 else 7))])
     first.set_xlim(rates[0] - 0.6, rates[-1] + 0.6)
     figure.supylabel("final validation loss (nats)", fontsize=7.5)
     handles = [Line2D([], [], color=c, marker=m, label=f"width {w}") for w, (c, m) in widths.items()]
@@ -74,8 +102,18 @@ def loss_vs_lr(
         Line2D([], [], color="0.3", marker="o", ms=3.5, label="optimum, 95 % interval"),
         Line2D([], [], color="0.3", marker=">", mfc="white", ls="", label="optimum at the grid's edge"),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4))
+    others = left_out(styles, [m for m in methods if m not in kept])
+    entries = (2 if len(widths) > 2 else 1) if column else min(len(handles), 4)
+    legend_below(figure, handles, entries, others)
     return figure, _plotted_surface(loss, seeds, counts, optima)
+
+
+def _two_methods(methods: list[str], rows: pd.DataFrame) -> list[str]:
+    """Two at most, schedule-free ones first."""
+    roles = roles_of(rows)
+    free = [m for m in methods if m in roles and roles[m].schedule_free]
+    chosen = [*free, *(m for m in methods if m not in free)][:2]
+    return [m for m in methods if m in chosen]
 
 
 def _loss_limits(seeds: pd.DataFrame, loss: pd.DataFrame, initial: pd.Series) -> tuple[float, float]:
@@ -93,7 +131,7 @@ def _loss_limits(seeds: pd.DataFrame, loss: pd.DataFrame, initial: pd.Series) ->
 
 def _strip_share(n_widths: int) -> float:
     """Share of a panel's height that each of the two strips takes."""
-    return min(0.05 * n_widths + 0.02, 0.22)
+    return min(max(0.05 * n_widths + 0.02, 0.1), 0.22)
 
 
 def _surface(
@@ -154,30 +192,60 @@ def _first(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
 
 
 def optimum_vs_width(
-    optima: pd.DataFrame, transfer: pd.DataFrame, *, title: str, styles: Styles
+    optima: pd.DataFrame, transfer: pd.DataFrame, *, title: str, styles: Styles, column: bool = False
 ) -> tuple[Figure, pd.DataFrame]:
     """Best log2 learning rate against width, a line a method, with 95 % intervals; the drift stands at the line's end.
 
     An optimum at an end of the grid is an open triangle that points to where the true one lies; it is not on the line, as it
-    is not in the drift.
+    is not in the drift. More than four methods are shown in a panel for each parametrization.
     """
     columns = ["method", "width", "log2_lr_opt", "log2_lr_opt_low", "log2_lr_opt_high", "flag"]
     plotted = optima[columns].sort_values(["method", "width"], ignore_index=True)
     plotted = plotted.merge(transfer[["method", "drift", "drift_low", "drift_high", "status"]], on="method", how="left")
     shown = plotted[finite(plotted["log2_lr_opt"])]
     if shown.empty:
-        return empty_figure(title, "every run diverged: there is no optimum to show"), plotted
+        return empty_figure(title, "every run diverged: there is no optimum to show", column), plotted
     widths = sorted(plotted["width"].unique())
     methods = [m for m in styles if m in set(shown["method"])]
-    figure = new_figure(title, 3.2)
-    ax = figure.add_subplot()
-    width_axis(ax, widths)
-    ax.set_ylim(robust_limits(shown["log2_lr_opt"], shown["log2_lr_opt_low"], shown["log2_lr_opt_high"], floor=2.0))
-    _guides(ax, widths, float(shown.loc[shown["width"].eq(shown["width"].min()), "log2_lr_opt"].mean()))
-    ends: list[float] = []
+    methods, others = main_methods(methods) if column else (methods, [])
+    plotted, shown = (frame[~frame["method"].isin(others)] for frame in (plotted, shown))
+    groups = [methods]
+    if len(methods) > 4:
+        families = dict.fromkeys(styles[m].parametrization for m in methods)
+        groups = [[m for m in methods if styles[m].parametrization == family] for family in families]
+    labels = {m: f"{styles[m].name}\n{_drift_words(transfer[transfer['method'].eq(m)])}" for m in methods}
+    heights = [max(1.9 if column or len(groups) > 1 else 2.7, 0.27 * len(group)) for group in groups]
+    words = 0.29 * len(methods) + 0.4 * bool(others) if column else 0.0
+    figure = new_figure(title, sum(heights) + words + 0.5, column)
+    axes = figure.subplots(len(groups), sharex=True, sharey=True, squeeze=False, height_ratios=heights)[:, 0]
+    width_axis(axes[0], widths)
+    axes[0].set_ylim(
+        robust_limits(shown["log2_lr_opt"], shown["log2_lr_opt_low"], shown["log2_lr_opt_high"], floor=2.0)
+    )
+    start = float(shown.loc[shown["width"].eq(shown["width"].min()), "log2_lr_opt"].mean())
+    for ax, group, height in zip(axes, groups, heights, strict=True):
+        _guides(ax, widths, start)
+        _optima_lines(ax, group, shown, styles)
+        ends = [float(shown.loc[shown["method"].eq(m), "log2_lr_opt"].iloc[-1]) for m in group]
+        if not column:
+            end_labels(ax, [(e, labels[m], styles[m].colour) for m, e in zip(group, ends, strict=True)], height)
+        ax.set_ylabel("log2 of the best learning rate" if height > 2 else "log2 of the best rate")
+    axes[-1].set_xlabel("width (log2 scale)")
+    if column:
+        handles = [
+            Line2D([], [], color=x.colour, ls=x.line, marker=x.marker, label=labels[m])
+            for m, x in ((m, styles[m]) for m in methods)
+        ]
+        legend_below(figure, handles, 1, left_out(styles, others))
+    return figure, plotted.reset_index(drop=True)
+
+
+def _optima_lines(ax: Axes, methods: list[str], shown: pd.DataFrame, styles: Styles) -> None:
+    """The methods side by side at each width, so that intervals don't hide each other."""
+    step = min(0.03, 0.2 / len(methods))
     for i, method in enumerate(methods):
         look, cells = styles[method], shown[shown["method"].eq(method)]
-        places = np.log2(cells["width"]) + 0.03 * (i - (len(methods) - 1) / 2)
+        places = np.log2(cells["width"]) + step * (i - (len(methods) - 1) / 2)
         inside = ~cells["flag"].isin(CENSORED_MARKERS)
         ax.plot(places[inside], cells["log2_lr_opt"][inside], color=look.colour, ls=look.line)
         for place, cell in zip(places, rows_of(cells), strict=True):
@@ -185,30 +253,12 @@ def optimum_vs_width(
             face = look.colour if cell.flag == "ok" else "white"
             ax.plot(place, cell.log2_lr_opt, marker=shape, color=look.colour, mfc=face, ms=5, ls="", zorder=3)
         interval_bars(ax, places, cells["log2_lr_opt_low"], cells["log2_lr_opt_high"], look.colour)
-        ends.append(float(cells["log2_lr_opt"].iloc[-1]))
-    bottom, top = ax.get_ylim()
-    for method, end, place in zip(methods, ends, spread(ends, 0.13 * (top - bottom)), strict=True):
-        look = styles[method]
-        text = f"{look.name}\n{_drift_words(transfer[transfer['method'].eq(method)])}"
-        ax.annotate(
-            text,
-            (1.0, end),
-            (1.05, place),
-            xycoords=ax.get_yaxis_transform(),
-            textcoords=ax.get_yaxis_transform(),
-            color=look.colour,
-            va="center",
-            fontsize=7,
-            annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": look.colour, "lw": 0.5, "shrinkA": 0, "shrinkB": 0},
-        )
-    ax.set_xlabel("width (log2 scale)")
-    ax.set_ylabel("log2 of the best learning rate")
-    return figure, plotted
 
 
 def _guides(ax: Axes, widths: list[int], start: float) -> None:
-    """Thin lines of slope 0 and −1 from the mean optimum at the narrowest width."""
+    """Thin lines of slope 0 and −1 from the mean optimum at the narrowest width, if there is a wider one."""
+    if len(widths) < 2:
+        return
     bottom, _ = ax.get_ylim()
     x = np.array([np.log2(widths[0]), ax.get_xlim()[1]])
     for slope in (0, -1):
@@ -240,12 +290,13 @@ def _drift_words(transfer: pd.DataFrame) -> str:
 
 
 def regret_vs_width(
-    regret: pd.DataFrame, optima: pd.DataFrame, *, title: str, styles: Styles
+    regret: pd.DataFrame, optima: pd.DataFrame, *, title: str, styles: Styles, column: bool = False
 ) -> tuple[Figure, pd.DataFrame]:
     """Cross-fitted regret (nats) of the base width's rate at each width, a panel a method, with 95 % intervals.
 
     The band reaches to max(0.01 nats, 2 σ of the seeds): a regret whose interval ends inside it is small. Where there is no
-    cross-fitted regret (one seed), the same-seed regret is shown by an open marker.
+    cross-fitted regret (one seed), the same-seed regret is shown by an open marker. A method that was run at one width is left
+    out.
     """
     sigma = optima[["method", "width", "sigma_seed"]]
     columns = [
@@ -263,11 +314,19 @@ def regret_vs_width(
     plotted["margin"] = (2 * plotted["sigma_seed"]).clip(lower=REGRET_MARGIN).fillna(REGRET_MARGIN)
     plotted["shown"] = plotted["regret_cf"].fillna(plotted["regret"])
     if not finite(plotted["shown"]).any():
-        return empty_figure(title, "no regret can be computed: every run diverged, or there is one width"), plotted
+        why = "no regret can be computed: every run diverged, or base width was not run"
+        return empty_figure(title, why, column), plotted
     methods = [m for m in styles if m in set(plotted["method"])]
+    n_widths = plotted.groupby("method")["width"].nunique()
+    alone = [m for m in methods if n_widths[m] == 1] if n_widths.max() > 1 else []  # no rate was carried over
+    methods, others = main_methods(
+        [m for m in methods if m not in alone], limit=MAIN_METHODS if column else len(methods)
+    )
+    plotted = plotted[plotted["method"].isin(methods)].reset_index(drop=True)
     widths = sorted(plotted["width"].unique())
-    figure = new_figure(title, 0.7 + 2.0 * -(-len(methods) // 4))
-    axes = panel_grid(figure, len(methods), 4, "width (log2 scale)")
+    across = min(2 if column else 4, len(methods))
+    figure = new_figure(title, 0.7 + (1.7 if column else 2.0) * -(-len(methods) // across), column)
+    axes = panel_grid(figure, len(methods), across, "width (log2 scale)")
     width_axis(axes[0], widths)
     points = np.append(plotted["shown"], [0.0, 1.2 * plotted["margin"].max()])
     axes[0].set_ylim(robust_limits(points, plotted["regret_cf_low"], plotted["regret_cf_high"], floor=0.03))
@@ -281,8 +340,12 @@ def regret_vs_width(
             face = look.colour if np.isfinite(cell.regret_cf) else "white"
             ax.plot(place, cell.shown, marker=look.marker, color=look.colour, mfc=face)
         interval_bars(ax, places, cells["regret_cf_low"], cells["regret_cf_high"], look.colour)
-        ax.set_title(look.name.replace(" · ", "\n"), loc="left", color=look.colour, fontweight="bold")
+        panel_title(ax, look, min((COLUMN_WIDTH if column else PAGE_WIDTH) / across - 0.2, 2.4))
         if not finite(cells["shown"]).any():
-            note(ax, "every run diverged")
+            known = [NO_REGRET[flag] for flag in cells["flag"] if flag in NO_REGRET]
+            note(ax, known[0] if known else "every run diverged")
     figure.supylabel("regret (nats)", fontsize=7.5)
+    if others or alone:
+        notes = (left_out(styles, others), left_out(styles, alone, "run at one width"))
+        legend_below(figure, [], 1, " ".join(note for note in notes if note))
     return figure, plotted

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from mufree.metrics.statistics import Floats, ols_slope
 
 QUANTITIES = ("grad_rms", "update_rms", "weight_rms")
+
+EPSILON_FLAG = 0.1
+"""Above this ratio to the median √v of a layer, Adam's ε shortens its steps noticeably."""
 
 
 def medians_after_warmup(curves: pd.DataFrame, warmup_steps: pd.Series[int]) -> pd.DataFrame:
@@ -36,3 +40,12 @@ def complete_log2_means(medians: Floats) -> Floats:
     """Mean over seeds of log2 median, [K] from [K, S]; NaN for a width with any seed missing, zero or negative."""
     means: Floats = np.log2(np.where(medians > 0, medians, np.nan)).mean(axis=1)
     return means
+
+
+def epsilon_ratio(epsilon: ArrayLike, median_sqrt_v: ArrayLike) -> Floats:
+    """Adam's ε over the median √v of a layer; flagged above `EPSILON_FLAG`, as the layer's updates are then not Adam's.
+
+    Infinite where √v is 0 and ε is not (a layer without gradient), NaN where both are 0 or one is NaN.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.divide(np.asarray(epsilon, np.float64), np.asarray(median_sqrt_v, np.float64)))

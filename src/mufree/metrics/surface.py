@@ -147,3 +147,11 @@ def grid_argmin(surface: Surface) -> Ints:
     """Position of the best rate of each width, [K]; −1 where no rate is free of divergence. A tie goes to the lower rate."""
     loss = surface.mean_loss
     return np.where(np.isnan(loss).all(axis=1), -1, np.where(np.isnan(loss), np.inf, loss).argmin(axis=1))
+
+
+def cost_at(surface: Surface, rates: Ints) -> Floats:
+    """Mean cost over the seeds of each width at the rate in position rates[k], [K]; NaN where it is −1 or wasn't run."""
+    k = np.flatnonzero(rates >= 0)
+    result = np.full(len(rates), np.nan)
+    result[k] = surface.cost[k, rates[k]].mean(axis=1)
+    return result

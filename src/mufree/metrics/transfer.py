@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mufree.metrics.statistics import Floats, ols_slope
-from mufree.metrics.surface import Surface, grid_argmin, optima
+from mufree.metrics.statistics import Bools, Floats, Ints, cross_fitted, ols_slope
+from mufree.metrics.surface import Surface, cost_at, grid_argmin, optima
 
 
 def optimum_positions(surface: Surface) -> Floats:
@@ -39,25 +39,142 @@ def regret_cf(surface: Surface) -> Floats:
     Mean over s of cost[k, j0(−s), s] − cost[k, jk(−s), s]. May be slightly negative; 0 at base width by construction. NaN
     with one seed, and where `regret` is NaN for any of the choices.
     """
-    n = surface.n_seeds
-    if n < 2:
-        return np.full(len(surface.widths), np.nan)
-    seeds = np.arange(n)
-    differences = [_mean_difference(surface.keep(np.delete(seeds, s)), surface.keep(seeds[s : s + 1])) for s in seeds]
-    return np.asarray(np.mean(differences, axis=0))
+    return np.asarray(regret_by_seed(surface).mean(axis=0))
+
+
+def regret_by_seed(surface: Surface) -> Floats:
+    """The terms of `regret_cf`, [S, K]: one regret for each seed, both rates chosen on the others; NaN with one seed."""
+    return cross_fitted(
+        lambda others, judged: _mean_difference(surface.keep(others), surface.keep(judged)), surface.n_seeds
+    )
+
+
+def transferred_rate(surface: Surface) -> int:
+    """Position of the rate that base width would hand on, the grid argmin of all seeds there; −1 where there is none."""
+    return -1 if surface.base is None else int(grid_argmin(surface)[surface.base])
+
+
+def regret_held(surface: Surface, transferred: int) -> Floats:
+    """Regret of one given rate at each width, [K], in nats, against the own rate chosen on the seeds other than the one judged.
+
+    `transferred` is a position in the grid, as from `transferred_rate` of all seeds, and an argument so that a jackknife holds
+    it. It answers "what does the rate that we found at base width cost?", where `regret_cf` answers "what would tuning at
+    base width cost, with one seed fewer, on average?". Where two rates are nearly as good at base width, the second answer lies
+    between those of the two rates, and no interval from few seeds covers it; this one has a valid interval there
+    (`mufree.metrics.calibration`). Holding it doesn't flatter: it was chosen on other runs than the ones that judge it.
+    0 at base width, where both are the same choice. NaN as for `regret_cf`.
+    """
+
+    def difference(others: Ints, judged: Ints) -> Floats:
+        judge, own = surface.keep(judged), grid_argmin(surface.keep(others))
+        result = cost_at(judge, np.full(len(own), transferred)) - cost_at(judge, own)
+        if surface.base is not None and not np.isnan(result[surface.base]):
+            result[surface.base] = 0.0
+        return result
+
+    return np.asarray(cross_fitted(difference, surface.n_seeds).mean(axis=0))
 
 
 def _mean_difference(choice: Surface, judge: Surface) -> Floats:
     """Both rates chosen on one surface, judged by the mean cost on another of the same grid, [K]."""
     own = grid_argmin(choice)
-    result = np.full(len(own), np.nan)
-    if choice.base is None or own[choice.base] < 0:
-        return result
-    transferred = own[choice.base]
-    cost = judge.cost.mean(axis=2)
-    k = np.flatnonzero(own >= 0)
-    result[k] = cost[k, transferred] - cost[k, own[k]]
-    return result
+    transferred = np.full(len(own), -1 if choice.base is None else own[choice.base])
+    return cost_at(judge, transferred) - cost_at(judge, own)
+
+
+def transfer_errors(surface: Surface) -> Floats:
+    """Cross-fitted transfer error of each ordered pair of widths, [K, K], in nats: what the rate of another width costs.
+
+    [i, k] is the cost at width k of the rate tuned at width i, less that of width k's own, both chosen on the seeds other than
+    the one judged. So the row of the base width is `regret_cf`, and the diagonal 0. NaN with one seed, where a width has no
+    usable rate, and where a rate wasn't run at width k.
+    """
+    errors = cross_fitted(
+        lambda others, judged: _pair_differences(surface.keep(others), surface.keep(judged)), surface.n_seeds
+    )
+    return np.asarray(errors.mean(axis=0))
+
+
+def _pair_differences(choice: Surface, judge: Surface) -> Floats:
+    own = grid_argmin(choice)
+    at_own = cost_at(judge, own)
+    return np.stack([cost_at(judge, np.full(len(own), rate)) - at_own for rate in own])
+
+
+def transfer_error_mean(surface: Surface) -> float:
+    """Mean of `transfer_errors` over the ordered pairs that have one; NaN with none. `transfer_error_pairs` counts them."""
+    pairs = _known_pairs(surface)
+    return float(pairs.mean()) if len(pairs) else float("nan")
+
+
+def transfer_error_max(surface: Surface) -> float:
+    """Largest of `transfer_errors` over the ordered pairs that have one; NaN with none.
+
+    Each error is cross-fitted, but picking the largest favours noise: an upper companion of the mean, not a test.
+    """
+    pairs = _known_pairs(surface)
+    return float(pairs.max()) if len(pairs) else float("nan")
+
+
+def transfer_error_pairs(surface: Surface) -> int:
+    """How many ordered pairs of different widths have a transfer error."""
+    return len(_known_pairs(surface))
+
+
+def _known_pairs(surface: Surface) -> Floats:
+    errors = transfer_errors(surface)
+    return errors[~np.eye(len(errors), dtype=bool) & ~np.isnan(errors)]
+
+
+def rate_ratios(numerator: Surface, denominator: Surface) -> Floats:
+    """log2 of the ratio of two methods' optimal rates at each width, [K]; NaN where either is censored.
+
+    The widths have to be the same: ValueError.
+    """
+    if not np.array_equal(numerator.widths, denominator.widths):
+        widths = numerator.widths.tolist(), denominator.widths.tolist()
+        raise ValueError(f"Widths {widths[0]} and {widths[1]} differ: give both surfaces the same ones.")
+    return optimum_positions(numerator) - optimum_positions(denominator)
+
+
+def rate_ratio_slope(numerator: Surface, denominator: Surface) -> float:
+    """Slope of `rate_ratios` on log2 width, in doublings per doubling; NaN with fewer than 3 widths that have both."""
+    return ols_slope(numerator.log2_width_mult, rate_ratios(numerator, denominator))
+
+
+def share_worse(curves: Floats) -> float:
+    """Share of points at which a wider network trains worse, from mean train loss; curves [K, T, S], widths ascending.
+
+    A point is a pair of neighbouring widths at one step (the caller leaves out the warm-up and fixes all settings). It is
+    worse if the mean over seeds of loss[k+1] − loss[k] is above 2 standard errors of that mean: paired, since seeds share
+    the order of the data. Good is 0 under µP (Yang et al. 2022). NaN with no point that can be judged.
+    """
+    worse, points = count_worse(curves)
+    return worse / points if points else float("nan")
+
+
+def count_worse(curves: Floats) -> tuple[int, int]:
+    """How many points of `share_worse` are worse, and how many can be judged: those of 2 or more seeds, all finite."""
+    if curves.shape[2] < 2 or len(curves) < 2:
+        return 0, 0
+    finite: Bools = np.asarray(np.isfinite(curves).all(axis=2))
+    judged = finite[1:] & finite[:-1]
+    differences = (curves[1:][judged] - curves[:-1][judged]).reshape(-1, curves.shape[2])
+    se = differences.std(axis=1, ddof=1) / np.sqrt(curves.shape[2])
+    return int((differences.mean(axis=1) > 2 * se).sum()), int(judged.sum())
+
+
+def kendall_tau(widths: Ints, final: Floats) -> float:
+    """Kendall's τ-b between width and final train loss, both [K]; −1 where every wider network is better.
+
+    Widths whose loss is NaN are left out; NaN with fewer than 2 left, or where all losses are equal.
+    """
+    from scipy.stats import kendalltau  # slow to import
+
+    here = ~np.isnan(final)
+    if here.sum() < 2:
+        return float("nan")
+    return float(kendalltau(widths[here], final[here]).statistic)
 
 
 def share_of_gain(regrets: Floats, best_loss: Floats, base: int) -> Floats:

@@ -20,6 +20,7 @@ Weight decay follows a rule for each variant (`VARIANTS`; docs/weight-decay.md d
 gradients shrink as 1/m, and the packages' 1e-8 bites in wide networks.
 """
 
+from mufree.optim.averaging import WeightAverage
 from mufree.optim.base_shapes import attach_base_shapes, base_shapes_of, load_base_shapes, save_base_shapes
 from mufree.optim.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from mufree.optim.constructors import (
@@ -28,6 +29,7 @@ from mufree.optim.constructors import (
     MuAdamW_ScheduleFree,
     MuRAdam_ScheduleFree,
     MuScheduleFreeWrapper,
+    MuSGD,
     MuSGD_ScheduleFree,
     Variant,
     available_impls,
@@ -56,11 +58,13 @@ __all__ = [
     "MuAdamW",
     "MuAdamW_ScheduleFree",
     "MuRAdam_ScheduleFree",
+    "MuSGD",
     "MuSGD_ScheduleFree",
     "MuScheduleFreeWrapper",
     "Names",
     "Params",
     "Variant",
+    "WeightAverage",
     "attach_base_shapes",
     "available_impls",
     "base_shapes_of",

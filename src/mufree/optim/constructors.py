@@ -104,11 +104,32 @@ def MuAdamW(  # noqa: N802 (the name that mup gives it)
             f"MuAdamW takes ordinary optimizers, got impl {name!r}. {VARIANTS[name].constructor} takes it."
         )
     if (name := _known_as(impl, BASE_FAMILIES)) and BASE_FAMILIES[name] != "adam":
-        raise ValueError(f"MuAdamW takes Adam-like optimizers; µP scales those like {name!r} otherwise.")
+        raise ValueError(
+            f"MuAdamW takes Adam-like optimizers; µP scales those like {name!r} otherwise. MuSGD takes it."
+        )
     optimizer: Optimizer = _build(
         impl, params, "adam", _rule("coupled", decoupled_wd), eps_scale, names, lr=lr, **kwargs
     )
     _check_steps(optimizer)
+    return optimizer
+
+
+def MuSGD(  # noqa: N802 (the name that mup gives it)
+    params: Params,
+    impl: type[Optimizer] = SGD,
+    decoupled_wd: bool = False,
+    *,
+    lr: float = 1e-3,
+    names: Names | None = None,
+    **kwargs: Any,
+) -> Optimizer:
+    """SGD, or a subclass of it, with µP's groups; arguments as for `MuAdamW`.
+
+    Raises `ValueError` for an `impl` that is no SGD, since µP scales steps otherwise that aren't proportional to the gradient.
+    """
+    if _known_as(impl, BASE_FAMILIES) != "SGD":
+        raise ValueError(f"MuSGD takes torch's SGD or a subclass, got impl {getattr(impl, '__name__', repr(impl))!r}.")
+    optimizer: Optimizer = _build(impl, params, "sgd", _rule("coupled", decoupled_wd), "none", names, lr=lr, **kwargs)
     return optimizer
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 MISSING = "—"
@@ -57,7 +58,9 @@ def count(n: int, noun: str) -> str:
 
 
 def listing(items: Sequence[str]) -> str:
-    """a, b and c."""
+    """a, b and c; with semicolons where an item has a comma of its own."""
+    if any("," in item for item in items[:-1]):
+        return "; ".join(items)
     return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
 
 
@@ -68,3 +71,42 @@ def span(values: Sequence[int]) -> str:
     if len(shown) < 7:
         return ", ".join(shown)
     return f"{shown[0]} to {shown[-1]}, {len(shown)} values"
+
+
+def plain(value: Any) -> str:
+    """A cell of text: empty where the file has nothing."""
+    return value.strip() if isinstance(value, str) else ""
+
+
+def flag_words(flag: Any) -> str:
+    """A flag without its underscores."""
+    return plain(flag).replace("_", " ")
+
+
+def sentence(content: str) -> str:
+    """With a capital first letter and a full stop; the empty text stays empty."""
+    content = content.strip()
+    if not content:
+        return ""
+    first = content[0] if content[0] == "µ" else content[0].upper()  # else it becomes a capital Greek mu
+    return first + content[1:] + ("" if content[-1] in ".!?" else ".")
+
+
+def power_of_two(log2: Any) -> str:
+    """2^−9, for a learning rate by its log2; fractions to two decimals."""
+    if not known(log2):
+        return MISSING
+    return f"2^{number(log2, 0 if float(log2).is_integer() else 2)}"
+
+
+def with_names(content: str, named: Callable[[str], str]) -> str:
+    """The text with its words that have underscores as `named` calls them."""
+    return re.sub(r"\b[a-z0-9]+(?:_[a-z0-9]+)+\b", lambda found: named(found.group()), content)
+
+
+def grouped(said: Sequence[tuple[str, str]]) -> list[str]:
+    """`A: what is said of it`, in order; `A, B and C: not estimable …` once for all of which that is said for one reason."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name, words in said:
+        groups.setdefault(("" if words.startswith("not estimable") else name, words), []).append(name)
+    return [f"{listing(names)}: {words}" for (_, words), names in groups.items()]

@@ -1,0 +1,244 @@
+"""The article, from the frozen study in paper/data alone, and how a study is frozen. Nothing here trains."""
+
+FROZEN = Path(workflow.basedir) / "paper/data"
+PAPER_FIGURES = [
+    "loss_vs_lr",
+    "optimum_vs_width",
+    "regret_vs_width",
+    "interaction",
+    "anytime",
+    "best_of_k",
+    "weight_decay",
+    "coordcheck",
+    "dynamics",
+    "validation_curves",
+    "averages",
+    "lr_sensitivity",
+]
+PAPER_TABLES = [
+    "tasks",
+    "main",
+    "verdicts",
+    "conditions",
+    "optima",
+    "data",
+    *(["calibration"] if (FROZEN / "calibration.csv").exists() else []),
+]
+
+
+# Tasks of the frozen study with their descriptions; none before a study was frozen.
+PAPER_TASKS = {
+    name: task["description"]
+    for path in FROZEN.glob("study.yaml")
+    for name, task in yaml.safe_load(path.read_text(encoding="utf-8"))["tasks"].items()
+}
+# A change of any file is seen. The manifest is asked for even before there is one.
+FROZEN_FILES = ["paper/data/MANIFEST.json"] + [
+    path.relative_to(workflow.basedir).as_posix()
+    for path in sorted(FROZEN.rglob("*"))
+    if path.is_file() and path.name != "MANIFEST.json"
+]
+
+
+localrules:
+    freeze,
+
+
+rule freeze:
+    """Freeze the study of --config study=NAME into paper/data, which the article is built from."""
+    input:
+        rows=f"results/{STUDY.name}/rows.parquet",
+        curves=f"results/{STUDY.name}/curves.parquet",
+        timings=f"results/{STUDY.name}/timings.parquet",
+        provenance=f"results/{STUDY.name}/provenance.json",
+        tables=expand(
+            "results/{study}/tables/{table}.csv", study=STUDY.name, table=TABLES
+        ),
+        coordcheck=expand(
+            "results/{study}/coordcheck/{task}.parquet",
+            study=STUDY.name,
+            task=STUDY.tasks,
+        ),
+        study=STUDY_FILE,
+        hypotheses="experiments/hypotheses.yaml",
+    log:
+        f"results/{STUDY.name}/logs/freeze.log",
+    conda:
+        "../envs/mufree.yaml"
+    params:
+        # Hours of simulation, so it is taken along where it was made.
+        calibration=lambda wildcards: (
+            "--calibration results/calibration.csv"
+            if Path("results/calibration.csv").exists()
+            else ""
+        ),
+    message:
+        "Freeze study {STUDY.name} for the paper"
+    # No output: what is frozen is a source of the article, which must not pull training in.
+    shell:
+        "mufree freeze --study {input.study:q} --hypotheses {input.hypotheses:q} --rows {input.rows:q}"
+        " --curves {input.curves:q} --timings {input.timings:q} --tables $(dirname {input.tables[0]:q})"
+        " --coordcheck {input.coordcheck:q} --provenance {input.provenance:q} {params.calibration}"
+        " --out paper/data 2> {log:q}"
+
+
+rule check_frozen:
+    """The frozen files are those of their manifest."""
+    input:
+        FROZEN_FILES,
+    output:
+        "results/paper/verified.json",
+    log:
+        "results/paper/logs/check_frozen.log",
+    conda:
+        "../envs/mufree.yaml"
+    message:
+        "Check the frozen study against its manifest"
+    shell:
+        "mufree check-frozen paper/data --out {output:q} 2> {log:q}"
+
+
+rule recompute:
+    """The frozen runs give the frozen tables."""
+    input:
+        sources.files("metrics"),
+        verified="results/paper/verified.json",
+    output:
+        "results/paper/recomputed.json",
+    log:
+        "results/paper/logs/recompute.log",
+    # The longest step, and nothing but the last one needs it.
+    priority: 10
+    conda:
+        "../envs/mufree.yaml"
+    message:
+        "Make the tables anew from the frozen runs, and compare"
+    shell:
+        "mufree check-frozen paper/data --recompute --out {output:q} 2> {log:q}"
+
+
+rule paper_verdicts:
+    """The hypotheses, judged by the frozen estimates."""
+    input:
+        sources.files("verdicts"),
+        verified="results/paper/verified.json",
+    output:
+        "results/paper/verdicts.csv",
+    log:
+        "results/paper/logs/verdicts.log",
+    conda:
+        "../envs/mufree.yaml"
+    message:
+        "Judge the hypotheses"
+    shell:
+        "mufree verdicts --estimates paper/data/tables/estimates.csv --hypotheses paper/data/hypotheses.yaml"
+        " --out {output:q} 2> {log:q}"
+
+
+rule numbers:
+    """Every number and computed sentence of the article, and its tables as CSV and LaTeX."""
+    input:
+        sources.files("paper"),
+        verdicts="results/paper/verdicts.csv",
+    output:
+        numbers="results/paper/numbers.json",
+        tables=expand(
+            "results/paper/tables/{table}.{kind}",
+            table=PAPER_TABLES,
+            kind=["csv", "tex"],
+        ),
+    log:
+        "results/paper/logs/numbers.log",
+    conda:
+        "../envs/mufree.yaml"
+    params:
+        figures=PAPER_FIGURES,
+    message:
+        "Collect the paper's numbers"
+    shell:
+        "mufree numbers --frozen paper/data --verdicts {input.verdicts:q} --figures {params.figures}"
+        " --out $(dirname {output.numbers:q}) 2> {log:q}"
+
+
+rule paper_figures:
+    """The figures of a task, from the frozen tables."""
+    input:
+        sources.files("figures"),
+        verified="results/paper/verified.json",
+    output:
+        expand(
+            "results/paper/figures/{{paper_task}}.{figure}.{kind}",
+            figure=PAPER_FIGURES,
+            kind=["png", "csv"],
+        ),
+        pdf=expand(
+            "results/paper/figures/{{paper_task}}.{figure}.pdf", figure=PAPER_FIGURES
+        ),
+    log:
+        "results/paper/logs/figures/{paper_task}.log",
+    wildcard_constraints:
+        paper_task="|".join(PAPER_TASKS) or "none",
+    conda:
+        "../envs/mufree.yaml"
+    params:
+        title=lambda wildcards: PAPER_TASKS[wildcards.paper_task],
+        names=PAPER_FIGURES,
+    message:
+        "Draw the paper's figures of {wildcards.paper_task}"
+    shell:
+        "mufree figure {params.names} --task {wildcards.paper_task:q} --title {params.title:q}"
+        " --rows paper/data/rows.parquet --curves paper/data/curves.parquet --tables paper/data/tables"
+        " --out $(dirname {output.pdf[0]:q}) 2> {log:q}"
+
+
+rule claims:
+    """Every claim of the article, tested against the frozen tables."""
+    input:
+        "paper/paper.typ",
+        "paper/template.typ",
+        [
+            path.relative_to(workflow.basedir).as_posix()
+            for path in sorted((Path(workflow.basedir) / "tests/claims").glob("*.py"))
+        ],
+        numbers="results/paper/numbers.json",
+        recomputed="results/paper/recomputed.json",
+    output:
+        "results/paper/claims.txt",
+    log:
+        "results/paper/logs/claims.log",
+    conda:
+        "../envs/mufree.yaml"
+    message:
+        "Test the paper's claims"
+    # The other tests' conftest loads torch; these need none.
+    shell:
+        "MUFREE_PAPER=$(dirname {input.numbers:q}) python -m pytest tests/claims --confcutdir tests/claims"
+        " -p no:cacheprovider -q --tb=short > {log:q} 2>&1 && tail -n 1 {log:q} | sed 's/ in .*//' > {output:q}"
+
+
+rule paper:
+    """The article: paper/paper.pdf."""
+    input:
+        "paper/paper.typ",
+        "paper/template.typ",
+        "paper/references.bib",
+        sources.files("paper"),
+        numbers="results/paper/numbers.json",
+        tables=rules.numbers.output.tables,
+        claims="results/paper/claims.txt",
+        figures=expand(
+            "results/paper/figures/{task}.{figure}.pdf",
+            task=PAPER_TASKS,
+            figure=PAPER_FIGURES,
+        ),
+    output:
+        "paper/paper.pdf",
+    log:
+        "results/paper/logs/paper.log",
+    conda:
+        "../envs/mufree.yaml"
+    message:
+        "Set the paper"
+    shell:
+        "mufree paper --source paper --build $(dirname {input.numbers:q}) --figures {input.figures:q}"
+        " --out {output:q} 2> {log:q}"

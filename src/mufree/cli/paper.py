@@ -1,0 +1,209 @@
+"""`mufree verdicts`, and what freezes a study and builds the paper from it. Loads no torch."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import ValidationError
+
+from mufree import config
+from mufree.cli.commands import UserError, load_study
+from mufree.hypotheses import Hypotheses
+
+if TYPE_CHECKING:
+    from mufree.numbers import Frozen
+
+Command = Callable[[str, Callable[[argparse.Namespace], None], str, str], argparse.ArgumentParser]
+
+
+def add_commands(command: Command) -> None:
+    """Add all of them; `command(name, handler, summary, example)` makes one."""
+    sub = command(
+        "verdicts",
+        verdicts,
+        "Judge the hypotheses by the table of estimates.",
+        "--estimates tables/estimates.csv --hypotheses experiments/hypotheses.yaml --out verdicts.csv",
+    )
+    sub.add_argument(
+        "--estimates", type=Path, required=True, help="the table of estimates, as `mufree metrics` writes it"
+    )
+    sub.add_argument("--hypotheses", type=Path, required=True, help="the hypotheses (YAML)")
+    sub.add_argument("--out", type=Path, required=True, help="the table of verdicts (CSV)")
+
+    sub = command(
+        "freeze",
+        freeze,
+        "Keep of a finished study what the paper needs, a few megabytes with a manifest of digests.",
+        "--study experiments/quickstart.yaml --hypotheses experiments/hypotheses.yaml --rows rows.parquet "
+        "--curves curves.parquet --timings timings.parquet --tables tables --coordcheck coordcheck/*.parquet "
+        "--provenance provenance.json --out paper/data",
+    )
+    sub.add_argument("--study", type=Path, required=True, help="the study file")
+    sub.add_argument("--hypotheses", type=Path, required=True)
+    for name in ("rows", "curves", "timings"):
+        sub.add_argument(f"--{name}", type=Path, required=True, help=f"{name}.parquet of the study")
+    sub.add_argument("--tables", type=Path, required=True, help="folder of the tables")
+    sub.add_argument("--coordcheck", type=Path, nargs="*", default=[], help="raw coordinate checks, one a task")
+    sub.add_argument("--provenance", type=Path, required=True)
+    sub.add_argument("--calibration", type=Path, help="the simulation of the intervals (CSV), if it was made")
+    sub.add_argument("--out", type=Path, required=True, help="folder to write; what stands there is replaced")
+
+    sub = command(
+        "check-frozen",
+        check_frozen,
+        "Check a frozen study against its manifest, and its tables against its runs.",
+        "paper/data --recompute --out checked.json",
+    )
+    sub.add_argument("frozen", type=Path, help="the frozen folder")
+    sub.add_argument("--recompute", action="store_true", help="also make the tables anew from the runs, and compare")
+    sub.add_argument("--out", type=Path, required=True, help="JSON that says what was checked")
+
+    sub = command(
+        "numbers",
+        numbers,
+        "Write every number and computed sentence of the paper, and its tables as CSV and LaTeX.",
+        "--frozen paper/data --verdicts verdicts.csv --figures loss_vs_lr --out results/paper",
+    )
+    sub.add_argument("--frozen", type=Path, required=True, help="the frozen folder")
+    sub.add_argument("--verdicts", type=Path, required=True, help="the table of verdicts")
+    sub.add_argument("--figures", nargs="*", default=[], metavar="NAME", help="figures that need a caption")
+    sub.add_argument("--out", type=Path, required=True, help="folder for numbers.json and tables/")
+
+    sub = command(
+        "paper",
+        paper,
+        "Set the paper: numbers, tables and figures to a PDF.",
+        "--source paper --build results/paper --figures results/paper/figures/*.pdf --out paper/paper.pdf",
+    )
+    sub.add_argument("--source", type=Path, required=True, help="folder of paper.typ, template.typ, references.bib")
+    sub.add_argument("--build", type=Path, required=True, help="folder of numbers.json and tables/")
+    sub.add_argument("--figures", type=Path, nargs="*", default=[], help="figures (PDF)")
+    sub.add_argument("--out", type=Path, required=True, help="the PDF")
+
+
+def load_hypotheses(path: Path) -> Hypotheses:
+    """Read and check the hypotheses. Raises `UserError` that says what is wrong, where."""
+    try:
+        return Hypotheses.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is no YAML: {error}", 2) from error
+    except ValidationError as error:
+        raise UserError(f"{path} has {error.error_count()} mistake(s):\n{config.explain(error)}", 2) from error
+
+
+def verdicts(arguments: argparse.Namespace) -> None:
+    """`mufree verdicts`."""
+    import pandas as pd
+
+    from mufree import record
+    from mufree.verdicts import judge
+
+    hypotheses = load_hypotheses(arguments.hypotheses)
+    try:
+        frame = judge(pd.read_csv(arguments.estimates), hypotheses)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    record.write_text(arguments.out, frame.to_csv(index=False, float_format="%.8g"))
+
+
+def freeze(arguments: argparse.Namespace) -> None:
+    """`mufree freeze`."""
+    import pyarrow.parquet as pq
+
+    from mufree import freeze as frozen
+    from mufree import record
+    from mufree.plan import expand
+
+    study = load_study(arguments.study)
+    load_hypotheses(arguments.hypotheses)
+    rows, curves, timings = (
+        pq.read_table(path, partitioning=None) for path in (arguments.rows, arguments.curves, arguments.timings)
+    )
+    copies = frozen.copies_of(
+        study=arguments.study,
+        hypotheses=arguments.hypotheses,
+        tables=arguments.tables,
+        coordcheck=arguments.coordcheck,
+        calibration=arguments.calibration,
+    )
+    try:
+        record.check_collected(expand(study), rows)
+        manifest = frozen.freeze(
+            arguments.out,
+            study=study.name,
+            copies=copies,
+            rows=rows,
+            curves=curves,
+            timings=timings,
+            provenance=_read_json(arguments.provenance),
+        )
+    except (record.RecordError, frozen.FrozenError) as error:
+        raise UserError(str(error)) from error
+    size = sum(file["bytes"] for file in manifest["files"].values()) / 1e6
+    print(f"{arguments.out}: {manifest['runs']} runs of {study.name}, run set {manifest['run_set']}, {size:.1f} MB")
+
+
+def check_frozen(arguments: argparse.Namespace) -> None:
+    """`mufree check-frozen`."""
+    from mufree import freeze as frozen
+    from mufree import record
+
+    try:
+        manifest = frozen.verify(arguments.frozen)
+        tables = frozen.recompute(arguments.frozen) if arguments.recompute else {}
+    except frozen.FrozenError as error:
+        raise UserError(str(error)) from error
+    checked = {"run_set": manifest["run_set"], "files": len(manifest["files"]), "rows_of_tables_made_anew": tables}
+    record.write_json(arguments.out, checked)
+
+
+def numbers(arguments: argparse.Namespace) -> None:
+    """`mufree numbers`."""
+    from mufree import numbers as made
+    from mufree import paper as papers
+    from mufree import record
+
+    frozen = _load_frozen(arguments.frozen, arguments.verdicts)
+    try:
+        tables = papers.display_tables(frozen)
+        papers.write_tables(tables, arguments.out / "tables")
+    except papers.PaperError as error:
+        raise UserError(str(error)) from error
+    captions = {name: {"caption": table.caption, "note": table.note} for name, table in tables.items()}
+    record.write_json(arguments.out / "numbers.json", {**made.collect(frozen, arguments.figures), "tables": captions})
+
+
+def paper(arguments: argparse.Namespace) -> None:
+    """`mufree paper`."""
+    from mufree import paper as papers
+    from mufree import record
+
+    try:
+        pdf = papers.to_pdf(arguments.source, arguments.build, arguments.figures)
+    except papers.PaperError as error:
+        raise UserError(str(error)) from error
+    with record.atomic(arguments.out) as temporary:
+        temporary.write_bytes(pdf)
+
+
+def _load_frozen(folder: Path, verdicts_file: Path) -> Frozen:
+    import pandas as pd
+
+    from mufree import freeze as frozen
+    from mufree.numbers import read
+
+    try:
+        manifest = frozen.verify(folder)
+    except frozen.FrozenError as error:
+        raise UserError(str(error)) from error
+    return read(folder, manifest, pd.read_csv(verdicts_file))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    plain: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return plain

@@ -1,0 +1,621 @@
+"""Every number and every conclusion of the paper, from frozen tables and verdicts: what `numbers.json` holds.
+
+A number has its text as it is printed, its value, and the table and row it comes from. A sentence that says how something came
+out is chosen by a verdict or a table, never typed, so that it is true for whatever study is frozen. The paper shows both by
+their keys; the tests in tests/claims check each choice against the tables once more.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from mufree.coordcheck import MAX_SLOPE
+from mufree.figures import display_names
+from mufree.hypotheses import Hypotheses
+from mufree.report.captions import FIGURE_CAPTIONS
+from mufree.report.setting import caveat_of
+from mufree.report.terms import bounds, statistic, value, with_unit
+from mufree.report.words import count, known, listing, number, percent, span
+from mufree.tables.transfer import EQUIVALENCE_MARGIN
+from mufree.verdicts import NOT_MEASURED
+
+Row = Mapping[str, Any]
+
+WORDS = {
+    "supported": "supported",
+    "refuted": "refuted",
+    "inconclusive": "inconclusive",
+    "not_estimable": "not estimable",
+}
+"""Verdicts as they are read, in the order in which they are listed."""
+
+SHOWN_WITH_ROWS = ("anytime", "best_of_k", "interaction", "weight_decay")
+"""Figures of factors that not every task has; each shows the table of its name."""
+
+NO_BARS = {
+    "coordcheck": "no error bars, slopes of the means over seeds",
+    "dynamics": "no error bars, every seed is shown",
+    "validation_curves": "no error bars, every seed is shown",
+    "averages": "no error bars, every seed is shown",
+    "best_of_k": "no error bars, the expectation over subsets of the grid",
+    "weight_decay": "no error bars, means over seeds",
+}
+"""Figures without intervals, and what they show instead."""
+
+POWER = 0.8
+"""Probability with which a detectable effect is found."""
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What the paper is built from: a frozen study, and the verdicts on it.
+
+    `checked_seeds` is how many seeds the coordinate check of each task has.
+    """
+
+    manifest: Mapping[str, Any]
+    study: Mapping[str, Any]
+    hypotheses: Hypotheses
+    provenance: Mapping[str, Any]
+    tables: Mapping[str, pd.DataFrame]
+    runs: pd.DataFrame
+    verdicts: pd.DataFrame
+    calibration: pd.DataFrame | None
+    checked_seeds: Mapping[str, int]
+
+    @cached_property
+    def tasks(self) -> list[str]:
+        """Tasks by name."""
+        return sorted(map(str, self.runs["task"].unique()))
+
+    @property
+    def estimates(self) -> pd.DataFrame:
+        """The table of estimates."""
+        return self.tables["estimates"]
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """Each method's name of display."""
+        return display_names(self.runs)
+
+    def named(self, text: str) -> str:
+        """A text in which methods are called by their names of display, and a pair is compared in words."""
+        joined = text.replace(" - ", " against ").replace(" / ", " over ")
+        return re.sub(r"\b(?:sp|mup)_[a-z0-9_]+", lambda found: self.names.get(found.group(), found.group()), joined)
+
+    def primary(self, task: str) -> pd.DataFrame:
+        """The runs of a task whose settings are all the task's own."""
+        return self.runs[self.runs["task"].eq(task) & self.runs["variant"].fillna("").eq("")]
+
+    def methods(self, task: str) -> list[str]:
+        """The four of the study that ran, in their order, then the others."""
+        return list(dict.fromkeys(self.tables["optima"].query("task == @task")["method"]))
+
+    def widths(self, task: str) -> list[int]:
+        """Widths of primary runs, ascending."""
+        return sorted(int(width) for width in self.primary(task)["width"].unique())
+
+    def n_widths(self, task: str, method: str) -> int:
+        """At how many widths a method was trained in primary cells."""
+        runs = self.primary(task)
+        return int(runs[runs["method"].eq(method)]["width"].nunique())
+
+    def seeds(self, task: str) -> list[int]:
+        """How many seeds the methods were judged by: one number, unless they differ."""
+        return sorted(int(n) for n in self.tables["optima"].query("task == @task")["n_seeds"].unique())
+
+    def records(self, table: str, **where: Any) -> list[dict[str, Any]]:
+        """Rows of a table with the given values, in its order."""
+        frame = self.tables[table]
+        for column, wanted in where.items():
+            frame = frame[frame[column].eq(wanted)]
+        return [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")]
+
+    def judged(self, hypothesis: str, scope: str) -> list[dict[str, Any]]:
+        """Rows of the verdicts of one hypothesis and scope."""
+        frame = self.verdicts[self.verdicts["id"].eq(hypothesis) & self.verdicts["scope"].eq(scope)]
+        return [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")]
+
+
+def read(folder: Path, manifest: Mapping[str, Any], verdicts: pd.DataFrame) -> Frozen:
+    """A frozen folder that `freeze.verify` has passed."""
+    calibration = folder / "calibration.csv"
+    return Frozen(
+        manifest=manifest,
+        study=yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8")),
+        hypotheses=Hypotheses.model_validate(yaml.safe_load((folder / "hypotheses.yaml").read_text(encoding="utf-8"))),
+        provenance=json.loads((folder / "provenance.json").read_text(encoding="utf-8")),
+        tables={path.stem: pd.read_csv(path) for path in sorted((folder / "tables").glob("*.csv"))},
+        runs=pd.read_parquet(folder / "rows.parquet"),
+        verdicts=verdicts,
+        calibration=pd.read_csv(calibration) if calibration.exists() else None,
+        checked_seeds={
+            path.stem: pd.read_parquet(path, columns=["seed"])["seed"].nunique()
+            for path in sorted((folder / "coordcheck").glob("*.parquet"))
+        },
+    )
+
+
+def collect(frozen: Frozen, figures: Sequence[str]) -> dict[str, Any]:
+    """The whole of `numbers.json`; `figures` are those that the paper may show, by name."""
+    return {
+        "complete": bool(frozen.manifest["complete"]),
+        "missing": frozen.manifest["missing"],
+        "study": frozen.manifest["study"],
+        "run_set": frozen.manifest["run_set"],
+        "tasks": [{"name": task, "description": _description(frozen, task)} for task in frozen.tasks],
+        "numbers": _counts(frozen) | _estimates(frozen),
+        "sentences": sentences(frozen),
+        "captions": {task: _captions(frozen, task, figures) for task in frozen.tasks},
+        "notes": {"error_bars": _error_bars(frozen, frozen.tasks), "data": _data_words(frozen, frozen.tasks)},
+        "hypotheses": [_hypothesis(frozen, h.id) for h in frozen.hypotheses.hypotheses],
+        "deviations": [d.model_dump(mode="json") for d in frozen.hypotheses.deviations],
+    }
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def _number(text: str, value: Any, source: str, interval: str = "") -> dict[str, Any]:
+    plain = None if value is None or not math.isfinite(value) else float(value)
+    return {"text": text, "value": plain, "interval": interval, "source": source}
+
+
+def _counts(frozen: Frozen) -> dict[str, dict[str, Any]]:
+    runs = frozen.runs
+    diverged = int(runs["status"].eq("diverged").sum())
+    plain = {
+        "runs": (len(runs), "rows.parquet"),
+        "diverged": (diverged, "rows.parquet: status"),
+        "tasks": (len(frozen.tasks), "rows.parquet: task"),
+        "methods": (runs["method"].nunique(), "rows.parquet: method"),
+        "hypotheses": (len(_of_kind(frozen, "primary")), "hypotheses.yaml"),
+        "replications": (len(_of_kind(frozen, "replication")), "hypotheses.yaml"),
+        "controls": (len(_of_kind(frozen, "control")), "hypotheses.yaml"),
+        "deviations": (len(frozen.hypotheses.deviations), "hypotheses.yaml: deviations"),
+    }
+    out = {name: _number(f"{n:,}".replace(",", " "), n, source) for name, (n, source) in plain.items()}
+    for verdict in WORDS:
+        n = sum(row["verdict"] == verdict for h in _of_kind(frozen, "primary") for row in frozen.judged(h, "overall"))
+        out[f"primary_{verdict}"] = _number(str(n), n, f"verdicts.csv: scope=overall, verdict={verdict}")
+    hours = float(frozen.manifest["core_hours"])
+    out["core_hours"] = _number(number(hours, 1), hours, "MANIFEST.json: core_hours")
+    out["diverged_share"] = _number(percent(diverged / len(runs)), diverged / len(runs), "rows.parquet: status")
+    least = min(seeds for task in frozen.tasks for seeds in frozen.seeds(task))
+    out["least_seeds"] = _number(str(least), least, "tables/optima.csv: n_seeds")
+    out["wilson_none"] = _number(percent(_none_of(least), 0), _none_of(least), f"Wilson's interval of 0 of {least}")
+    power = detectable_interaction(least)
+    out["power"] = _number(percent(POWER, 0), POWER, "numbers.POWER")
+    out["drift_margin"] = _number(f"{EQUIVALENCE_MARGIN}", EQUIVALENCE_MARGIN, "tables.transfer.EQUIVALENCE_MARGIN")
+    out["coordcheck_margin"] = _number(f"{MAX_SLOPE}", MAX_SLOPE, "coordcheck.MAX_SLOPE")
+    out["detectable"] = _number(number(power, 1), power, f"t with {least - 1} degrees of freedom, power {POWER}")
+    return out
+
+
+def _estimates(frozen: Frozen) -> dict[str, dict[str, Any]]:
+    """Every estimate of the study, keyed `task/subject/statistic`, and `/w<width>` where it has a width."""
+    out = {}
+    for row in frozen.records("estimates"):
+        what = statistic(row["statistic"])
+        width = f"/w{int(row['width'])}" if known(row["width"]) else ""
+        source = f"tables/estimates.csv: task={row['task']}, subject={row['subject']}, statistic={row['statistic']}"
+        out[f"{row['task']}/{row['subject']}/{row['statistic']}{width}"] = _number(
+            with_unit(row["estimate"], what),
+            row["estimate"],
+            source + (f", width={int(row['width'])}" if width else ""),
+            bounds(row["low"], row["high"], what),
+        )
+    return out
+
+
+def _none_of(n: int) -> float:
+    from mufree.metrics.statistics import wilson
+
+    return wilson(0, n)[1]
+
+
+def detectable_interaction(n_seeds: int) -> float:
+    """The difference in differences that is found with probability `POWER`, in standard deviations over seeds.
+
+    Of four means over seeds. Two-sided test at 0.05; the four errors are taken as independent. NaN below two seeds.
+    """
+    from scipy.stats import t  # slow to import
+
+    if n_seeds < 2:
+        return math.nan
+    freedom = n_seeds - 1
+    return float((t.ppf(0.975, freedom) + t.ppf(POWER, freedom)) * 2 / math.sqrt(n_seeds))
+
+
+# --- sentences -------------------------------------------------------------------------------------------------------
+
+QUESTIONS = {
+    "transfer": "H1a",
+    "synergy": "H1b",
+    "schedule": "H2",
+    "stability": "H3",
+    "search": "H4",
+    "decay": "H5",
+    "rate": "H6",
+    "loss": "H7",
+    "embedding": "H8",
+}
+"""Which hypothesis answers which part of the results."""
+
+
+def sentences(frozen: Frozen) -> dict[str, list[str]]:
+    """All computed sentences, by the id of the claim that they make."""
+    return {
+        "size": [_size(frozen)],
+        "headline": _headline(frozen),
+        "tally": [_tally(frozen)],
+        "drift": [_drift(frozen, task) for task in frozen.tasks],
+        "regret": [_regret(frozen, task) for task in frozen.tasks],
+        "best": [_best(frozen, task) for task in frozen.tasks],
+        "diverged": [_diverged(frozen, task) for task in frozen.tasks],
+        **{name: _answer(frozen, hypothesis) for name, hypothesis in QUESTIONS.items()},
+        "replications": [line for h in _of_kind(frozen, "replication") for line in _short_answer(frozen, h)],
+        "positive-controls": [line for h in _of_kind(frozen, "control") for line in _short_answer(frozen, h)],
+        "negative-control": _negative_control(frozen),
+        "coordinate-check": _coordinate_check(frozen),
+        "surprises": _surprises(frozen),
+        "calibration": _calibration(frozen),
+        "scope": [_scope(frozen, task) for task in frozen.tasks],
+        "seeds": [_seeds(frozen)],
+    }
+
+
+def _of_kind(frozen: Frozen, kind: str) -> list[str]:
+    return [h.id for h in frozen.hypotheses.hypotheses if h.kind == kind]
+
+
+def _description(frozen: Frozen, task: str) -> str:
+    return str(frozen.study["tasks"][task]["description"])
+
+
+def _size(frozen: Frozen) -> str:
+    runs = len(frozen.runs)
+    diverged = int(frozen.runs["status"].eq("diverged").sum())
+    methods = count(frozen.runs["method"].nunique(), "method")
+    hours = number(frozen.manifest["core_hours"], 1)
+    return (
+        f"We report {count(runs, 'run')} of {methods} on {count(len(frozen.tasks), 'task')}; {diverged} of the runs diverged. "
+        f"They took {hours} core-hours."
+    )
+
+
+def _headline(frozen: Frozen) -> list[str]:
+    """The verdict on transfer, task by task, in one sentence a verdict, with the drifts that it rests on."""
+    meaning = {
+        "supported": "the best learning rate does not drift with width under µP with ScheduleFree, and does under SP",
+        "refuted": "it is not true that the best learning rate drifts under SP with ScheduleFree and not under µP",
+        "inconclusive": "whether µP keeps ScheduleFree's best learning rate from drifting with width stays open",
+        "not_estimable": "whether µP keeps ScheduleFree's best learning rate from drifting with width can't be estimated",
+    }
+    out = []
+    for verdict, text in meaning.items():
+        tasks = [row["task"] for row in frozen.judged("H1a", "task") if row["verdict"] == verdict]
+        if tasks:
+            several = len(tasks) > 1
+            drifts = [
+                f"{f'{task}: ' if several else ''}µP {_drift_of(frozen, task, 'mup')}, SP {_drift_of(frozen, task, 'sp')}"
+                for task in tasks
+            ]
+            shown = "" if verdict == "not_estimable" else f" (drift with its 95 % interval, {'; '.join(drifts)})"
+            out.append(f"On {listing(tasks)}, {text}{shown}.")
+    return out
+
+
+def _drift_of(frozen: Frozen, task: str, parametrization: str) -> str:
+    rows = frozen.records("estimates", task=task, statistic="drift", subject=f"{parametrization}_schedulefree")
+    return _with_interval(rows[0]) if rows else "not measured"
+
+
+def _with_interval(row: Row) -> str:
+    """Estimate, unit-less, with its 95 % interval."""
+    what = statistic(row["statistic"])
+    if not known(row["estimate"]):
+        return "not estimable"
+    interval = bounds(row["low"], row["high"], what)
+    return (
+        f"{value(row['estimate'], what)} {interval}"
+        if known(row["low"])
+        else f"{value(row['estimate'], what)}, no interval"
+    )
+
+
+def _tally(frozen: Frozen) -> str:
+    rows = [row for h in _of_kind(frozen, "primary") for row in frozen.judged(h, "overall")]
+    counts = {verdict: sum(row["verdict"] == verdict for row in rows) for verdict in WORDS}
+    found = listing([f"{n} {WORDS[verdict]}" for verdict, n in counts.items() if n])
+    return f"Of the {len(rows)} hypotheses, taken over all tasks, {found}."
+
+
+def _drift(frozen: Frozen, task: str) -> str:
+    """b of every method that was trained at several widths, and what its interval says."""
+    rows = {row["subject"]: row for row in frozen.records("estimates", task=task, statistic="drift")}
+    parts = []
+    for method in frozen.methods(task):
+        if method in rows and frozen.n_widths(task, method) > 1:
+            shown = f"{_with_interval(rows[method])}, " if known(rows[method]["estimate"]) else ""
+            parts.append(f"{frozen.named(method)}: {shown}{drift_class(rows[method])}")
+    return f"{task}: {'; '.join(parts)}."
+
+
+def drift_class(row: Row, margin: float = EQUIVALENCE_MARGIN) -> str:
+    """What an estimate of drift shows: `no drift`, `small`, `drifts`, `undecided` or `not estimable`."""
+    if row["status"] != "ok" or not known(row["estimate"]):
+        return "not estimable"
+    if not known(row["low90"]):
+        return "undecided"
+    inside = -margin < row["low90"] and row["high90"] < margin
+    nonzero = row["low"] > 0 or row["high"] < 0
+    if inside:
+        return "small" if nonzero else "no drift"
+    return "drifts" if nonzero else "undecided"
+
+
+def _regret(frozen: Frozen, task: str) -> str:
+    widest, base = frozen.widths(task)[-1], frozen.widths(task)[0]
+    parts = [
+        f"{frozen.named(row['subject'])} {_with_interval(row)}"
+        for row in frozen.records("estimates", task=task, statistic="regret_cf", width=widest)
+    ]
+    return f"{task}, from width {base} to {widest}, in nats: {'; '.join(parts) or 'not estimable'}."
+
+
+def _best(frozen: Frozen, task: str) -> str:
+    widest = frozen.widths(task)[-1]
+    rows = frozen.records("estimates", task=task, statistic="best_loss", width=widest)
+    found = sorted((row for row in rows if known(row["estimate"])), key=lambda row: float(row["estimate"]))
+    if not found:
+        return f"{task}: every run at width {widest} diverged."
+    first, *others = found
+    text = f"{task}, width {widest}: lowest is {frozen.named(first['subject'])} with {_with_interval(first)} nats"
+    if not others:
+        return text + "."
+    return f"{text}; next is {frozen.named(others[0]['subject'])}, {_with_interval(others[0])}."
+
+
+def _diverged(frozen: Frozen, task: str) -> str:
+    runs = frozen.primary(task)
+    parts = []
+    for method in frozen.methods(task):
+        mine = runs[runs["method"].eq(method)]
+        parts.append(f"{frozen.named(method)} {int(mine['status'].eq('diverged').sum())} of {len(mine)}")
+    return f"{task}: {'; '.join(parts)}."
+
+
+def _answer(frozen: Frozen, hypothesis: str) -> list[str]:
+    """The overall verdict in a sentence, then what decides in each task where it can be estimated."""
+    out = [_overall(frozen, hypothesis)]
+    for whole in frozen.judged(hypothesis, "task"):
+        if whole["verdict"] != "not_estimable":
+            parts = [row for row in frozen.judged(hypothesis, "condition") if row["task"] == whole["task"]]
+            said = "; ".join(_condition(frozen, row) for row in parts)
+            of_verdict = whole["p_refuted_holm" if whole["verdict"] == "refuted" else "p_holm"]
+            p = f" (Holm p {p_words(of_verdict)})" if known(of_verdict) else ""
+            out.append(f"{whole['task']}: {WORDS[whole['verdict']]}{p}. {_sentence(said)}")
+    return out
+
+
+def _short_answer(frozen: Frozen, hypothesis: str) -> list[str]:
+    """The claim, and its verdict in each task with the numbers that decide."""
+    claim = next(h.claim for h in frozen.hypotheses.hypotheses if h.id == hypothesis)
+    return [f"{hypothesis}. {_sentence(claim)} {_overall(frozen, hypothesis)}"]
+
+
+def _overall(frozen: Frozen, hypothesis: str) -> str:
+    """The verdict over all tasks, and in which it is which."""
+    (row,) = frozen.judged(hypothesis, "overall")
+    by_verdict: dict[str, list[str]] = {}
+    for whole in frozen.judged(hypothesis, "task"):
+        by_verdict.setdefault(whole["verdict"], []).append(whole["task"])
+    word = WORDS[row["verdict"]].capitalize()
+    if row["verdict"] == "not_estimable":
+        reasons = {part["reason"] for part in frozen.judged(hypothesis, "condition")}
+        return f"{word} in any task" + (": it was not measured." if reasons == {NOT_MEASURED} else ".")
+    each = [f"{WORDS[v]} in {listing(by_verdict[v])}" for v in WORDS if v in by_verdict]
+    mixed = len(set(by_verdict) - {"not_estimable"}) > 1
+    return f"{word} overall: {'; '.join(each)}." if mixed else f"{_sentence('; '.join(each))}"
+
+
+def _condition(frozen: Frozen, row: Row) -> str:
+    what = statistic(row["statistic"])
+    head = f"{what.words}{about(frozen, row)}"
+    if not known(row["estimate"]):
+        return f"{head}: not estimable, {frozen.named(row['reason'])}"
+    unit = f" {what.unit}" if what.unit not in ("", "share") else ""
+    interval = bounds(row["low"], row["high"], what)
+    shown = f" {interval}" if known(row["low"]) else ""
+    shown += " (no seed changes it)" if known(row["low"]) and row["low"] == row["high"] else ""
+    return f"{head} {value(row['estimate'], what)}{shown}{unit}: {WORDS[row['verdict']]}"
+
+
+def _sentence(text: str) -> str:
+    """With a capital first letter, unless that is a µ, and a full stop."""
+    first = text[0] if text[0] == "µ" else text[0].upper()
+    return first + text[1:] + ("" if text[-1] in ".!?" else ".")
+
+
+def about(frozen: Frozen, row: Row) -> str:
+    """Of whom, and at which width."""
+    width = f" at width {int(row['width'])}" if known(row["width"]) else ""
+    # What it is compared with, or that it is of all four, stands in the statistic's own words.
+    subject = re.sub(r"^interaction$| - best (single factor|other)$", "", row["subject"])
+    return (f" of {frozen.named(subject)}" if subject else "") + width
+
+
+def p_words(p: Any) -> str:
+    """Three decimals, and `< 0.001` below that; a dash if there is none."""
+    return "< 0.001" if known(p) and p < 0.001 else number(p, 3)
+
+
+def _negative_control(frozen: Frozen) -> list[str]:
+    out = []
+    for task in frozen.tasks:
+        rows = frozen.records("control", task=task)
+        pairs, equal = sum(int(row["n_pairs"]) for row in rows), sum(int(row["n_equal"]) for row in rows)
+        if not pairs:
+            out.append(f"{task}: not checked.")
+        elif equal == pairs:
+            out.append(f"{task}: the same losses, bit for bit, in all {pairs} pairs of runs.")
+        else:
+            out.append(
+                f"{task}: the same losses in only {equal} of {pairs} pairs of runs; the implementation is in doubt."
+            )
+    return out
+
+
+def _coordinate_check(frozen: Frozen) -> list[str]:
+    """How many methods pass at y and at x, by parametrization, and whether that is as it has to be."""
+    parametrization = frozen.runs.drop_duplicates("method").set_index("method")["parametrization"]
+    out = []
+    for task in frozen.tasks:
+        rows = frozen.records("coordcheck_verdict", task=task)
+        mup, sp = (
+            [str(row["passed"]) == "True" for row in rows if parametrization[row["method"]] == kind]
+            for kind in ("mup", "sp")
+        )
+        text = f"{task}: µP passes {sum(mup)} of {len(mup)} checks, SP passes {sum(sp)} of {len(sp)}"
+        doubts = [
+            *(["what is said of µP here is in doubt"] if not all(mup) else []),
+            *(["the check does not tell µP from SP"] if any(sp) else []),
+        ]
+        out.append(f"{text}; {' and '.join(doubts) or 'as it has to be'}.")
+    return out
+
+
+def _surprises(frozen: Frozen) -> list[str]:
+    """Verdicts that go against what was known before, and checks that failed."""
+    out = []
+    for h in frozen.hypotheses.hypotheses:
+        against = {"supported": "refuted", "refuted": "supported"}.get(h.expects)
+        tasks = [row["task"] for row in frozen.judged(h.id, "task") if row["verdict"] == against]
+        if tasks:
+            verb = "refuted" if against == "refuted" else "supported"
+            out.append(f"{h.id} was expected to be {h.expects} and is {verb} in {listing(tasks)}. {_sentence(h.claim)}")
+    for task in frozen.tasks:
+        rows = frozen.records("control", task=task)
+        if any(row["n_equal"] != row["n_pairs"] for row in rows):
+            out.append(f"On {task}, SP and µP differ at base width.")
+    return out or ["Nothing: no verdict goes against what was expected before the runs."]
+
+
+def _calibration(frozen: Frozen) -> list[str]:
+    """For each statistic, how often its nominal 95 % interval covers the truth with as many seeds as the study has."""
+    if frozen.calibration is None:
+        return ["No simulation of the intervals is part of this frozen study."]
+    least = min(n for task in frozen.tasks for n in frozen.seeds(task))
+    table = frozen.calibration[frozen.calibration["n_seeds"].eq(least)]
+    if table.empty:
+        return [f"The intervals were not simulated for {count(least, 'seed')}."]
+    out = []
+    for name, rows in table.groupby("statistic", sort=True):
+        low, high = (number(100 * bound, 1) for bound in (rows["coverage"].min(), rows["coverage"].max()))
+        fine = int(rows["within_bounds"].astype(str).eq("True").sum())
+        out.append(
+            f"{str(name).replace('_', ' ')}, {count(least, 'seed')}: coverage {low} to {high} % over "
+            f"{count(len(rows), 'scenario')}, of which {fine} {'is' if fine == 1 else 'are'} as wanted."
+        )
+    return out
+
+
+def _scope(frozen: Frozen, task: str) -> str:
+    runs = frozen.primary(task)
+    first = runs.iloc[0]
+    rates = span([int(x) for x in runs["log2_lr"]])
+    return (
+        f"{task}: {_description(frozen, task)}; widths {span(frozen.widths(task))}, log2 rates {rates}, "
+        f"{count(int(first['steps']), 'step')} of {int(first['batch_size'])}, {_seeds_words(frozen, task)}."
+    )
+
+
+def _seeds(frozen: Frozen) -> str:
+    least = min(n for task in frozen.tasks for n in frozen.seeds(task))
+    wanted = 5
+    if least < wanted:
+        return f"With {count(least, 'seed')} the study is exploratory by its own rules, which ask for {wanted}."
+    return f"Every primary cell has at least {least} seeds, as the study's rules ask."
+
+
+def _seeds_words(frozen: Frozen, task: str) -> str:
+    seeds = frozen.seeds(task)
+    return count(seeds[0], "seed") if len(seeds) == 1 else f"{span(seeds)} seeds"
+
+
+# --- captions --------------------------------------------------------------------------------------------------------
+
+
+def _captions(frozen: Frozen, task: str, figures: Iterable[str]) -> dict[str, str]:
+    """Captions of the figures that have something to show for this task."""
+    out = {}
+    for name in figures:
+        needed = frozen.tables.get(name) if name in SHOWN_WITH_ROWS else None
+        averages = frozen.runs["task"].eq(task) & frozen.runs["average"].ne("none")
+        if name == "averages" and not averages.any():
+            continue
+        if needed is None or needed["task"].eq(task).any():
+            what = f"{_description(frozen, task)} ({task}). {FIGURE_CAPTIONS.get(name, '')}"
+            if name == "coordcheck":
+                n = f"n = {count(frozen.checked_seeds.get(task, 0), 'seed')} a method and width"
+                out[name] = f"{what} {tail(frozen, [task], NO_BARS[name], n)}"
+            else:
+                out[name] = f"{what} {tail(frozen, [task], NO_BARS.get(name, ''))}"
+    return out
+
+
+def tail(frozen: Frozen, tasks: Sequence[str], error_bars: str = "", n: str = "") -> str:
+    """The end of every caption: n, error bars, data, and which set of runs."""
+    runs = int(frozen.runs["task"].isin(tasks).sum())
+    return (
+        f"{n or 'n = ' + count(runs, 'run')}; {error_bars or _error_bars(frozen, tasks)}; "
+        f"data: {_data_words(frozen, tasks)}; run set {frozen.manifest['run_set']}."
+    )
+
+
+def _error_bars(frozen: Frozen, tasks: Sequence[str]) -> str:
+    seeds = sorted({n for task in tasks for n in frozen.seeds(task)})
+    if seeds == [1]:
+        return "one seed, no error bars"
+    noun = count(seeds[0], "seed") if len(seeds) == 1 else f"{span(seeds)} seeds"
+    return f"intervals are 95 %, delete-one-seed jackknife with t quantile, {noun}"
+
+
+def _data_words(frozen: Frozen, tasks: Sequence[str]) -> str:
+    """Data sets of some tasks, with a caveat where splits are not used as published."""
+    out = []
+    for task in tasks:
+        dataset = frozen.study["tasks"][task]["dataset"]
+        manifest = next((m for m in frozen.provenance["data"] if m["settings"]["name"] == dataset["name"]), None)
+        caveat = caveat_of(manifest) if manifest else ""
+        name = str(dataset["name"]).replace("_", " ")
+        out.append(f"{name} ({caveat[0].lower()}{caveat[1:].rstrip('.')})" if caveat else name)
+    return ", ".join(dict.fromkeys(out))
+
+
+def _hypothesis(frozen: Frozen, name: str) -> dict[str, Any]:
+    """One hypothesis as the appendix shows it."""
+    h = next(h for h in frozen.hypotheses.hypotheses if h.id == name)
+    return {
+        "id": h.id,
+        "kind": h.kind,
+        "claim": h.claim,
+        "decided_by": h.decided_by,
+        "known": h.known,
+        "sources": h.sources,
+        "written": str(h.written),
+        "post_hoc": h.post_hoc,
+        "verdict": WORDS[frozen.judged(name, "overall")[0]["verdict"]],
+        "tasks": {row["task"]: WORDS[row["verdict"]] for row in frozen.judged(name, "task")},
+    }

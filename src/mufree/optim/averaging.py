@@ -1,0 +1,59 @@
+"""An average of the weights beside an ordinary optimizer, for evaluation: what a schedule-free one has inside.
+
+torch.optim.swa_utils.AveragedModel does not serve here: it averages in a deep copy of the model, which loses the `infshape`
+that µP's readout computes with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from mufree.optim.evaluation import _flags_kept, recompute_batchnorm, weights_at_x, weights_of
+
+EMA_SHARE = 0.1
+"""The time constant of the study's average, as a share of the run's steps."""
+
+
+class WeightAverage:
+    """A running average of an optimizer's weights: their plain mean at first, exponential once it is `time_constant` steps old.
+
+    After n updates the newest weights count max(1/n, 1/time_constant), so that the average is never drawn towards where the
+    run started, as one with a fixed decay of 1 − 1/time_constant is. Before the first update it is the weights as they are.
+    Updating and reading it changes no weight. Costs one copy of the weights.
+    """
+
+    def __init__(self, optimizer: Optimizer, time_constant: float) -> None:
+        if not time_constant >= 1:
+            raise ValueError(f"time_constant is a number of steps, at least 1, got {time_constant}")
+        self.optimizer = optimizer
+        self.time_constant = time_constant
+        self.updates = 0
+        self.average = [weight.detach().clone() for weight in weights_of(optimizer)]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the weights as they are; call it after each step."""
+        self.updates += 1
+        share = max(1 / self.updates, 1 / self.time_constant)
+        torch._foreach_lerp_(self.average, weights_of(self.optimizer), share)
+
+    @contextmanager
+    def evaluating(self, model: nn.Module, batches: Iterable[Any] | None = None) -> Iterator[None]:
+        """Put the average into the model, and the model into eval mode; afterwards everything has the bits it had.
+
+        `batches` are model inputs, by which BatchNorm's statistics are computed anew at the average
+        (`evaluation.recompute_batchnorm`): those that training collected belong to the raw weights. Stepping is refused inside.
+        """
+        with _flags_kept(model), weights_at_x(self.optimizer, model):
+            with torch.no_grad():
+                torch._foreach_copy_(weights_of(self.optimizer), self.average)
+            if batches is not None:
+                recompute_batchnorm(model, batches)
+            model.eval()
+            yield

@@ -1,0 +1,288 @@
+"""The paper's tables, as CSV, as LaTeX and for Typst, and its PDF. All of it is strings by now: `numbers` has the numbers."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mufree import record
+from mufree.numbers import WORDS, Frozen, about, drift_class, p_words, tail
+from mufree.report.terms import bounds, statistic, value
+from mufree.report.words import MISSING, known, number, percent, span
+
+LATEX = {
+    "−": "$-$", "µ": "$\\mu$", "×": "$\\times$", "±": "$\\pm$", "·": "$\\cdot$", "—": "---", "–": "--", "…": "\\ldots{}",
+    "τ": "$\\tau$", "λ": "$\\lambda$", "σ": "$\\sigma$", "β": "$\\beta$", "η": "$\\eta$", "ε": "$\\epsilon$", "∞": "$\\infty$",
+    "≤": "$\\le$", "≥": "$\\ge$", "₀": "$_0$", "“": "``", "”": "''", "’": "'", "√": "$\\surd$",
+}  # fmt: skip
+"""What pdfLaTeX can't read, in its own words."""
+
+
+RULES = {
+    "inside": "inside ±{}",
+    "below": "below {}",
+    "above": "above {}",
+    "within": "within {}",
+    "excludes_zero": "excludes 0",
+}
+"""Rules with their margin, as they are read."""
+
+
+class PaperError(Exception):
+    """The paper can't be built from what is there."""
+
+
+@dataclass(frozen=True)
+class DisplayTable:
+    """A table of strings with its caption, and what a dash in it means."""
+
+    caption: str
+    frame: pd.DataFrame
+    note: str = ""
+
+
+def display_tables(frozen: Frozen) -> dict[str, DisplayTable]:
+    """Every table of the paper, by name."""
+    return {
+        "tasks": _tasks(frozen),
+        "main": _main(frozen),
+        "verdicts": _verdicts(frozen),
+        "conditions": _conditions(frozen),
+        "optima": _optima(frozen),
+        "data": _data(frozen),
+        **({"calibration": _calibration(frozen)} if frozen.calibration is not None else {}),
+    }
+
+
+def write_tables(tables: Mapping[str, DisplayTable], out: Path) -> None:
+    """Each table as `out`/<name>.csv and as `out`/<name>.tex with booktabs."""
+    for name, table in tables.items():
+        record.write_text(out / f"{name}.csv", table.frame.to_csv(index=False, lineterminator="\n"))
+        record.write_text(out / f"{name}.tex", to_latex(table, f"tab:{name}"))
+
+
+def to_latex(table: DisplayTable, label: str) -> str:
+    """The table for LaTeX, with booktabs; ASCII only, so that every engine reads it."""
+    style = table.frame.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis="columns")
+    # Styler escapes cells, not captions.
+    caption = " ".join(part for part in (table.caption, table.note) if part)
+    for character in ("\\", "&", "%", "$", "#", "_", "{", "}"):
+        caption = caption.replace(character, "\\textbackslash{}" if character == "\\" else f"\\{character}")
+    text = style.to_latex(hrules=True, caption=caption, label=label, column_format="l" * len(table.frame.columns))
+    for character, words in LATEX.items():
+        text = text.replace(character, words)
+    odd = sorted({character for character in text if not character.isascii()})
+    if odd:
+        raise PaperError(f"no LaTeX for {' '.join(odd)} in table {label}; add it to paper.LATEX")
+    return str(text)
+
+
+def to_pdf(source: Path, build: Path, figures: Iterable[Path]) -> bytes:
+    """The article as PDF, by Typst with the fonts it brings along: no network, no date, the same input the same bytes.
+
+    `source` is the folder of paper.typ, template.typ and references.bib, `build` that of numbers.json and tables/. Raises
+    `PaperError` with Typst's message, for a key that numbers.json lacks, say.
+    """
+    import typst
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for file in ("paper.typ", "template.typ", "references.bib"):
+            shutil.copyfile(source / file, folder / file)
+        shutil.copyfile(build / "numbers.json", folder / "numbers.json")
+        shutil.copytree(build / "tables", folder / "tables", ignore=shutil.ignore_patterns("*.tex"))
+        (folder / "figures").mkdir()
+        for figure in figures:
+            shutil.copyfile(figure, folder / "figures" / figure.name)
+        try:
+            pdf, warnings = typst.compile_with_warnings(folder / "paper.typ", root=folder, ignore_system_fonts=True)
+        except typst.TypstError as error:
+            raise PaperError(f"Typst: {error}") from error
+    if warnings:
+        raise PaperError("Typst warns: " + "; ".join(map(str, warnings)))
+    return bytes(pdf)
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def _frame(columns: list[str], rows: list[list[str]]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=columns, dtype=str)
+
+
+def _tasks(frozen: Frozen) -> DisplayTable:
+    rows = []
+    for task in frozen.tasks:
+        runs = frozen.primary(task)
+        first = runs.iloc[0]
+        base = int(first["base_width"])
+        rows.append(
+            [
+                task,
+                str(frozen.study["tasks"][task]["description"]),
+                ", ".join(f"{w} (base)" if w == base else str(w) for w in frozen.widths(task)),
+                span([int(x) for x in runs["log2_lr"]]),
+                span(frozen.seeds(task)),
+                f"{int(first['steps'])} × {int(first['batch_size'])}",
+                str(int(frozen.runs["task"].eq(task).sum())),
+            ]
+        )
+    columns = ["Task", "Model and data", "Widths", "log2 rates", "Seeds", "Steps × batch", "Runs"]
+    caption = (
+        f"Tasks. Widths, rates and seeds are those of the primary cells; runs are all. {tail(frozen, frozen.tasks)}"
+    )
+    return DisplayTable(caption, _frame(columns, rows))
+
+
+def _main(frozen: Frozen) -> DisplayTable:
+    rows = []
+    for task in frozen.tasks:
+        widest = frozen.widths(task)[-1]
+        at_widest = frozen.estimates[frozen.estimates["task"].eq(task) & frozen.estimates["width"].eq(widest)]
+        everywhere = frozen.estimates[frozen.estimates["task"].eq(task) & frozen.estimates["width"].isna()]
+        for method in frozen.methods(task):
+            found = {
+                str(row["statistic"]): {str(k): v for k, v in row.items()}
+                for part in (everywhere, at_widest)
+                for row in part[part["subject"].eq(method)].to_dict("records")
+            }
+            if "best_loss" not in found:
+                continue
+            runs = frozen.primary(task)
+            mine = runs[runs["method"].eq(method)]
+            rows.append(
+                [
+                    task,
+                    frozen.named(method),
+                    _cell(found.get("drift")),
+                    drift_class(found["drift"]) if "drift" in found else MISSING,
+                    *(_cell(found.get(name)) for name in ("regret_cf", "lr_sensitivity", "best_loss")),
+                    f"{int(mine['status'].eq('diverged').sum())}/{len(mine)}",
+                ]
+            )
+    columns = ["Task", "Method", "Drift b", "Reading", "Regret", "LR sensitivity", "Best loss", "Diverged"]
+    caption = (
+        "Drift of the best log2 rate in doublings per doubling of width; at the largest width, in nats: cross-fitted regret of "
+        "the base width's rate, sensitivity to the rate, best validation loss. Readings: no drift, the 90 % interval is inside "
+        "±0.25; small, it is, yet the 95 % interval excludes 0; drifts, that excludes 0; else undecided. "
+        + tail(frozen, frozen.tasks)
+    )
+    return DisplayTable(caption, _frame(columns, rows), f"{MISSING}: not estimable, or without an interval.")
+
+
+def _cell(row: Mapping[str, Any] | None) -> str:
+    if row is None or not known(row["estimate"]):
+        return MISSING
+    what = statistic(row["statistic"])
+    return f"{value(row['estimate'], what)} {bounds(row['low'], row['high'], what)}"
+
+
+def _verdicts(frozen: Frozen) -> DisplayTable:
+    rows = []
+    for h in frozen.hypotheses.hypotheses:
+        by_task = {row["task"]: WORDS[row["verdict"]] for row in frozen.judged(h.id, "task")}
+        (overall,) = frozen.judged(h.id, "overall")
+        late = " (post hoc)" if h.post_hoc else ""
+        rows.append([h.id + late, h.claim, *(by_task[task] for task in frozen.tasks), WORDS[overall["verdict"]]])
+    caption = (
+        "Verdicts, computed by rules that were written before the runs. H: this study's hypotheses, with Holm's correction in "
+        "each task; R: claims of others, tried again; C: controls (C1 has to be refuted). Overall: what is true of every task "
+        f"in which it can be estimated, else inconclusive. {tail(frozen, frozen.tasks)}"
+    )
+    return DisplayTable(caption, _frame(["Id", "Claim", *frozen.tasks, "Overall"], rows))
+
+
+def _conditions(frozen: Frozen) -> DisplayTable:
+    rows = []
+    frame = frozen.verdicts[frozen.verdicts["scope"].eq("condition") & frozen.verdicts["verdict"].ne("not_estimable")]
+    for record_ in frame.to_dict("records"):
+        row = {str(k): v for k, v in record_.items()}
+        what = statistic(row["statistic"])
+        rows.append(
+            [
+                row["id"],
+                row["task"],
+                f"{what.words}{about(frozen, row)}",
+                _cell(row),
+                bounds(row["low90"], row["high90"], what),
+                RULES[row["rule"]].format(row["margin"]),
+                p_words(row["p"]),
+                p_words(row["p_holm"]),
+                WORDS[row["verdict"]],
+            ]
+        )
+    columns = ["Id", "Task", "Statistic", "Estimate [95 %]", "90 %", "Rule", "p", "p Holm", "Condition"]
+    caption = (
+        "What decides: every condition that can be estimated, with its own p and verdict, and the p of its hypothesis in the "
+        f"task after Holm's correction. {tail(frozen, frozen.tasks)}"
+    )
+    return DisplayTable(caption, _frame(columns, rows), f"{MISSING}: no interval is needed, or none can be had.")
+
+
+def _optima(frozen: Frozen) -> DisplayTable:
+    rows = [
+        [
+            row["task"],
+            frozen.named(row["method"]),
+            str(int(row["width"])),
+            f"{number(row['log2_lr_opt'], 2)} {_interval(row)}",
+            number(row["log2_lr_argmin"], 0),
+            number(row["best_loss"]),
+            f"{int(row['n_diverged'])}/{int(row['n_runs'])}",
+            str(row["flag"]).replace("_", " "),
+        ]
+        for row in frozen.records("optima")
+    ]
+    columns = ["Task", "Method", "Width", "log2 best rate", "Best of grid", "Loss (nats)", "Diverged", "Flag"]
+    caption = f"Best learning rates by width: vertex of the fitted parabola. {tail(frozen, frozen.tasks)}"
+    return DisplayTable(caption, _frame(columns, rows), f"{MISSING}: no fit, or no interval.")
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    return bounds(row["log2_lr_opt_low"], row["log2_lr_opt_high"], statistic("log2_lr_opt"))
+
+
+def _data(frozen: Frozen) -> DisplayTable:
+    rows = [
+        [
+            str(entry["settings"]["name"]).replace("_", " "),
+            str(entry.get("source", MISSING)),
+            str(entry.get("licence", MISSING)),
+            ", ".join(f"{split} {n}" for split, n in entry["sizes"].items()),
+            str(entry["digest"])[:12],
+        ]
+        for entry in frozen.provenance["data"]
+    ]
+    columns = ["Data set", "Source", "Licence", "Sizes", "Digest"]
+    return DisplayTable(f"Data, as prepared. {tail(frozen, frozen.tasks, 'no error bars')}", _frame(columns, rows))
+
+
+def _calibration(frozen: Frozen) -> DisplayTable:
+    assert frozen.calibration is not None
+    rows = [
+        [
+            str(row["scenario"]).replace("_", " "),
+            str(row["statistic"]).replace("_", " "),
+            str(int(row["n_seeds"])),
+            percent(row["estimable"], 0),
+            f"{percent(row['coverage'])} [{number(100 * row['coverage_low'], 1)}, {number(100 * row['coverage_high'], 1)}]",
+            percent(row["degenerate"], 0),
+            f"{number(row['bias_in_steps'], 2, sign=True)}",
+            "yes" if str(row["within_bounds"]) == "True" else "no",
+        ]
+        for row in frozen.calibration.to_dict("records")
+    ]
+    simulations = int(frozen.calibration["n_simulations"].iloc[0])
+    columns = ["Scenario", "Statistic", "Seeds", "Estimable", "Coverage", "No length", "Bias (steps)", "As wanted"]
+    caption = (
+        f"Do the intervals cover what they say? {simulations} simulated studies of known truth a "
+        "line, put through the same code: share with an interval; coverage of the nominal 95 % intervals, with "
+        "Wilson's interval; share of intervals without length; bias in steps of the grid. No run of any network is in it."
+    )
+    return DisplayTable(caption, _frame(columns, rows))

@@ -1,0 +1,315 @@
+"""Each claim of the article, checked against the frozen tables; a test a claim."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from decide import decide
+from evidence import ROOT, Paper, shows
+
+WORDS = {
+    "supported": "supported",
+    "refuted": "refuted",
+    "inconclusive": "inconclusive",
+    "not_estimable": "not estimable",
+}
+QUESTIONS = {
+    "transfer": "H1a",
+    "synergy": "H1b",
+    "schedule": "H2",
+    "stability": "H3",
+    "search": "H4",
+    "decay": "H5",
+    "rate": "H6",
+    "loss": "H7",
+    "embedding": "H8",
+}
+SOURCES = ("paper.typ", "template.typ")
+
+
+def _verdicts(paper: Paper) -> dict[str, dict[str, str]]:
+    return decide(paper.hypotheses, paper.table("estimates"))
+
+
+def _number(paper: Paper, key: str) -> Any:
+    return paper.numbers["numbers"][key]
+
+
+# --- the claims as a whole -------------------------------------------------------------------------------------------
+
+
+def test_every_claim_has_a_test_and_every_test_a_claim() -> None:
+    marked = [
+        claim for name in SOURCES for claim in re.findall(r'#claim\("([^"]+)"\)', (ROOT / "paper" / name).read_text())
+    ]
+    assert len(set(marked)) == len(marked)
+    tested = [
+        name.removeprefix("test_claim_").replace("_", "-") for name in globals() if name.startswith("test_claim_")
+    ]
+    assert sorted([*tested, *QUESTIONS]) == sorted(marked)
+
+
+def test_no_result_is_typed() -> None:
+    """In the prose a digit stands only in names, in fixed terms of the method, and in what Typst computes."""
+    text = (ROOT / "paper/paper.typ").read_text()
+    prose = re.sub(r"^//.*$|^#(set|show|import|counter|let|bibliography).*$|```.*?```", "", text, flags=re.M | re.S)
+    prose = re.sub(r'#show-(table|figures)\([^\n]*|#(said|n|claim)\("[^"]*"\)|@[a-z0-9]+|"[a-z0-9.]+"', "", prose)
+    prose = re.sub(r"\d+(\.\d+)?(pt|em|fr)\b|CIFAR-10|WikiText-2|log2|95 %", "", prose)
+    assert re.findall(r"\S*\d\S*", prose) == []
+
+
+def test_every_estimate_is_the_tables(paper: Paper) -> None:
+    table = paper.table("estimates")
+    keys = set()
+    for row in table.to_dict("records"):
+        width = f"/w{row['width']:.0f}" if row["width"] == row["width"] else ""
+        key = f"{row['task']}/{row['subject']}/{row['statistic']}{width}"
+        keys.add(key)
+        number = _number(paper, key)
+        assert (number["value"] is None) == (row["estimate"] != row["estimate"])
+        if number["value"] is not None:
+            assert number["value"] == row["estimate"]
+            assert shows(number["text"], row["estimate"])
+        if row["low"] == row["low"]:
+            assert shows(number["interval"], row["low"])
+            assert shows(number["interval"], row["high"])
+    assert keys == {key for key in paper.numbers["numbers"] if "/" in key}
+
+
+def test_every_caption_names_its_runs(paper: Paper) -> None:
+    captions = [table["caption"] for name, table in paper.numbers["tables"].items() if name != "calibration"]
+    captions += [text for figures in paper.numbers["captions"].values() for text in figures.values()]
+    for caption in captions:
+        assert f"run set {paper.manifest['run_set']}." in caption
+        assert re.search(r"n = \d+ (runs?|seeds? a method and width); [^;]*(intervals are|no error bars)", caption)
+        assert "data: " in caption
+
+
+# --- what the study is -----------------------------------------------------------------------------------------------
+
+
+def test_claim_stand_in(paper: Paper) -> None:
+    full = paper.manifest["study"] == "cifar_wikitext"
+    assert paper.numbers["complete"] is paper.manifest["complete"] is full
+    assert bool(paper.numbers["missing"]) is not full
+
+
+def test_claim_size(paper: Paper) -> None:
+    (text,) = paper.said("size")
+    rows = paper.rows
+    assert f"{len(rows)} runs of {rows['method'].nunique()} methods" in text
+    assert f"{(rows['status'] == 'diverged').sum()} of the runs diverged" in text
+    assert shows(text, paper.manifest["core_hours"])
+
+
+def test_claim_cost(paper: Paper) -> None:
+    assert _number(paper, "runs")["value"] == len(paper.rows)
+    assert _number(paper, "core_hours")["value"] == paper.manifest["core_hours"]
+
+
+def test_claim_scope(paper: Paper) -> None:
+    for task in paper.tasks:
+        runs = paper.primary[paper.primary["task"] == task]
+        text = paper.about("scope", task)
+        assert all(shows(text, value) for value in (runs["width"].min(), runs["width"].max(), runs["steps"].iloc[0]))
+
+
+def test_claim_seeds(paper: Paper) -> None:
+    least = paper.table("optima")["n_seeds"].min()
+    (text,) = paper.said("seeds")
+    assert ("exploratory" in text) is bool(least < 5)
+    assert shows(text, least)
+
+
+def test_claim_detectable(paper: Paper) -> None:
+    from scipy.stats import t
+
+    least = paper.table("optima")["n_seeds"].min()
+    assert _number(paper, "least_seeds")["value"] == least
+    if least > 1:
+        wanted = (t.ppf(0.975, least - 1) + t.ppf(0.8, least - 1)) * (4 / least) ** 0.5
+        assert _number(paper, "detectable")["value"] == pytest.approx(wanted)
+
+
+def test_claim_wilson(paper: Paper) -> None:
+    n, z = paper.table("optima")["n_seeds"].min(), 1.959963984540054
+    assert _number(paper, "wilson_none")["value"] == pytest.approx(z**2 / (n + z**2))
+
+
+# --- verdicts --------------------------------------------------------------------------------------------------------
+
+
+def test_claim_headline(paper: Paper) -> None:
+    """The sentence that names a task is the one for the task's verdict."""
+    openings = {
+        "supported": "the best learning rate does not drift",
+        "refuted": "it is not true",
+        "inconclusive": "stays open",
+        "not_estimable": "can't be estimated",
+    }
+    verdicts = _verdicts(paper)["H1a"]
+    for task in paper.tasks:
+        (text,) = [
+            line for line in paper.said("headline") if task in line.partition(",")[0] or f"{task}, " in line[:80]
+        ]
+        assert openings[verdicts[task]] in text
+
+
+def test_claim_tally(paper: Paper) -> None:
+    primary = [h["id"] for h in paper.hypotheses if h["kind"] == "primary"]
+    found = [_verdicts(paper)[name]["all"] for name in primary]
+    (text,) = paper.said("tally")
+    assert f"Of the {len(primary)} hypotheses" in text
+    for verdict, word in WORDS.items():
+        assert _number(paper, f"primary_{verdict}")["value"] == found.count(verdict)
+        assert (f"{found.count(verdict)} {word}" in text) is (verdict in found)
+
+
+@pytest.mark.parametrize("claim", QUESTIONS)
+def test_answers(paper: Paper, claim: str) -> None:
+    """The overall word, the word of each task, and the numbers that decide."""
+    name = QUESTIONS[claim]
+    (hypothesis,) = [h for h in paper.hypotheses if h["id"] == name]
+    verdicts = _verdicts(paper)[name]
+    overall, *_ = paper.said(claim)
+    assert overall.lower().startswith(WORDS[verdicts["all"]])
+    estimates = paper.table("estimates")
+    for task in paper.tasks:
+        if verdicts[task] == "not_estimable":
+            assert not [line for line in paper.said(claim) if line.startswith(f"{task}:")]
+            continue
+        text = paper.about(claim, task)
+        assert text.startswith(f"{task}: {WORDS[verdicts[task]]}")
+        for condition in hypothesis["conditions"]:
+            same = (estimates["task"] == task) & (estimates["statistic"] == condition["statistic"])
+            rows = estimates[same & (estimates["subject"] == condition["subject"])]
+            if condition.get("width") == "largest":
+                rows = rows[rows["width"] == estimates[estimates["task"] == task]["width"].max()]
+            for value in rows["estimate"].dropna():
+                assert shows(text, value), (text, value)
+
+
+def test_claim_replications(paper: Paper) -> None:
+    _short_answers(paper, "replications", "replication")
+
+
+def test_claim_positive_controls(paper: Paper) -> None:
+    _short_answers(paper, "positive-controls", "control")
+
+
+def _short_answers(paper: Paper, claim: str, kind: str) -> None:
+    wanted = [h for h in paper.hypotheses if h["kind"] == kind]
+    verdicts = _verdicts(paper)
+    for h, text in zip(wanted, paper.said(claim), strict=True):
+        assert text.startswith(f"{h['id']}. {h['claim']}")
+        assert WORDS[verdicts[h["id"]]["all"]].capitalize() + " " in text.removeprefix(f"{h['id']}. {h['claim']}")
+
+
+def test_claim_surprises(paper: Paper) -> None:
+    verdicts = _verdicts(paper)
+    against = {"supported": "refuted", "refuted": "supported"}
+    wanted = {
+        h["id"]: [task for task in paper.tasks if verdicts[h["id"]][task] == against.get(h["expects"])]
+        for h in paper.hypotheses
+    }
+    said = {text.split()[0]: text for text in paper.said("surprises") if re.match(r"[HRC]\d", text)}
+    assert set(said) == {name for name, tasks in wanted.items() if tasks}
+    assert all(task in said[name] for name in said for task in wanted[name])
+    control = paper.table("control")
+    broken = bool((control["n_equal"] != control["n_pairs"]).any())
+    assert any("differ at base width" in text for text in paper.said("surprises")) is broken
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def test_claim_drift(paper: Paper) -> None:
+    transfer = paper.table("transfer")
+    for task in paper.tasks:
+        parts = paper.about("drift", task).partition(": ")[2].split("; ")
+        runs = paper.primary[paper.primary["task"] == task]
+        several = [method for method, mine in runs.groupby("method") if mine["width"].nunique() > 1]
+        mine = transfer[(transfer["task"] == task) & transfer["method"].isin(several)]
+        assert len(parts) == len(mine)
+        for part, row in zip(parts, mine.to_dict("records"), strict=True):
+            excludes = row["drift_low"] > 0 or row["drift_high"] < 0
+            inside = str(row["equivalent"]) == "True"
+            if row["status"] != "ok":
+                word = "not estimable"
+            elif inside:
+                word = "small" if excludes else "no drift"
+            else:
+                word = "drifts" if excludes else "undecided"
+            assert part.rstrip(".").endswith(word)
+            assert row["status"] != "ok" or shows(part, row["drift"])
+
+
+def test_claim_regret(paper: Paper) -> None:
+    regret = paper.table("regret")
+    for task in paper.tasks:
+        mine = regret[regret["task"] == task]
+        widest = mine[mine["width"] == mine["width"].max()]
+        text = paper.about("regret", task)
+        assert all(shows(text, value) for value in widest["regret_cf"].dropna())
+
+
+def test_claim_best(paper: Paper) -> None:
+    optima = paper.table("optima")
+    for task in paper.tasks:
+        mine = optima[optima["task"] == task]
+        losses = mine[mine["width"] == mine["width"].max()]["best_loss"].dropna().sort_values()
+        text = paper.about("best", task)
+        assert ("diverged" in text) is losses.empty
+        for value in losses.iloc[:2]:
+            assert shows(text, value)
+        if len(losses):
+            assert shows(text.partition(";")[0], losses.iloc[0])
+
+
+def test_claim_diverged(paper: Paper) -> None:
+    rows = paper.primary
+    for task in paper.tasks:
+        mine = rows[rows["task"] == task]
+        text = paper.about("diverged", task)
+        for _, runs in mine.groupby("method"):
+            assert f" {(runs['status'] == 'diverged').sum()} of {len(runs)}" in text
+
+
+def test_claim_negative_control(paper: Paper) -> None:
+    control = paper.table("control")
+    for task in paper.tasks:
+        mine = control[control["task"] == task]
+        pairs, equal = mine["n_pairs"].sum(), mine["n_equal"].sum()
+        text = paper.about("negative-control", task)
+        assert ("in doubt" in text) is bool(equal < pairs)
+        assert shows(text, pairs) if pairs else "not checked" in text
+
+
+def test_claim_coordinate_check(paper: Paper) -> None:
+    verdict = paper.table("coordcheck_verdict")
+    methods = paper.rows.drop_duplicates("method").set_index("method")["parametrization"]
+    for task in paper.tasks:
+        text = paper.about("coordinate-check", task)
+        for kind, name in (("mup", "µP"), ("sp", "SP")):
+            mine = verdict[(verdict["task"] == task) & (verdict["method"].map(methods) == kind)]
+            passed = (mine["passed"].astype(str) == "True").sum()
+            assert f"{name} passes {passed} of {len(mine)}" in text
+            wrong = passed < len(mine) if kind == "mup" else passed > 0
+            assert ({"mup": "in doubt", "sp": "does not tell"}[kind] in text) is bool(wrong)
+
+
+def test_claim_calibration(paper: Paper) -> None:
+    import pandas as pd
+
+    path = paper.frozen / "calibration.csv"
+    if not path.exists():
+        (text,) = paper.said("calibration")
+        assert text.startswith("No simulation")
+        return
+    table = pd.read_csv(path)
+    table = table[table["n_seeds"] == paper.table("optima")["n_seeds"].min()]
+    for name, rows in table.groupby("statistic"):
+        (text,) = [line for line in paper.said("calibration") if line.startswith(str(name).replace("_", " ") + ",")]
+        assert all(shows(text, 100 * bound) for bound in (rows["coverage"].min(), rows["coverage"].max()))

@@ -1,0 +1,174 @@
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.text import Text
+from synthetic_study import METHODS, MORE_METHODS, make_study, role
+
+from mufree.figures import draw
+from mufree.figures.style import (
+    COLUMN_WIDTH,
+    DISPLAY_NAMES,
+    MAIN_METHODS,
+    PAGE_WIDTH,
+    Role,
+    display_name,
+    display_names,
+    empty_figure,
+    end_labels,
+    interval_rows,
+    left_out,
+    main_methods,
+    method_handles,
+    method_styles,
+    new_figure,
+    role_name,
+    spread,
+)
+
+NAMES = {
+    "mup_adamw_wsd": "µP · AdamW + WSD",
+    "mup_adamw_constant": "µP · AdamW + constant",
+    "mup_adamw_constant_ema": "µP · AdamW + constant + EMA",
+    "mup_adamw_ema": "µP · AdamW + cosine + EMA",
+    "sp_adamw_embedding": "SP · AdamW, embedding rate × width",
+    "sp_sgd": "SP · SGD + cosine",
+    "sp_sgd_schedulefree": "SP · ScheduleFree SGD",
+    "mup_radam_schedulefree": "µP · ScheduleFree RAdam",
+    "sp_schedulefree_embedding": "SP · ScheduleFree AdamW, embedding rate × width",
+}
+
+
+def roles(**named):
+    return pd.DataFrame([{"method": method} | columns for method, columns in named.items()])
+
+
+def test_names_come_from_the_method_name_alone():
+    assert {method: display_name(method) for method in NAMES} == NAMES
+    assert {method: display_name(method) for method in DISPLAY_NAMES} == DISPLAY_NAMES
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        ("mup_schedulefree_beta95", "µP · ScheduleFree AdamW beta95"),
+        ("muon", "muon"),
+        ("sp_muon", "sp muon"),
+        ("", ""),
+        ("MuAdamW_ScheduleFree", "MuAdamW ScheduleFree"),
+    ],
+)
+def test_what_a_name_does_not_say_is_kept(method, name):
+    assert display_name(method) == name
+
+
+def test_a_role_and_a_telling_name_give_the_same_words():
+    rows = roles(**{method: role(method) for method in (*METHODS, *NAMES)})
+    assert display_names(rows) == DISPLAY_NAMES | NAMES
+
+
+def test_the_columns_decide_and_not_the_name():
+    misleading = role("sp_sgd")
+    assert display_names(roles(mup_adamw_wsd=misleading)) == {"mup_adamw_wsd": "SP · SGD + cosine"}
+    assert (
+        method_styles(["mup_adamw_wsd"], roles(mup_adamw_wsd=misleading))["mup_adamw_wsd"].name == "SP · SGD + cosine"
+    )
+    assert role_name(Role("mup", "lion", "linear")) == "µP · lion + linear"
+
+
+def test_two_methods_of_one_role_have_different_names():
+    rows = roles(mup_schedulefree=role("mup_schedulefree"), mup_schedulefree_b=role("mup_schedulefree"))
+    names = display_names(rows)
+    assert names["mup_schedulefree_b"] == "µP · ScheduleFree AdamW (mup_schedulefree_b)"
+    assert names["mup_schedulefree"] == "µP · ScheduleFree AdamW"
+
+
+def test_rows_without_roles_give_no_names():
+    assert display_names(pd.DataFrame({"method": ["a"]})) == {}
+    assert display_names(pd.DataFrame()) == {}
+
+
+def test_methods_keep_apart_however_many_there_are():
+    looks = list(method_styles([*METHODS, *(f"other{i:02}" for i in range(40))]).values())
+    assert len({(look.colour, look.marker) for look in looks}) == len(looks)
+    first = looks[:12]
+    assert len({look.colour for look in first}) == len({look.marker for look in first}) == 12
+
+
+def test_the_four_look_the_same_in_every_company():
+    alone = method_styles(METHODS)
+    among_others = method_styles((*METHODS, *MORE_METHODS))
+    assert alone == {method: among_others[method] for method in METHODS}
+
+
+def test_a_crowd_leaves_the_four_and_says_so():
+    few = [*METHODS, "a", "b"]
+    assert len(few) == MAIN_METHODS
+    assert main_methods(few) == (few, [])
+    assert main_methods([*few, "c"]) == (list(METHODS), ["a", "b", "c"])
+    assert main_methods([f"m{i}" for i in range(8)]) == (["m0", "m1", "m2", "m3"], ["m4", "m5", "m6", "m7"])
+    styles = method_styles([*few, "c"])
+    assert left_out(styles, ["a", "c"], "why") == "Not shown (why): a; c."
+    assert left_out(styles, []) == ""
+
+
+@pytest.mark.parametrize("column", [False, True])
+def test_a_long_title_stays_on_the_canvas(column):
+    figure = new_figure("GPT with 2 blocks on WikiText-2 (trained on its test split) " * 2, 2, column)
+    assert figure.get_size_inches()[0] == (COLUMN_WIDTH if column else PAGE_WIDTH)
+    figure.draw_without_rendering()
+    box = figure.get_tightbbox()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.get_size_inches()[0]
+    assert empty_figure("t", "why " * 30, column).get_size_inches()[0] == figure.get_size_inches()[0]
+
+
+def test_a_legend_reads_by_rows():
+    styles = method_styles(list("abcde"))
+    handles = method_handles(styles, list("abcde"), 3)
+    # matplotlib fills columns of two, two and one
+    assert [handle.get_label() for handle in handles] == ["a", "d", "b", "e", "c"]
+
+
+def test_labels_keep_their_order_and_distance():
+    places = spread([0.0, 0.01, 1.0, 0.02], gap=0.1)
+    assert places[2] == 1.0
+    assert np.diff([places[0], places[1], places[3]]) == pytest.approx([0.1, 0.1], abs=1e-4)
+    assert spread([3.0, 1.0], gap=0.5) == [3.0, 1.0]
+
+
+def test_labels_stay_between_their_bounds():
+    places = spread([0.0, 0.0, 0.0], gap=0.3, low=0.0, high=1.0)
+    assert places == pytest.approx([0.0, 0.3, 0.6], abs=1e-3)
+    assert spread([-5.0, 7.0], gap=0.1, low=0.0, high=1.0) == [0.0, 1.0]
+
+
+def test_end_labels_do_not_overlap():
+    figure = new_figure("t", 3)
+    ax = figure.add_subplot()
+    ax.set_ylim(0, 1)
+    end_labels(ax, [(0.5, f"label {i}\nof two lines", "k") for i in range(5)], 2.4)
+    figure.draw_without_rendering()
+    boxes = sorted((Text.get_window_extent(text) for text in ax.texts), key=lambda box: box.y0)
+    assert all(below.y1 <= above.y0 for below, above in pairwise(boxes))
+    assert all(box.x1 <= figure.bbox.x1 for box in boxes)
+
+
+def test_horizontal_intervals_end_at_the_frame_with_a_caret():
+    ax = new_figure("t", 2).add_subplot()
+    ax.set_xlim(-1, 1)
+    interval_rows(ax, [0, 1, 2], [-50.0, 0.0, np.nan], [60.0, 0.5, np.nan], "k")
+    bars = [line for line in ax.lines if len(line.get_xdata()) == 2]
+    assert [tuple(bar.get_xdata()) for bar in bars] == [(-1, 1), (0.0, 0.5)]
+    assert [line.get_marker() for line in ax.lines if len(line.get_xdata()) == 1] == [8, 9]
+
+
+def test_an_extra_method_is_named_by_its_role_in_a_figure():
+    tables = make_study(tasks=("patches-mlp",), methods=("sp_adamw", "custom"), widths=(32, 64), log2_lrs=(-10, -9, -8))
+    rows = tables["rows"]
+    rows.loc[rows["method"].eq("custom"), ["parametrization", "optimizer", "schedule"]] = ["mup", "sgd", "wsd"]
+    figure, _ = draw("regret_vs_width", tables, "patches-mlp", "t")
+    assert "µP\nSGD + WSD" in [ax.get_title(loc="left") for ax in figure.axes]
+    assert {to_hex(ax._left_title.get_color()) for ax in figure.axes} == {"#d55e00", "#cc79a7"}

@@ -1,0 +1,216 @@
+"""The paper's numbers and sentences, from a made-up frozen study whose truth is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from mufree import paper
+from mufree.hypotheses import Hypotheses
+from mufree.metrics.statistics import t_interval
+from mufree.numbers import Frozen, collect, detectable_interaction, drift_class
+from mufree.verdicts import ESTIMATE_COLUMNS, judge
+
+HYPOTHESES = Hypotheses.model_validate(
+    yaml.safe_load((Path(__file__).parents[2] / "experiments/hypotheses.yaml").read_text())
+)
+METHODS = ("sp_adamw", "sp_schedulefree", "mup_adamw", "mup_schedulefree")
+TRANSFERS = dict(zip(METHODS, (-1.0, -1.0, 0.0, 0.0), strict=True))
+NOWHERE = dict.fromkeys(METHODS, 0.0)
+
+
+def estimate(task: str, statistic: str, subject: str, value: float, width: float = np.nan) -> dict[str, Any]:
+    wide, narrow = t_interval(value, 0.02, 5), t_interval(value, 0.02, 5, 0.90)
+    numbers = (value, float(wide.low), float(wide.high), float(narrow.low), float(narrow.high), 0.02, 5)
+    row = (task, subject, width, statistic, *numbers, "", "ok", "")
+    return dict(zip(ESTIMATE_COLUMNS, row, strict=True))
+
+
+def made_up(drifts: dict[str, dict[str, float]], **changes: Any) -> Frozen:
+    """A study in which each task's methods drift as told; everything else is alike."""
+    rows, estimates, optima = [], [], []
+    for task, by_method in drifts.items():
+        for method, drift in by_method.items():
+            estimates.append(estimate(task, "drift", method, drift))
+            for width in (16, 64):
+                estimates.append(estimate(task, "best_loss", method, 2.0 - ("mup" in method) / 10, width))
+                estimates.append(estimate(task, "regret_cf", method, 0.0, width))
+                optima.append(
+                    {
+                        **{"task": task, "method": method, "width": width, "n_seeds": 5, "n_runs": 1, "n_diverged": 0},
+                        **{"log2_lr_opt": -8.0, "log2_lr_opt_low": -8.1, "log2_lr_opt_high": -7.9},
+                        **{"log2_lr_argmin": -8.0, "best_loss": 2.0, "flag": "ok"},
+                    }
+                )
+                free = "schedulefree" in method
+                rows.append(
+                    {
+                        **{"run_id": f"{task}{method}{width}", "task": task, "method": method, "variant": ""},
+                        **{"parametrization": method.partition("_")[0], "average": "none", "embedding_lr": "shared"},
+                        **{"optimizer": "adamw_schedulefree" if free else "adamw", "status": "ok"},
+                        **{"schedule": "constant" if free else "cosine", "width": width, "base_width": 16},
+                        **{"log2_lr": -8, "seed": 0, "steps": 100, "batch_size": 4},
+                    }
+                )
+    table = pd.DataFrame(estimates)
+    control = pd.DataFrame([{"task": task, "n_pairs": 4, "n_equal": 4} for task in drifts])
+    checks = [{"task": task, "method": method, "passed": "mup" in method} for task in drifts for method in METHODS]
+    dataset = {"name": "photo_patches"}
+    frozen: dict[str, Any] = {
+        "manifest": {"complete": False, "missing": "m", "study": "s", "run_set": "0123abcd", "core_hours": 2.0},
+        "study": {"tasks": {task: {"description": f"A net on {task}", "dataset": dataset} for task in drifts}},
+        "hypotheses": HYPOTHESES,
+        "provenance": {"data": [{"settings": dataset, "sizes": {"train": 1}, "digest": "d"}]},
+        "tables": {
+            "estimates": table,
+            "optima": pd.DataFrame(optima),
+            "control": control,
+            "coordcheck_verdict": pd.DataFrame(checks),
+            "anytime": pd.DataFrame(columns=["task"]),
+        },
+        "runs": pd.DataFrame(rows),
+        "verdicts": judge(table, HYPOTHESES),
+        "calibration": None,
+        "checked_seeds": dict.fromkeys(drifts, 5),
+    }
+    return Frozen(**(frozen | changes))
+
+
+def said(frozen: Frozen, claim: str) -> str:
+    return " ".join(collect(frozen, [])["sentences"][claim])
+
+
+# --- sentences -------------------------------------------------------------------------------------------------------
+
+
+def test_the_headline_follows_the_verdict() -> None:
+    assert "does not drift with width under µP" in said(made_up({"a": TRANSFERS}), "headline")
+    assert "it is not true" in said(made_up({"a": NOWHERE}), "headline")
+    both = said(made_up({"a": TRANSFERS, "b": NOWHERE}), "headline")
+    assert "On a, the best learning rate does not drift" in both
+    assert "On b, it is not true" in both
+
+
+def test_the_headline_shows_what_it_rests_on() -> None:
+    text = said(made_up({"a": TRANSFERS}), "headline")
+    assert "µP 0.00 [−0.06, +0.06], SP −1.00 [−1.06, −0.94]" in text
+
+
+@pytest.mark.parametrize(
+    ("drift", "se", "wanted"),
+    [
+        (0.0, 0.02, "no drift"),
+        (0.1, 0.02, "small"),
+        (-1.0, 0.02, "drifts"),
+        (0.3, 0.2, "undecided"),
+        (0.0, np.nan, "undecided"),
+        (np.nan, np.nan, "not estimable"),
+    ],
+)
+def test_what_a_drift_shows(drift: float, se: float, wanted: str) -> None:
+    wide, narrow = t_interval(drift, se, 5), t_interval(drift, se, 5, 0.90)
+    row = {"estimate": drift, "low": float(wide.low), "high": float(wide.high), "status": "ok"}
+    assert drift_class(row | {"low90": float(narrow.low), "high90": float(narrow.high)}) == wanted
+
+
+def test_answers_say_over_all_tasks_and_then_each() -> None:
+    mixed = collect(made_up({"a": TRANSFERS, "b": NOWHERE}), [])["sentences"]["transfer"]
+    assert mixed[0] == "Inconclusive overall: supported in a; refuted in b."
+    assert mixed[1].startswith(
+        "a: supported (Holm p < 0.001). Drift of the best rate of µP · ScheduleFree AdamW 0.00 ["
+    )
+    assert mixed[2].startswith("b: refuted (Holm p < 0.001). ")
+    assert said(made_up({"a": TRANSFERS}), "transfer").startswith("Supported in a.")
+    assert said(made_up({"a": TRANSFERS}), "decay") == "Not estimable in any task: it was not measured."
+
+
+def test_a_broken_control_is_said_and_surprises() -> None:
+    frozen = made_up({"a": TRANSFERS})
+    assert said(frozen, "negative-control") == "a: the same losses, bit for bit, in all 4 pairs of runs."
+    assert said(frozen, "surprises").startswith("Nothing")
+    frozen.tables["control"]["n_equal"] = 3
+    assert "in doubt" in said(frozen, "negative-control")
+    assert "On a, SP and µP differ at base width." in said(frozen, "surprises")
+
+
+def test_a_verdict_against_expectation_is_a_surprise() -> None:
+    text = said(made_up({"a": NOWHERE}), "surprises")
+    assert "C1 was expected to be refuted and is supported in a." in text
+    assert "R5 was expected to be supported and is refuted in a." in text
+
+
+def test_the_gate_says_what_it_is_worth() -> None:
+    frozen = made_up({"a": TRANSFERS})
+    assert said(frozen, "coordinate-check") == "a: µP passes 2 of 2 checks, SP passes 0 of 2; as it has to be."
+    frozen.tables["coordcheck_verdict"]["passed"] = [True, False, False, True]
+    text = said(frozen, "coordinate-check")
+    assert "in doubt" in text
+    assert "does not tell µP from SP" in text
+
+
+def test_no_sentence_begins_with_a_greek_capital() -> None:
+    found = collect(made_up({"a": TRANSFERS}), [])["sentences"]
+    assert not [text for lines in found.values() for text in lines if "Μ" in text]
+
+
+# --- numbers, captions, tables ---------------------------------------------------------------------------------------
+
+
+def test_numbers_have_text_value_interval_and_source() -> None:
+    found = collect(made_up({"a": TRANSFERS}), [])["numbers"]
+    drift = found["a/sp_adamw/drift"]
+    assert drift["text"] == "−1.00 doublings per doubling of width"
+    assert (drift["value"], drift["interval"]) == (-1.0, "[−1.06, −0.94]")
+    assert drift["source"] == "tables/estimates.csv: task=a, subject=sp_adamw, statistic=drift"
+    assert found["a/mup_adamw/best_loss/w64"]["value"] == 1.9
+    assert found["primary_supported"]["value"] == 1.0
+
+
+def test_the_detectable_interaction_is_the_plans() -> None:
+    """METRICS: 3.3 σ with 5 seeds; by hand (2.776 + 0.941) · 2/√5."""
+    assert detectable_interaction(5) == pytest.approx((2.7764451 + 0.9409646) * 2 / 5**0.5, abs=1e-6)
+    assert np.isnan(detectable_interaction(1))
+
+
+def test_a_factor_that_was_not_run_has_no_figure() -> None:
+    captions = collect(made_up({"a": TRANSFERS}), ["loss_vs_lr", "anytime", "averages"])["captions"]["a"]
+    assert set(captions) == {"loss_vs_lr"}
+    assert captions["loss_vs_lr"].endswith("data: photo patches; run set 0123abcd.")
+
+
+def test_calibration_is_of_as_many_seeds_as_the_study_has() -> None:
+    columns = ("statistic", "n_seeds", "coverage", "within_bounds")
+    rows = [("drift", 3, 0.5, False), ("drift", 5, 0.93, True), ("drift", 5, 0.96, True), ("regret_cf", 5, 0.8, False)]
+    frozen = made_up({"a": TRANSFERS}, calibration=pd.DataFrame(rows, columns=columns))
+    assert collect(frozen, [])["sentences"]["calibration"] == [
+        "drift, 5 seeds: coverage 93.0 to 96.0 % over 2 scenarios, of which 2 are as wanted.",
+        "regret cf, 5 seeds: coverage 80.0 to 80.0 % over 1 scenario, of which 0 are as wanted.",
+    ]
+
+
+def test_tables_as_csv_and_as_latex_that_every_engine_reads(tmp_path: Path) -> None:
+    tables = paper.display_tables(made_up({"a": TRANSFERS, "b": NOWHERE}))
+    paper.write_tables(tables, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"{name}.{kind}" for name in tables for kind in ("csv", "tex")
+    }
+    for name, table in tables.items():
+        text = (tmp_path / f"{name}.tex").read_text()
+        assert text.isascii()
+        assert all(rule in text for rule in ("\\toprule", "\\midrule", "\\bottomrule", f"\\label{{tab:{name}}}"))
+        back = pd.read_csv(tmp_path / f"{name}.csv", dtype=str, keep_default_na=False)
+        pd.testing.assert_frame_equal(back, table.frame.astype("str"))
+    main = pd.read_csv(tmp_path / "main.csv")
+    assert main["Drift b"].tolist()[:1] == ["−1.00 [−1.06, −0.94]"]
+    assert main["Reading"].tolist() == ["drifts", "drifts", "no drift", "no drift", *["no drift"] * 4]
+
+
+def test_a_character_without_latex_is_an_error() -> None:
+    table = paper.DisplayTable("c", pd.DataFrame({"a": ["☃"]}))
+    with pytest.raises(paper.PaperError, match=r"no LaTeX for ☃ in table x; add it to paper\.LATEX"):
+        paper.to_latex(table, "x")
