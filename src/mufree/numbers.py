@@ -297,7 +297,8 @@ def _size(frozen: Frozen) -> str:
 def _headline(frozen: Frozen) -> list[str]:
     """The verdict on transfer, task by task, in one sentence a verdict, with the drifts that it rests on."""
     meaning = {
-        "supported": "the best learning rate does not drift with width under µP with ScheduleFree, and does under SP",
+        "supported": "under µP with ScheduleFree the best learning rate moves by less than ±0.25 doublings per doubling of "
+        "width, and under SP it drifts",
         "refuted": "it is not true that the best learning rate drifts under SP with ScheduleFree and not under µP",
         "inconclusive": "whether µP keeps ScheduleFree's best learning rate from drifting with width stays open",
         "not_estimable": "whether µP keeps ScheduleFree's best learning rate from drifting with width can't be estimated",

@@ -144,7 +144,7 @@ def test_claim_wilson(paper: Paper) -> None:
 def test_claim_headline(paper: Paper) -> None:
     """The sentence that names a task is the one for the task's verdict."""
     openings = {
-        "supported": "the best learning rate does not drift",
+        "supported": "moves by less than ±0.25 doublings",
         "refuted": "it is not true",
         "inconclusive": "stays open",
         "not_estimable": "can't be estimated",
