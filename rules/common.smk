@@ -104,5 +104,5 @@ def report_usage():
     timings = Path(f"results/{STUDY.name}/timings.parquet")
     if timings.exists() and timings.stat().st_mtime > STARTED:
         shell(
-            "mufree usage --timings {timings:q} --since {STARTED} --cores {workflow.cores}"
+            "mufree usage --timings {timings:q} --store results/{STUDY.name}/runs --since {STARTED} --cores {workflow.cores}"
         )

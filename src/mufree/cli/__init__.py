@@ -181,9 +181,10 @@ def _parser() -> argparse.ArgumentParser:
         "usage",
         commands.usage,
         "Say which share of the cores' time went into training and evaluation.",
-        "--timings timings.parquet --since $START --cores 2",
+        "--timings timings.parquet --store results/quickstart/runs --since $START --cores 2",
     )
     sub.add_argument("--timings", type=Path, required=True)
+    sub.add_argument("--store", type=Path, required=True, help="the run store: only what was trained since then counts")
     sub.add_argument("--since", type=float, required=True, help="when the workflow started, in seconds since 1970")
     sub.add_argument("--cores", type=int, required=True)
 

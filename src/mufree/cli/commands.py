@@ -471,10 +471,15 @@ def usage(arguments: argparse.Namespace) -> None:
     """`mufree usage`."""
     import pyarrow.parquet as pq
 
-    timings = pq.read_table(arguments.timings).to_pydict()
-    useful = sum(timings["train_seconds"]) + sum(timings["evaluate_seconds"])
+    timings = pq.read_table(arguments.timings).to_pylist()
+    trained = [t for t in timings if _written_after(arguments.store / f"{t['run_id']}.parquet", arguments.since)]
+    useful = sum(timing["train_seconds"] + timing["evaluate_seconds"] for timing in trained)
     wall = time.time() - arguments.since
     print(
-        f"{len(timings['run_id'])} runs; {_duration(wall)} on {arguments.cores} core(s), "
+        f"{len(trained)} of {len(timings)} runs trained; {_duration(wall)} on {arguments.cores} core(s), "
         f"{useful / (wall * arguments.cores):.0%} of the cores' time in training and evaluation."
     )
+
+
+def _written_after(path: Path, moment: float) -> bool:
+    return path.exists() and path.stat().st_mtime > moment

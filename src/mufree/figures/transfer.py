@@ -58,13 +58,14 @@ def loss_vs_lr(
     """Final validation loss (nats) against log2 learning rate, a panel a method, a line a width.
 
     Small points are seeds, lines their means. The strip above the curves counts diverged seeds, the strip below shows each
-    width's optimum with its interval. All panels have the same scales. A column has room for two methods: of more, the
-    schedule-free ones.
+    width's optimum with its interval. All panels have the same scales. Methods that were run at one width say nothing on
+    transfer and are left out, unless there are no others. A column has room for two methods: of more, the schedule-free ones.
     """
     methods = [m for m in styles if m in set(rows["method"])]
     if not methods:
         return empty_figure(title, "no runs", column), pd.DataFrame()
-    kept = _two_methods(methods, rows) if column else methods
+    several = _at_several_widths(methods, rows)
+    kept = _two_methods(several, rows) if column else several
     rows, loss, optima = (frame[frame["method"].isin(kept)] for frame in (rows, loss, optima))
     widths = width_styles(sorted(rows["width"].unique()))
     counts = rows.assign(n_diverged=rows["status"].eq("diverged"))
@@ -106,6 +107,12 @@ def loss_vs_lr(
     entries = (2 if len(widths) > 2 else 1) if column else min(len(handles), 4)
     legend_below(figure, handles, entries, others)
     return figure, _plotted_surface(loss, seeds, counts, optima)
+
+
+def _at_several_widths(methods: list[str], rows: pd.DataFrame) -> list[str]:
+    """The methods that were run at more than one width; all of them if none was."""
+    widths = rows.groupby("method")["width"].nunique()
+    return [m for m in methods if widths[m] > 1] or methods
 
 
 def _two_methods(methods: list[str], rows: pd.DataFrame) -> list[str]:
