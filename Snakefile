@@ -24,7 +24,7 @@ wildcard_constraints:
     study=STUDY.name,
     task="|".join(STUDY.tasks),
     method="|".join(STUDY.all_methods),
-    width=r"\d+",
+    widths=r"\d+(_\d+)*",
     seeds=r"\d+(_\d+)*",
 
 

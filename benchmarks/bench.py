@@ -185,7 +185,7 @@ def sweeps_of(study: config.Study, rates: int) -> dict[tuple[str, int, str], Swe
     for sweep in group_sweeps(expand(study)):
         first = (len(sweep.runs) - rates + 1) // 2
         cut = replace(sweep, runs=sweep.runs[max(0, first) :][:rates])
-        found[cut.runs[0].model.name, cut.width, cut.runs[0].training.precision] = cut
+        found[cut.runs[0].model.name, cut.widths[0], cut.runs[0].training.precision] = cut
     return found
 
 

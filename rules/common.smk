@@ -70,12 +70,12 @@ def read_study(file):
 STUDY = read_study(STUDY_FILE)
 RUNS = expand_runs(STUDY)
 SWEEPS = {
-    (s.task, s.method, str(s.width), s.seed_label): s
-    for s in group_sweeps(RUNS, STUDY.seeds_per_sweep)
+    (s.task, s.method, s.width_label, s.seed_label): s
+    for s in group_sweeps(RUNS, STUDY.seeds_per_sweep, STUDY.widths_per_sweep)
 }
 CELLS = {
     "study": [STUDY.name] * len(SWEEPS),
-    **dict(zip(["task", "method", "width", "seeds"], zip(*SWEEPS))),
+    **dict(zip(["task", "method", "widths", "seeds"], zip(*SWEEPS))),
 }
 DATASETS = study_datasets(STUDY)
 LARGEST_SWEEP = max(sweep.flops for sweep in SWEEPS.values())
@@ -91,7 +91,7 @@ def manifest(wildcards):
 
 def sweep_of(wildcards):
     """The sweep that a job trains."""
-    return SWEEPS[wildcards.task, wildcards.method, wildcards.width, wildcards.seeds]
+    return SWEEPS[wildcards.task, wildcards.method, wildcards.widths, wildcards.seeds]
 
 
 def sweep_priority(wildcards):

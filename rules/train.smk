@@ -2,19 +2,19 @@
 
 
 rule sweep:
-    """Train one task, method and width at all its learning rates; runs that the store has are not trained again."""
+    """Train one task and method at some widths and seeds and all learning rates; runs that the store has are not trained again."""
     input:
         sources.files("train"),
         study=ancient(STUDY_FILE),
         manifest=manifest,
     output:
-        rows="results/{study}/sweeps/{task}/{method}/w{width}/s{seeds}/rows.parquet",
-        curves="results/{study}/sweeps/{task}/{method}/w{width}/s{seeds}/curves.parquet",
-        timings="results/{study}/sweeps/{task}/{method}/w{width}/s{seeds}/timings.parquet",
+        rows="results/{study}/sweeps/{task}/{method}/w{widths}/s{seeds}/rows.parquet",
+        curves="results/{study}/sweeps/{task}/{method}/w{widths}/s{seeds}/curves.parquet",
+        timings="results/{study}/sweeps/{task}/{method}/w{widths}/s{seeds}/timings.parquet",
     log:
-        "results/{study}/logs/sweep/{task}.{method}.w{width}.s{seeds}.log",
+        "results/{study}/logs/sweep/{task}.{method}.w{widths}.s{seeds}.log",
     benchmark:
-        "results/{study}/benchmarks/sweep/{task}.{method}.w{width}.s{seeds}.tsv"
+        "results/{study}/benchmarks/sweep/{task}.{method}.w{widths}.s{seeds}.tsv"
     priority: sweep_priority
     conda:
         "../envs/mufree.yaml"
@@ -27,7 +27,7 @@ rule sweep:
         runs=lambda wildcards: sweep_to_json(sweep_of(wildcards)),
         device=DEVICE,
     message:
-        "Train {wildcards.task} {wildcards.method} width {wildcards.width} seeds {wildcards.seeds}"
+        "Train {wildcards.task} {wildcards.method} widths {wildcards.widths} seeds {wildcards.seeds}"
     shell:
         "mufree sweep --runs {params.runs:q} --data $(dirname {input.manifest:q}) --device {params.device}"
         " --store results/{wildcards.study}/runs --out $(dirname {output.rows:q})"
@@ -54,7 +54,7 @@ rule coordinate_check:
     params:
         task=lambda wildcards: canonical_json(STUDY.tasks[wildcards.task]),
         cells=lambda wildcards: sorted(
-            (m, int(w)) for t, m, w, _ in SWEEPS if t == wildcards.task
+            (m, w) for t, m, w, _ in SWEEPS if t == wildcards.task
         ),
     message:
         "Coordinate check of {wildcards.task}"
@@ -67,17 +67,17 @@ rule collect:
     """Join the sweeps, and assert that they are exactly the runs planned."""
     input:
         rows=expand(
-            "results/{study}/sweeps/{task}/{method}/w{width}/s{seeds}/rows.parquet",
+            "results/{study}/sweeps/{task}/{method}/w{widths}/s{seeds}/rows.parquet",
             zip,
             **CELLS,
         ),
         curves=expand(
-            "results/{study}/sweeps/{task}/{method}/w{width}/s{seeds}/curves.parquet",
+            "results/{study}/sweeps/{task}/{method}/w{widths}/s{seeds}/curves.parquet",
             zip,
             **CELLS,
         ),
         timings=expand(
-            "results/{study}/sweeps/{task}/{method}/w{width}/s{seeds}/timings.parquet",
+            "results/{study}/sweeps/{task}/{method}/w{widths}/s{seeds}/timings.parquet",
             zip,
             **CELLS,
         ),
@@ -94,4 +94,4 @@ rule collect:
         "Collect the runs"
     shell:
         "mufree collect --study {input.study:q} --out $(dirname {output.rows:q})"
-        " --sweeps 'results/{wildcards.study}/sweeps/{{task}}/{{method}}/w{{width}}/s{{seeds}}' 2> {log:q}"
+        " --sweeps 'results/{wildcards.study}/sweeps/{{task}}/{{method}}/w{{widths}}/s{{seeds}}' 2> {log:q}"

@@ -340,6 +340,8 @@ class Study(Closed):
     seeds_per_sweep: Positive = 1
     """Seeds that one job trains, besides all learning rates. More of them save start-up time where runs take seconds; how
     runs are dealt out to jobs changes no number and no identity."""
+    widths_per_sweep: Positive = 1
+    """Neighbouring widths that one job trains; as with seeds."""
 
     @property
     def all_methods(self) -> dict[str, Method]:

@@ -61,13 +61,18 @@ class Run(Closed):
 
 @dataclass(frozen=True)
 class Sweep:
-    """The unit of work: one task, method and width with all variants and learning rates at some seeds, in one process."""
+    """The unit of work: one task and method with all variants and learning rates at some widths and seeds, in one process."""
 
     task: str
     method: str
-    width: int
+    widths: tuple[int, ...]
     seeds: tuple[int, ...]
     runs: tuple[Run, ...] = field(repr=False)
+
+    @property
+    def width_label(self) -> str:
+        """Its widths as names of files have them: `32`, or `32_64`."""
+        return "_".join(map(str, self.widths))
 
     @property
     def seed_label(self) -> str:
@@ -77,7 +82,7 @@ class Sweep:
     @property
     def id(self) -> str:
         """A readable name, unique within a study."""
-        return f"{self.task}.{self.method}.w{self.width}.s{self.seed_label}"
+        return f"{self.task}.{self.method}.w{self.width_label}.s{self.seed_label}"
 
     @property
     def flops(self) -> float:
@@ -207,26 +212,34 @@ def variant(run: Run, task: Task) -> str:
 
 
 def _order_in_sweep(run: Run) -> tuple[float | str, ...]:
-    """Longest first, then by each setting that makes a variant, then by learning rate."""
+    """By width and seed, longest first, then by each setting that makes a variant, then by learning rate."""
     settings = run.optimizer
-    return -run.training.steps, settings.beta1, settings.weight_decay, settings.weight_decay_scaling, run.log2_lr
+    variant = (-run.training.steps, settings.beta1, settings.weight_decay, settings.weight_decay_scaling)
+    return run.width, run.seed, *variant, run.log2_lr
 
 
-def group_sweeps(runs: Iterable[Run], seeds_per_sweep: int = 1) -> list[Sweep]:
-    """The runs by sweep, in order of first appearance; within a sweep by seed, variant and ascending learning rate.
+def group_sweeps(runs: Iterable[Run], seeds_per_sweep: int = 1, widths_per_sweep: int = 1) -> list[Sweep]:
+    """The runs by sweep, in order of first appearance; within a sweep by width, seed, variant and ascending learning rate.
 
-    The seeds of a cell (task, method, width) are cut into sweeps of `seeds_per_sweep`, the last one maybe smaller.
+    The widths of a method on a task are cut into groups of `widths_per_sweep`, and the seeds of a group into sweeps of
+    `seeds_per_sweep`; the last ones may be smaller.
     """
-    cells: dict[tuple[str, str, int], dict[int, list[Run]]] = {}
+    by_method: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        cells.setdefault((run.task, run.method_name, run.width), {}).setdefault(run.seed, []).append(run)
-    sweeps = []
-    for cell, by_seed in cells.items():
-        for first in range(0, len(by_seed), seeds_per_sweep):
-            seeds = tuple(sorted(by_seed)[first : first + seeds_per_sweep])
-            chosen = [run for seed in seeds for run in sorted(by_seed[seed], key=_order_in_sweep)]
-            sweeps.append(Sweep(*cell, seeds=seeds, runs=tuple(chosen)))
-    return sweeps
+        by_method.setdefault((run.task, run.method_name), []).append(run)
+    return [
+        Sweep(*names, widths=widths, seeds=seeds, runs=tuple(sorted(chosen, key=_order_in_sweep)))
+        for names, of_method in by_method.items()
+        for widths in _chunks({run.width for run in of_method}, widths_per_sweep)
+        for at_widths in [[run for run in of_method if run.width in widths]]
+        for seeds in _chunks({run.seed for run in at_widths}, seeds_per_sweep)
+        for chosen in [[run for run in at_widths if run.seed in seeds]]
+    ]
+
+
+def _chunks(values: Iterable[int], size: int) -> list[tuple[int, ...]]:
+    ordered = sorted(values)
+    return [tuple(ordered[first : first + size]) for first in range(0, len(ordered), size)]
 
 
 def sweep_to_json(sweep: Sweep) -> str:

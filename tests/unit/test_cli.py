@@ -125,7 +125,7 @@ def test_plan_counts_what_the_store_has(tmp_path: Path, data: Path, capsys: pyte
 def test_collect_names_the_sweep_that_is_missing(
     tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pattern = str(tmp_path / "{task}.{method}.w{width}.s{seeds}")
+    pattern = str(tmp_path / "{task}.{method}.w{widths}.s{seeds}")
     arguments = ["collect", "--study", str(write_study(tmp_path)), "--sweeps", pattern, "--out", str(tmp_path / "all")]
     assert main(arguments) == 1
     assert "photo.sp_adamw.w16.s0" in capsys.readouterr().err
@@ -139,8 +139,8 @@ def test_collected_rows_have_variants(tmp_path: Path, data: Path) -> None:
         for more in ({}, {"weight_decays": [0.05], "weight_decay_scalings": ["coupled", "independent"]})
     ]
     path = write_study(tmp_path, plain)
-    pattern = str(tmp_path / "{task}.{method}.w{width}.s{seeds}")
-    out = pattern.format(task="photo", method="mup_adamw", width=16, seeds=0)
+    pattern = str(tmp_path / "{task}.{method}.w{widths}.s{seeds}")
+    out = pattern.format(task="photo", method="mup_adamw", widths=16, seeds=0)
     where = ["--data", str(data), "--store", str(tmp_path / "runs"), "--out", out]
     assert main(["sweep", "--study", str(path), "--sweep", "photo.mup_adamw.w16.s0", *where]) == 0
     assert main(["collect", "--study", str(path), "--sweeps", pattern, "--out", str(tmp_path / "all")]) == 0

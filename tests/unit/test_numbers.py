@@ -89,10 +89,10 @@ def said(frozen: Frozen, claim: str) -> str:
 
 
 def test_the_headline_follows_the_verdict() -> None:
-    assert "does not drift with width under µP" in said(made_up({"a": TRANSFERS}), "headline")
+    assert "moves by less than ±0.25 doublings" in said(made_up({"a": TRANSFERS}), "headline")
     assert "it is not true" in said(made_up({"a": NOWHERE}), "headline")
     both = said(made_up({"a": TRANSFERS, "b": NOWHERE}), "headline")
-    assert "On a, the best learning rate does not drift" in both
+    assert "On a, under µP with ScheduleFree the best learning rate moves by less" in both
     assert "On b, it is not true" in both
 
 

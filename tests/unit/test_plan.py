@@ -81,12 +81,20 @@ def test_sweeps_hold_all_rates_of_a_cell_in_order() -> None:
 def test_seeds_may_share_a_sweep_and_stay_the_same_runs() -> None:
     runs = runs_of(with_grid(seeds=[4, 0, 2], log2_lrs=[-8, -9]))
     pairs = plan.group_sweeps(runs, seeds_per_sweep=2)
-    assert [(sweep.id, sweep.seeds) for sweep in pairs if sweep.width == 16] == [
+    assert [(sweep.id, sweep.seeds) for sweep in pairs if sweep.widths == (16,)] == [
         ("photo.mup_adamw.w16.s0_2", (0, 2)),
         ("photo.mup_adamw.w16.s4", (4,)),
     ]
     assert [(run.seed, run.log2_lr) for run in pairs[0].runs] == [(0, -9), (0, -8), (2, -9), (2, -8)]
     assert {run.id for sweep in pairs for run in sweep.runs} == {run.id for run in runs}
+
+
+def test_widths_may_share_a_sweep_and_stay_the_same_runs() -> None:
+    runs = runs_of(with_grid(widths=[64, 16, 32], log2_lrs=[-8, -9]))
+    sweeps = plan.group_sweeps(runs, widths_per_sweep=2)
+    assert [sweep.id for sweep in sweeps] == ["photo.mup_adamw.w16_32.s0", "photo.mup_adamw.w64.s0"]
+    assert [(run.width, run.log2_lr) for run in sweeps[0].runs] == [(16, -9), (16, -8), (32, -9), (32, -8)]
+    assert {run.id for sweep in sweeps for run in sweep.runs} == {run.id for run in runs}
 
 
 def labels(plain: dict[str, Any]) -> list[str]:

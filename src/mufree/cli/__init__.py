@@ -106,10 +106,10 @@ def _parser() -> argparse.ArgumentParser:
         "collect",
         commands.collect,
         "Join the sweeps of a study and assert that they are exactly the runs planned.",
-        "--study experiments/quickstart.yaml --sweeps 'sweeps/{task}/{method}/w{width}/s{seeds}' --out results",
+        "--study experiments/quickstart.yaml --sweeps 'sweeps/{task}/{method}/w{widths}/s{seeds}' --out results",
     )
     sub.add_argument("--study", type=Path, required=True, help="the study file")
-    sub.add_argument("--sweeps", required=True, help="folder of a sweep, with {task}, {method}, {width} and {seeds}")
+    sub.add_argument("--sweeps", required=True, help="folder of a sweep, with {task}, {method}, {widths} and {seeds}")
     sub.add_argument("--out", type=Path, required=True, help="folder for rows.parquet, curves.parquet, timings.parquet")
 
     sub = command(

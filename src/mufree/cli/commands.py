@@ -97,7 +97,7 @@ def plan(arguments: argparse.Namespace) -> None:
     """`mufree plan`."""
     study = load_study(arguments.study)
     runs = expand(study)
-    sweeps = group_sweeps(runs, study.seeds_per_sweep)
+    sweeps = group_sweeps(runs, study.seeds_per_sweep, study.widths_per_sweep)
     if arguments.sweeps:
         for sweep_ in sweeps:
             print(f"{sweep_.id}\t{len(sweep_.runs)} runs")
@@ -202,10 +202,15 @@ def sweep(arguments: argparse.Namespace) -> None:
     diverged = sum(r.row["status"] == "diverged" for r in found)
     progress = f"; study: {_progress(expand(load_study(arguments.progress)), arguments)}" if arguments.progress else ""
     print(
-        f"{runs[0].task} {runs[0].method_name} width {runs[0].width}: {len(missing)} of {len(runs)} runs trained in "
+        f"{runs[0].task} {runs[0].method_name} {_widths(runs)}: {len(missing)} of {len(runs)} runs trained in "
         f"{_duration(time.monotonic() - started)}, {diverged} diverged{progress}",
         flush=True,
     )
+
+
+def _widths(runs: Sequence[Run]) -> str:
+    widths = sorted({run.width for run in runs})
+    return f"width{'s' if len(widths) > 1 else ''} {', '.join(map(str, widths))}"
 
 
 def _data_digest(folder: Path) -> str:
@@ -220,7 +225,9 @@ def _sweep_runs(arguments: argparse.Namespace) -> list[Run]:
     if arguments.runs is not None:
         return runs_from_json(arguments.runs)
     study = load_study(arguments.study)
-    sweeps: dict[str, Sweep] = {s.id: s for s in group_sweeps(expand(study), study.seeds_per_sweep)}
+    sweeps: dict[str, Sweep] = {
+        s.id: s for s in group_sweeps(expand(study), study.seeds_per_sweep, study.widths_per_sweep)
+    }
     if arguments.sweep not in sweeps:
         raise UserError(f"Unknown sweep '{arguments.sweep}'. `mufree plan {arguments.study} --sweeps` lists them.", 2)
     return list(sweeps[arguments.sweep].runs)
@@ -243,7 +250,7 @@ def _train_all(runs: Sequence[Run], arguments: argparse.Namespace) -> Iterator[t
     # disable=None: a bar on a terminal, nothing in a file.
     with tqdm(total=total, unit="step", disable=None, dynamic_ncols=True) as bar:
         for number, run in enumerate(runs, start=1):
-            bar.set_description(f"run {number}/{len(runs)} lr 2^{run.log2_lr} seed {run.seed}")
+            bar.set_description(f"run {number}/{len(runs)} width {run.width} lr 2^{run.log2_lr} seed {run.seed}")
             trace = train(run, prepared, device=arguments.device, on_step=lambda _: bar.update())
             row = {
                 **record.describe_run(run),
@@ -353,8 +360,8 @@ def collect(arguments: argparse.Namespace) -> None:
     study = load_study(arguments.study)
     runs = expand(study)
     folders = [
-        Path(arguments.sweeps.format(task=s.task, method=s.method, width=s.width, seeds=s.seed_label))
-        for s in group_sweeps(runs, study.seeds_per_sweep)
+        Path(arguments.sweeps.format(task=s.task, method=s.method, widths=s.width_label, seeds=s.seed_label))
+        for s in group_sweeps(runs, study.seeds_per_sweep, study.widths_per_sweep)
     ]
     joined: dict[str, pa.Table] = {}
     for name in ("rows", "timings", "curves"):
