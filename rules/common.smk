@@ -16,7 +16,6 @@ from mufree.plan import (
     expand as expand_runs,
     group_sweeps,
     study_datasets,
-    sweep_to_json,
 )
 
 STARTED = time.time()

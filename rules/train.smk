@@ -23,15 +23,16 @@ rule sweep:
         mem_mb=1500,
         gpu=1 if DEVICE == "cuda" else 0,
     params:
-        # All that can change a number, so that a new learning rate starts this sweep and no other.
-        runs=lambda wildcards: sweep_to_json(sweep_of(wildcards)),
+        sweep=lambda wildcards: sweep_of(wildcards).id,
+        # Of all that can change a number, so that a new learning rate starts this sweep and no other.
+        digest=lambda wildcards: sweep_of(wildcards).digest,
         device=DEVICE,
     message:
         "Train {wildcards.task} {wildcards.method} widths {wildcards.widths} seeds {wildcards.seeds}"
     shell:
-        "mufree sweep --runs {params.runs:q} --data $(dirname {input.manifest:q}) --device {params.device}"
+        "mufree sweep --study {input.study:q} --sweep {params.sweep:q} --digest {params.digest} --data $(dirname {input.manifest:q}) --device {params.device}"
         " --store results/{wildcards.study}/runs --out $(dirname {output.rows:q})"
-        " --progress {input.study:q} --cores $(nproc) 2> {log:q}"
+        " --progress --cores $(nproc) 2> {log:q}"
 
 
 rule coordinate_check:

@@ -85,6 +85,11 @@ class Sweep:
         return f"{self.task}.{self.method}.w{self.width_label}.s{self.seed_label}"
 
     @property
+    def digest(self) -> str:
+        """12 hex digits of the SHA-256 of all its runs: what tells a job that it is still the one that was planned."""
+        return hashlib.sha256(sweep_to_json(self).encode()).hexdigest()[:12]
+
+    @property
     def flops(self) -> float:
         """Training FLOPs of all its runs, for ordering jobs and estimating time."""
         return sum(training_flops(run) for run in self.runs)
@@ -243,7 +248,7 @@ def _chunks(values: Iterable[int], size: int) -> list[tuple[int, ...]]:
 
 
 def sweep_to_json(sweep: Sweep) -> str:
-    """The runs of a sweep as one canonical JSON string, which a job gets as its parameter."""
+    """The runs of a sweep as one canonical JSON string."""
     return canonical_json(sweep.runs)
 
 

@@ -216,3 +216,13 @@ def test_a_study_must_bear_its_files_name(tmp_path: Path) -> None:
 def test_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["schema"]) == 0
     assert json.loads(capsys.readouterr().out)["title"] == "Study"
+
+
+def test_a_sweep_that_changed_since_it_was_planned_is_not_trained(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--data", str(data), "--store", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
+    sweep = ["sweep", "--study", str(write_study(tmp_path)), "--sweep", "photo.sp_adamw.w16.s0", *where]
+    assert main([*sweep, "--digest", "0123456789ab"]) == 1
+    assert "0123456789ab was planned" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()

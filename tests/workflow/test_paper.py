@@ -170,7 +170,7 @@ def test_a_drift_that_is_there_changes_the_verdict_and_the_headline(copy: Checko
             frame.loc[at, column] = value
     frame.to_csv(path, index=False)
     sign(copy)
-    assert "the best learning rate does not drift with width under µP" in " ".join(make_numbers(copy)["headline"])
+    assert "the best learning rate moves by less than ±0.25 doublings" in " ".join(make_numbers(copy)["headline"])
 
 
 @pytest.mark.parametrize("claim", ["size", "negative-control", "transfer", "best"])

@@ -50,6 +50,14 @@ def test_every_study_can_be_planned(checkout: Checkout, study: str) -> None:
     assert checkout.planned_jobs("--quiet", "rules", "reason", study=study)["sweep"] > 0
 
 
+def test_no_command_is_longer_than_linux_takes(checkout: Checkout) -> None:
+    """An argument may have 128 KiB; a few hundred runs as JSON have more."""
+    said = checkout.snakemake("--dry-run", "--printshellcmds", study="cluster")
+    commands = [line for line in said.splitlines() if "mufree sweep" in line]
+    assert len(commands) == 840
+    assert max(map(len, commands)) < 2000
+
+
 def test_an_unknown_study_is_an_error_that_names_the_known_ones(checkout: Checkout) -> None:
     said = checkout.snakemake("--dry-run", study="smok", check=False)
     assert "Unknown study 'smok'" in said

@@ -200,7 +200,7 @@ def sweep(arguments: argparse.Namespace) -> None:
     record.write_table(arguments.out / "timings.parquet", record.timings_table(r.timing for r in found))
     record.write_table(arguments.out / "curves.parquet", record.concat_curves(r.curves for r in found))
     diverged = sum(r.row["status"] == "diverged" for r in found)
-    progress = f"; study: {_progress(expand(load_study(arguments.progress)), arguments)}" if arguments.progress else ""
+    progress = f"; study: {_progress(expand(load_study(arguments.study)), arguments)}" if arguments.progress else ""
     print(
         f"{runs[0].task} {runs[0].method_name} {_widths(runs)}: {len(missing)} of {len(runs)} runs trained in "
         f"{_duration(time.monotonic() - started)}, {diverged} diverged{progress}",
@@ -230,7 +230,13 @@ def _sweep_runs(arguments: argparse.Namespace) -> list[Run]:
     }
     if arguments.sweep not in sweeps:
         raise UserError(f"Unknown sweep '{arguments.sweep}'. `mufree plan {arguments.study} --sweeps` lists them.", 2)
-    return list(sweeps[arguments.sweep].runs)
+    found = sweeps[arguments.sweep]
+    if arguments.digest not in (None, found.digest):
+        raise UserError(
+            f"sweep {found.id} of {arguments.study} is {found.digest}, and {arguments.digest} was planned: the study file has "
+            "changed since. Run the workflow again."
+        )
+    return list(found.runs)
 
 
 def _train_all(runs: Sequence[Run], arguments: argparse.Namespace) -> Iterator[tuple[Run, Record]]:
