@@ -513,6 +513,16 @@ def _surprises(frozen: Frozen) -> list[str]:
     return out or ["Nothing: no verdict goes against what was expected before the runs."]
 
 
+CALIBRATED = {
+    "drift": "drift",
+    "did_drift": "interaction of the drifts",
+    "regret_held": "regret, as reported",
+    "regret_cf": "regret with both rates chosen anew, not reported",
+    "regret_cf_expected": "the same, as what tuning with one seed fewer costs on average, not reported",
+}
+"""What the calibration's statistics are called, those that the study reports first."""
+
+
 def _calibration(frozen: Frozen) -> list[str]:
     """For each statistic, how often its nominal 95 % interval covers the truth with as many seeds as the study has."""
     if frozen.calibration is None:
@@ -522,11 +532,12 @@ def _calibration(frozen: Frozen) -> list[str]:
     if table.empty:
         return [f"The intervals were not simulated for {count(least, 'seed')}."]
     out = []
-    for name, rows in table.groupby("statistic", sort=True):
+    for name in [each for each in CALIBRATED if each in set(table["statistic"])]:
+        rows = table[table["statistic"].eq(name)]
         low, high = (number(100 * bound, 1) for bound in (rows["coverage"].min(), rows["coverage"].max()))
         fine = int(rows["within_bounds"].astype(str).eq("True").sum())
         out.append(
-            f"{str(name).replace('_', ' ')}, {count(least, 'seed')}: coverage {low} to {high} % over "
+            f"{CALIBRATED[name]}, {count(least, 'seed')}: coverage {low} to {high} % over "
             f"{count(len(rows), 'scenario')}, of which {fine} {'is' if fine == 1 else 'are'} as wanted."
         )
     return out

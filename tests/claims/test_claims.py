@@ -9,6 +9,8 @@ import pytest
 from decide import decide
 from evidence import ROOT, Paper, shows
 
+from mufree.numbers import CALIBRATED
+
 WORDS = {
     "supported": "supported",
     "refuted": "refuted",
@@ -311,5 +313,5 @@ def test_claim_calibration(paper: Paper) -> None:
     table = pd.read_csv(path)
     table = table[table["n_seeds"] == paper.table("optima")["n_seeds"].min()]
     for name, rows in table.groupby("statistic"):
-        (text,) = [line for line in paper.said("calibration") if line.startswith(str(name).replace("_", " ") + ",")]
+        (text,) = [line for line in paper.said("calibration") if line.startswith(CALIBRATED[str(name)] + ", ")]
         assert all(shows(text, 100 * bound) for bound in (rows["coverage"].min(), rows["coverage"].max()))
