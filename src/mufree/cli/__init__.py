@@ -179,6 +179,18 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, required=True, help="the table (CSV)")
 
     sub = command(
+        "power",
+        commands.power,
+        "Say what a study can see before it is run: simulate it with the noise and curvature of a pilot.",
+        "--pilot results/pilot/rows.parquet --study experiments/cifar_wikitext.yaml --out experiments/power.csv",
+    )
+    sub.add_argument("--pilot", type=Path, required=True, help="rows of a finished pilot")
+    sub.add_argument("--study", type=Path, required=True, help="the planned study")
+    sub.add_argument("--seeds", type=int, nargs="*", default=[3, 5, 8], help="numbers of seeds besides the planned one")
+    sub.add_argument("--simulations", type=int, default=500, help="simulated studies a row")
+    sub.add_argument("--out", type=Path, required=True, help="the table (CSV)")
+
+    sub = command(
         "usage",
         commands.usage,
         "Say which share of the cores' time went into training and evaluation.",

@@ -480,6 +480,24 @@ def calibrate(arguments: argparse.Namespace) -> None:
     print(f"{int(table['within_bounds'].sum())} of {len(table)} rows within bounds; all of them: {arguments.out}")
 
 
+def power(arguments: argparse.Namespace) -> None:
+    """`mufree power`."""
+    import pyarrow.parquet as pq
+
+    from mufree import record
+    from mufree.tables.power import power_table
+
+    study = load_study(arguments.study)
+    pilot = pq.read_table(arguments.pilot, partitioning=None).to_pandas()
+    try:
+        table = power_table(pilot, study, arguments.seeds, arguments.simulations)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    record.write_text(arguments.out, table.to_csv(index=False, float_format="%.4g"))
+    shown = table[table["planned"]].drop(columns=["planned", "reason"])
+    print(shown.to_string(index=False, float_format="%.3g"))
+
+
 def usage(arguments: argparse.Namespace) -> None:
     """`mufree usage`."""
     import pyarrow.parquet as pq
