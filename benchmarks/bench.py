@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -233,12 +233,13 @@ def draw_figure(rows: list[dict[str, Any]], out: Path) -> None:
         figure.savefig(out / f"bench.{suffix}", dpi=160)
 
 
-def bench(cases: list[Case], sweeps: dict[Any, Sweep], folders: dict[str, Path], rounds: int) -> list[dict[str, Any]]:
-    """Rows of the table, one for each case and kind; printed as they come."""
+def bench(
+    cases: list[Case], sweeps: dict[Any, Sweep], folders: dict[str, Path], rounds: int
+) -> Iterator[dict[str, Any]]:
+    """Rows of the table, one for each case and kind; printed and handed out as they come."""
     configure_torch()
     rates = product_rates()
     print("matrix products, GFLOP/s: " + ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in rates.items()))
-    rows = []
     for model, width in cases:
         pair = {precision: sweeps[model, width, precision] for precision in KINDS[1:]}
         costs: dict[str, list[Cost]] = defaultdict(list)
@@ -272,7 +273,6 @@ def bench(cases: list[Case], sweeps: dict[Any, Sweep], folders: dict[str, Path],
                 "peak_mib": statistics.median(cost.mebibytes for cost in costs[kind]),
                 "loss": costs[kind][0].losses[count // 2],  # at the same rate
             }
-            rows.append(row)
             print(
                 f"{model:6} w{width:<4} {kind:10} {per_hour:7.0f} runs/core-hour ({row['ratio']:.2f}x)  "
                 f"{row['steps_per_second']:6.1f} steps/s ({row['step_ratio']:.2f}x)  {row['gflops']:5.0f} GFLOP/s "
@@ -280,14 +280,23 @@ def bench(cases: list[Case], sweeps: dict[Any, Sweep], folders: dict[str, Path],
                 f"kernel's)  {row['peak_mib']:.0f} MiB  loss {row['loss']:.3f}",
                 flush=True,
             )
-    return rows
+            yield row
+
+
+def write_table(rows: list[dict[str, Any]], out: Path) -> None:
+    """Write bench.csv."""
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "bench.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def main() -> None:
     """Parse, measure, write."""
     parser = argparse.ArgumentParser(description="Runs per core-hour: mufree sweep against a plain loop.")
     parser.add_argument("--cases", nargs="*", default=[], metavar="MODEL:WIDTH", help="default: all of speed.yaml")
-    parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured (default 3)")
+    parser.add_argument("--rounds", type=int, default=1, help="how often everything is measured (default 1)")
     parser.add_argument("--rates", type=int, default=10, help="runs in a sweep (default 10, as in the study)")
     parser.add_argument("--steps", type=int, help="steps a run, a multiple of 20 (default 300, the study's)")
     parser.add_argument("--quick", action="store_true", help="two cases, two rates, 40 steps: does it work at all?")
@@ -314,12 +323,10 @@ def main() -> None:
             for model, width in cases:
                 profile({p: sweeps[model, width, p].runs[0] for p in KINDS[1:]}, data.load(folders[model]))
             return
-        rows = bench(cases, sweeps, folders, arguments.rounds)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    with (arguments.out / "bench.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+        rows = []
+        for row in bench(cases, sweeps, folders, arguments.rounds):
+            rows.append(row)
+            write_table(rows, arguments.out)  # each time: the last case comes an hour after the first
     draw_figure(rows, arguments.out)
     for row in rows:
         if row["kind"] != "plain loop" and row["ratio"] < TARGETS[row["model"]]:
