@@ -17,6 +17,10 @@ from mufree.metrics.surface import FIT_WINDOW, Surface, optima
 from mufree.metrics.transfer import drift
 
 
+BASE_WIDTH = 2**16
+"""Of simulated studies: wide enough that widths below it are whole."""
+
+
 @dataclass(frozen=True)
 class Noise:
     """Noise near the optimum: curvature in nats per doubling², run_sd in nats, slope_sd in nats per doubling.
@@ -124,8 +128,8 @@ def _simulated_cell(noise: Noise, design: Design, true_drift: float, rng: np.ran
     distance = (log2_lrs - optima_at[:, None])[:, :, None]
     slopes = rng.normal(0, noise.slope_sd, (k, 1, s))
     loss = 1 + noise.curvature * distance**2 + slopes * distance + rng.normal(0, noise.run_sd, (k, j, s))
-    widths = np.round(2.0**design.log2_width_mult).astype(np.int64)
-    return Surface(1, widths, log2_lrs, loss, np.full(loss.shape, 10.0), np.zeros(loss.shape, bool))
+    widths = np.round(BASE_WIDTH * 2.0**design.log2_width_mult).astype(np.int64)
+    return Surface(BASE_WIDTH, widths, log2_lrs, loss, np.full(loss.shape, 10.0), np.zeros(loss.shape, bool))
 
 
 def _half(interval: Interval) -> float:

@@ -57,6 +57,12 @@ def test_without_noise_everything_is_found() -> None:
     assert found["half_width"] < 0.02
 
 
+def test_where_the_base_lies_among_the_widths_makes_no_difference() -> None:
+    noise = Noise(0.02, 0.01, 0.002)
+    found = [power(noise, Design(FOUR_WIDTHS - below, 9, 3), n_simulations=10) for below in (0, 2)]
+    assert found[0] == pytest.approx(found[1])
+
+
 def test_in_much_noise_equivalence_is_rarely_shown_and_a_drift_rarely_told() -> None:
     found = power(Noise(0.01, 0.1, 0.0), Design(FOUR_WIDTHS, 11, 3), n_simulations=40)
     assert found["equivalence"] < 0.2
