@@ -16,7 +16,6 @@ from mufree.metrics.statistics import Floats, Interval, at_level, jackknife, t_i
 from mufree.metrics.surface import FIT_WINDOW, Surface, optima
 from mufree.metrics.transfer import drift
 
-
 BASE_WIDTH = 2**16
 """Of simulated studies: wide enough that widths below it are whole."""
 
