@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -292,6 +292,22 @@ def write_table(rows: list[dict[str, Any]], out: Path) -> None:
         writer.writerows(rows)
 
 
+def markdown(rows: Iterable[Mapping[str, str]]) -> str:
+    """The table of docs/performance.md, from rows as bench.csv has them."""
+    lines = [
+        "| model | width | | runs per core-hour | ratio | steps/s | ratio | GFLOP/s | share of torch's rate | peak MiB |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        n = {name: float(value) for name, value in row.items() if name not in ("model", "kind")}
+        lines.append(
+            f"| {row['model']} | {row['width']} | {row['kind']} | {n['runs_per_core_hour']:.0f} | {n['ratio']:.2f} | "
+            f"{n['steps_per_second']:.1f} | {n['step_ratio']:.2f} | {n['gflops']:.0f} | {n['share_of_float32_rate']:.0%} | "
+            f"{n['peak_mib']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Parse, measure, write."""
     parser = argparse.ArgumentParser(description="Runs per core-hour: mufree sweep against a plain loop.")
@@ -302,7 +318,14 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two cases, two rates, 40 steps: does it work at all?")
     parser.add_argument("--profile", action="store_true", help="print where the time of a step goes, and stop")
     parser.add_argument("--out", type=Path, default=Path("results/bench"))
+    parser.add_argument(
+        "--table", type=Path, metavar="CSV", help="print a bench.csv as the table of the docs, and stop"
+    )
     arguments = parser.parse_args()
+    if arguments.table:
+        with arguments.table.open(newline="", encoding="utf-8") as file:
+            print(markdown(csv.DictReader(file)))
+        return
     if arguments.quick:
         arguments.rounds, arguments.rates, arguments.steps = 1, 2, 40
     raw = yaml.safe_load((HERE / "speed.yaml").read_text(encoding="utf-8"))
