@@ -8,8 +8,6 @@ from scipy import stats
 from mufree.metrics.statistics import (
     agreement,
     at_level,
-    bootstrap,
-    contrast,
     cross_fitted,
     holm,
     jackknife,
@@ -110,8 +108,6 @@ def test_another_level_is_the_interval_made_at_that_level() -> None:
         at_level(jackknife(lambda kept: values[kept].mean(axis=0), 5), 0.90),
     )
     np.testing.assert_array_equal([made.low, made.high, made.se], [changed.low, changed.high, changed.se])
-    with pytest.raises(ValueError, match=r"bootstrap interval has no other level: make it anew at 0\.9"):
-        at_level(bootstrap(lambda kept: values[kept].mean(), 5, n_resamples=9), 0.9)
 
 
 def test_p_values_of_a_mean_are_those_of_the_t_test() -> None:
@@ -167,40 +163,6 @@ def test_holm_against_a_slow_implementation(p_values: list[float]) -> None:
     argument = np.array(p_values)
     np.testing.assert_allclose(holm(argument), slow.holm(p_values), rtol=1e-12)
     np.testing.assert_array_equal(argument, p_values)
-
-
-def test_a_contrast_is_the_paired_t_interval() -> None:
-    rng = np.random.default_rng(2)
-    a = rng.normal(0, 10, 5)
-    b = a + rng.normal(1, 0.1, 5)
-    interval = contrast(lambda kept: a[kept].mean(), lambda kept: b[kept].mean(), 5)
-    paired = stats.ttest_rel(a, b).confidence_interval(0.95)
-    np.testing.assert_allclose([interval.low, interval.high], [paired.low, paired.high])
-    assert interval.se < 1 < jackknife(lambda kept: a[kept].mean(), 5).se, "what seeds share cancels"
-
-
-def test_the_bootstrap_is_scipys_over_seeds_and_says_what_it_is() -> None:
-    values = np.random.default_rng(3).normal(size=8)
-    interval = bootstrap(lambda kept: values[kept].mean(), 8, n_resamples=500, rng=1)
-    same = stats.bootstrap((values,), np.mean, n_resamples=500, rng=1)
-    np.testing.assert_allclose([interval.low, interval.high], same.confidence_interval, rtol=1e-12)
-    assert float(interval.se) == pytest.approx(same.standard_error)
-    assert interval.kind == "bootstrap"
-    assert jackknife(lambda kept: values[kept].mean(), 8).kind == "t"
-
-
-def test_the_bootstrap_has_no_interval_below_five_seeds_nor_for_what_is_missing_or_constant() -> None:
-    values = np.arange(5.0)
-    few = bootstrap(lambda kept: values[kept].mean(), 4)
-    assert few.estimate == 1.5
-    assert np.isnan([few.low, few.high, few.se]).all()
-
-    def statistic(kept: np.ndarray) -> list[float]:
-        return [values[kept].mean(), 1.0, values[kept].mean() if 0 in kept else np.nan]
-
-    found = bootstrap(statistic, 5, n_resamples=200)
-    assert np.isnan(found.low).tolist() == np.isnan(found.se).tolist() == [False, True, True]
-    np.testing.assert_array_equal(found.estimate, [2, 1, 2])
 
 
 def test_cross_fitting_gives_each_seed_to_judge_what_the_others_chose() -> None:
