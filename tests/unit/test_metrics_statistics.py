@@ -62,6 +62,16 @@ def test_an_array_statistic_has_an_interval_for_each_element_and_none_where_any_
     assert np.isnan([both.low[1], both.high[1], both.se[1], both.estimate[2], both.low[2]]).all()
 
 
+def test_an_element_of_an_interval_is_the_interval_of_that_element() -> None:
+    values = np.random.default_rng(4).normal(size=(5, 3))
+    element = jackknife(lambda kept: values[kept].mean(axis=0), 5)[1]
+    alone = jackknife(lambda kept: values[kept, 1].mean(), 5)
+    assert element.n == 5
+    np.testing.assert_allclose(
+        [element.estimate, element.low, element.high, element.se], [alone.estimate, alone.low, alone.high, alone.se]
+    )
+
+
 def test_a_statistic_that_fails_on_all_seeds_alone_has_no_interval() -> None:
     interval = jackknife(lambda kept: np.nan if len(kept) == 3 else float(kept[0]), 3)
     assert np.isnan([interval.estimate, interval.se, interval.low, interval.high]).all()

@@ -30,6 +30,11 @@ class Interval:
     se: Floats
     n: int
 
+    def __getitem__(self, k: int) -> Interval:
+        """The interval of one element."""
+        estimate, low, high, se = (np.asarray(x[k]) for x in (self.estimate, self.low, self.high, self.se))
+        return Interval(estimate, low, high, se, self.n)
+
 
 def t_interval(estimate: ArrayLike, se: ArrayLike, n: int, level: float = 0.95) -> Interval:
     """The two-sided interval estimate ± t·se, with Student's t of n − 1 degrees of freedom; NaN for n < 2."""
