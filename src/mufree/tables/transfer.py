@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ from mufree.metrics.surface import grid_argmin
 from mufree.tables.cases import Case, Records, interval_columns
 
 EQUIVALENCE_MARGIN = 0.25
-"""|drift| below this, in doublings per doubling of width, counts as no drift."""
+"""|drift| below this, in doublings per doubling of width, counts as no drift (METRICS, section 1)."""
 
 NEGLIGIBLE_REGRET = 0.01
 """Nats. A regret is good below this or below two standard deviations over seeds, whichever is larger."""
@@ -84,14 +84,13 @@ def drift(cases: Sequence[Case]) -> Records:
         positions = transfer.optimum_positions(case.surface)
         used = positions[~np.isnan(positions)]
         estimable = len(used) >= MIN_POINTS
-        inside = bool(drift90.low > -EQUIVALENCE_MARGIN and drift90.high < EQUIVALENCE_MARGIN)
         records.append(
             {
                 **case.names,
                 **interval_columns("drift", drift),
                 "drift_low90": float(drift90.low),
                 "drift_high90": float(drift90.high),
-                "equivalent": None if np.isnan(drift90.se) else inside,
+                "equivalent": None if np.isnan(drift90.se) else is_equivalent(drift90.low, drift90.high),
                 "drift_range": float(np.ptp(used)) if len(used) > 1 else math.nan,
                 "n_widths": len(used),
                 "n_censored": len(positions) - len(used),
@@ -101,6 +100,11 @@ def drift(cases: Sequence[Case]) -> Records:
             }
         )
     return records
+
+
+def is_equivalent(low90: SupportsFloat, high90: SupportsFloat) -> bool:
+    """Whether the 90 % interval of a drift lies inside the margin; not where it is NaN."""
+    return float(low90) > -EQUIVALENCE_MARGIN and float(high90) < EQUIVALENCE_MARGIN
 
 
 def _why_no_drift(case: Case) -> str:
