@@ -271,7 +271,7 @@ def _train_all(runs: Sequence[Run], arguments: argparse.Namespace) -> Iterator[t
                 "run_id": run.id,
                 **{f"{phase}_seconds": seconds for phase, seconds in trace.seconds.items()},
                 "flops": training_flops(run) * trace.steps_done / run.training.steps,
-                "cpu": record.cpu_name(),
+                "cpu": machine.cpu_name(),
             }
             curves = record.curves_table(run.id, ((s.name, s.layer, s.steps, s.values) for s in trace.curves))
             log.info(
