@@ -146,14 +146,10 @@ def recompute(folder: Path) -> dict[str, int]:
     """
     import pandas as pd
 
-    from mufree import tables
-    from mufree.coordcheck import slopes, verdict
+    from mufree import coordcheck, tables
 
     made = tables.build(pd.read_parquet(folder / "rows.parquet"), pd.read_parquet(folder / "curves.parquet"))
-    checks = [slopes(pd.read_parquet(path)) for path in sorted((folder / "coordcheck").glob("*.parquet"))]
-    if checks:
-        made["coordcheck"] = pd.concat(checks, ignore_index=True)
-        made["coordcheck_verdict"] = verdict(made["coordcheck"])
+    made |= coordcheck.tables(pd.read_parquet(path) for path in sorted((folder / "coordcheck").glob("*.parquet")))
     compared = {}
     for name, table in made.items():
         if name in NEED_EVERY_STEP:
@@ -250,7 +246,9 @@ def _as_read(table: pd.DataFrame) -> pd.DataFrame:
 
     import pandas as pd
 
-    return pd.read_csv(io.StringIO(table.to_csv(index=False, float_format="%.8g")))
+    from mufree import tables
+
+    return pd.read_csv(io.StringIO(tables.to_csv(table)))
 
 
 def _same(name: str, made: pd.DataFrame, frozen: pd.DataFrame, tolerance: float) -> None:

@@ -391,18 +391,13 @@ def metrics(arguments: argparse.Namespace) -> None:
     """`mufree metrics`."""
     import pandas as pd
 
-    from mufree import record, tables
-    from mufree.coordcheck import slopes, verdict
+    from mufree import coordcheck, record, tables
 
     rows = pd.read_parquet(arguments.rows)
     built = tables.build(rows, pd.read_parquet(arguments.curves))
-    # A task at a time, since tasks have different widths.
-    measured = [slopes(pd.read_parquet(path)) for path in arguments.coordcheck]
-    if measured:
-        built["coordcheck"] = pd.concat(measured, ignore_index=True)
-        built["coordcheck_verdict"] = verdict(built["coordcheck"])
+    built |= coordcheck.tables(pd.read_parquet(path) for path in arguments.coordcheck)
     for name, table in built.items():
-        record.write_text(arguments.out / f"{name}.csv", table.to_csv(index=False, float_format="%.8g"))
+        record.write_text(arguments.out / f"{name}.csv", tables.to_csv(table))
     record.write_json(arguments.out / "summary.json", tables.summary(rows, built))
 
 
