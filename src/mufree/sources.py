@@ -11,7 +11,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent
 
-DATA = ("config.py", "data")
+DATA = ("config.py", "files.py", "data")
 TRAIN = (*DATA, "plan.py", "machine.py", "models", "parametrization.py", "optim", "train.py")
 STAGES: dict[str, tuple[str, ...]] = {
     "data": DATA,
@@ -28,6 +28,7 @@ STAGES: dict[str, tuple[str, ...]] = {
         "numbers.py",
         "paper.py",
         "freeze.py",
+        "files.py",
         "verdicts.py",
         "tables/transfer.py",
         "report",
