@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mufree.config import Task
+from mufree.machine import cpu_name
 from mufree.plan import Run, training_flops, variant
 
 log = logging.getLogger(__name__)
@@ -356,17 +357,6 @@ def environment() -> dict[str, Any]:
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "packages": {name: _version(name) for name in PACKAGES},
     }
-
-
-def cpu_name() -> str:
-    """The processor's model name, as the kernel gives it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str | None:

@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--store", type=Path, required=True, help="folder of the run store")
     sub.add_argument("--out", type=Path, required=True, help="folder for rows.parquet, curves.parquet, timings.parquet")
     sub.add_argument("--digest", help="digest of the sweep that is meant; an error if the study file says another one")
-    sub.add_argument("--progress", action="store_true", help="say at the end how far the study is")
+    sub.add_argument("--progress", action="store_true", help="say at the end how far --study is")
     sub.add_argument("--cores", type=int, default=1, help="cores to divide the time left by (default 1)")
     sub.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="kind of device (default cpu)")
 

@@ -15,7 +15,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from mufree import config
-from mufree.plan import Run, Sweep, expand, group_sweeps, make_run, runs_from_json, training_flops
+from mufree.plan import Run, expand, make_run, runs_from_json, study_sweeps, training_flops
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,7 +97,7 @@ def plan(arguments: argparse.Namespace) -> None:
     """`mufree plan`."""
     study = load_study(arguments.study)
     runs = expand(study)
-    sweeps = group_sweeps(runs, study.seeds_per_sweep, study.widths_per_sweep)
+    sweeps = study_sweeps(study, runs)
     if arguments.sweeps:
         for sweep_ in sweeps:
             print(f"{sweep_.id}\t{len(sweep_.runs)} runs")
@@ -182,7 +182,7 @@ def sweep(arguments: argparse.Namespace) -> None:
     """`mufree sweep`."""
     from mufree import record
 
-    runs = _sweep_runs(arguments)
+    runs, of_study = _sweep_runs(arguments)
     digest = _data_digest(arguments.data)
     records: dict[str, Record] = {}
     for run in runs:
@@ -200,7 +200,7 @@ def sweep(arguments: argparse.Namespace) -> None:
     record.write_table(arguments.out / "timings.parquet", record.timings_table(r.timing for r in found))
     record.write_table(arguments.out / "curves.parquet", record.concat_curves(r.curves for r in found))
     diverged = sum(r.row["status"] == "diverged" for r in found)
-    progress = f"; study: {_progress(expand(load_study(arguments.study)), arguments)}" if arguments.progress else ""
+    progress = f"; study: {_progress(of_study, arguments)}" if arguments.progress else ""
     print(
         f"{runs[0].task} {runs[0].method_name} {_widths(runs)}: {len(missing)} of {len(runs)} runs trained in "
         f"{_duration(time.monotonic() - started)}, {diverged} diverged{progress}",
@@ -221,13 +221,15 @@ def _data_digest(folder: Path) -> str:
         raise UserError(f"{folder / 'manifest.json'} can't be read ({error}); make it with `mufree data`") from error
 
 
-def _sweep_runs(arguments: argparse.Namespace) -> list[Run]:
+def _sweep_runs(arguments: argparse.Namespace) -> tuple[list[Run], list[Run]]:
+    """The runs of the sweep that is asked for, and all of its study."""
     if arguments.runs is not None:
-        return runs_from_json(arguments.runs)
+        if arguments.progress:
+            raise UserError("--progress is of a study; give --study and --sweep instead of --runs", 2)
+        return runs_from_json(arguments.runs), []
     study = load_study(arguments.study)
-    sweeps: dict[str, Sweep] = {
-        s.id: s for s in group_sweeps(expand(study), study.seeds_per_sweep, study.widths_per_sweep)
-    }
+    of_study = expand(study)
+    sweeps = {s.id: s for s in study_sweeps(study, of_study)}
     if arguments.sweep not in sweeps:
         raise UserError(f"Unknown sweep '{arguments.sweep}'. `mufree plan {arguments.study} --sweeps` lists them.", 2)
     found = sweeps[arguments.sweep]
@@ -236,7 +238,7 @@ def _sweep_runs(arguments: argparse.Namespace) -> list[Run]:
             f"sweep {found.id} of {arguments.study} is {found.digest}, and {arguments.digest} was planned: the study file has "
             "changed since. Run the workflow again."
         )
-    return list(found.runs)
+    return list(found.runs), of_study
 
 
 def _train_all(runs: Sequence[Run], arguments: argparse.Namespace) -> Iterator[tuple[Run, Record]]:
@@ -269,7 +271,7 @@ def _train_all(runs: Sequence[Run], arguments: argparse.Namespace) -> Iterator[t
                 "run_id": run.id,
                 **{f"{phase}_seconds": seconds for phase, seconds in trace.seconds.items()},
                 "flops": training_flops(run) * trace.steps_done / run.training.steps,
-                "cpu": record.cpu_name(),
+                "cpu": machine.cpu_name(),
             }
             curves = record.curves_table(run.id, ((s.name, s.layer, s.steps, s.values) for s in trace.curves))
             log.info(
@@ -367,7 +369,7 @@ def collect(arguments: argparse.Namespace) -> None:
     runs = expand(study)
     folders = [
         Path(arguments.sweeps.format(task=s.task, method=s.method, widths=s.width_label, seeds=s.seed_label))
-        for s in group_sweeps(runs, study.seeds_per_sweep, study.widths_per_sweep)
+        for s in study_sweeps(study, runs)
     ]
     joined: dict[str, pa.Table] = {}
     for name in ("rows", "timings", "curves"):
@@ -389,18 +391,13 @@ def metrics(arguments: argparse.Namespace) -> None:
     """`mufree metrics`."""
     import pandas as pd
 
-    from mufree import record, tables
-    from mufree.coordcheck import slopes, verdict
+    from mufree import coordcheck, record, tables
 
     rows = pd.read_parquet(arguments.rows)
     built = tables.build(rows, pd.read_parquet(arguments.curves))
-    # A task at a time, since tasks have different widths.
-    measured = [slopes(pd.read_parquet(path)) for path in arguments.coordcheck]
-    if measured:
-        built["coordcheck"] = pd.concat(measured, ignore_index=True)
-        built["coordcheck_verdict"] = verdict(built["coordcheck"])
+    built |= coordcheck.tables(pd.read_parquet(path) for path in arguments.coordcheck)
     for name, table in built.items():
-        record.write_text(arguments.out / f"{name}.csv", table.to_csv(index=False, float_format="%.8g"))
+        record.write_text(arguments.out / f"{name}.csv", tables.to_csv(table))
     record.write_json(arguments.out / "summary.json", tables.summary(rows, built))
 
 
