@@ -18,6 +18,7 @@ PAPER_FIGURES = [
 PAPER_TABLES = [
     "tasks",
     "main",
+    "cells",
     "verdicts",
     "conditions",
     "optima",

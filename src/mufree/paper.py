@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,12 @@ from typing import Any
 import pandas as pd
 
 from mufree import record
+from mufree.frozen import Frozen
 from mufree.metrics.calibration import BIAS_BOUND, COVERAGE_BOUNDS
-from mufree.numbers import Frozen, about, drift_words, tail
+from mufree.numbers import about, drift_words, tail
 from mufree.report.terms import bounds, statistic, value
 from mufree.report.verdicts import WORDS, p_value
-from mufree.report.words import MISSING, known, number, percent, span
+from mufree.report.words import MISSING, flag_words, known, number, percent, plus_minus, span
 from mufree.tables.transfer import EQUIVALENCE_MARGIN
 
 LATEX = {
@@ -55,6 +56,7 @@ def display_tables(frozen: Frozen) -> dict[str, DisplayTable]:
     return {
         "tasks": _tasks(frozen),
         "main": _main(frozen),
+        "cells": _cells(frozen),
         "verdicts": _verdicts(frozen),
         "conditions": _conditions(frozen),
         "optima": _optima(frozen),
@@ -124,7 +126,7 @@ def _tasks(frozen: Frozen) -> DisplayTable:
     for task in frozen.tasks:
         runs = frozen.primary(task)
         first = runs.iloc[0]
-        base = int(first["base_width"])
+        base = frozen.base_width(task)
         rows.append(
             [
                 task,
@@ -145,6 +147,60 @@ def _tasks(frozen: Frozen) -> DisplayTable:
 
 def _main(frozen: Frozen) -> DisplayTable:
     rows = []
+    for task, method, found in _at_widest(frozen):
+        rows.append(
+            [
+                task,
+                frozen.named(method),
+                _cell(found.get("drift")),
+                drift_words(found["drift"]) if "drift" in found else MISSING,
+                *(_cell(found.get(name)) for name in ("regret_cf", "lr_sensitivity", "best_loss")),
+                _anytime(frozen, task, method),
+            ]
+        )
+    columns = ["Task", "Method", "Drift b", "Reading", "Regret", "LR sensitivity", "Best loss", "Anytime gap"]
+    caption = (
+        "Drift of the best log2 rate in doublings per doubling of width; at the largest width, in nats: cross-fitted regret of "
+        "the base width's rate, sensitivity to the rate, best validation loss; largest anytime gap against AdamW with cosine, "
+        "where horizons were run. Readings: no drift, the 90 % interval is inside "
+        f"±{EQUIVALENCE_MARGIN}; small, it is, yet the 95 % interval excludes 0; drifts, that excludes 0; else undecided. "
+        + tail(frozen, frozen.tasks)
+    )
+    note = f"{MISSING}: not estimable, or without an interval. Not run: no horizons of this method, or no rival's."
+    return DisplayTable(caption, _frame(columns, rows), note)
+
+
+def _cells(frozen: Frozen) -> DisplayTable:
+    rows = []
+    for task, method, _ in _at_widest(frozen):
+        runs = frozen.primary(task)
+        mine = runs[runs["method"].eq(method)]
+        optima = frozen.records("optima", task=task, method=method)
+        widest = max(optima, key=lambda row: int(row["width"]))
+        odd = [f"{flag_words(row['flag'])} at {row['width']}" for row in optima if row["flag"] != "ok"]
+        rows.append(
+            [
+                task,
+                frozen.named(method),
+                str(widest["width"]),
+                plus_minus(widest["best_loss"], widest["best_loss_se"]),
+                number(widest["sigma_seed"]),
+                f"{int(mine['status'].eq('diverged').sum())}/{len(mine)}",
+                str(widest["n_seeds"]),
+                ", ".join(odd) or "none",
+            ]
+        )
+    columns = ["Task", "Method", "Width", "Best loss ± SE", "σ over seeds", "Diverged", "Seeds", "Flags of optima"]
+    caption = (
+        "The same methods: best validation loss at their largest width with its standard error over seeds, its standard "
+        "deviation over seeds (nats), diverged runs of all widths and rates, seeds, and at which widths the best rate is no "
+        f"vertex of a fitted parabola inside the grid. {tail(frozen, frozen.tasks)}"
+    )
+    return DisplayTable(caption, _frame(columns, rows), f"{MISSING}: not estimable.")
+
+
+def _at_widest(frozen: Frozen) -> Iterator[tuple[str, str, dict[str, dict[str, Any]]]]:
+    """Task, method, and its estimates at the largest width and of all widths, by statistic; where there is a best loss."""
     for task in frozen.tasks:
         widest = frozen.widths(task)[-1]
         at_widest = frozen.estimates[frozen.estimates["task"].eq(task) & frozen.estimates["width"].eq(widest)]
@@ -155,28 +211,17 @@ def _main(frozen: Frozen) -> DisplayTable:
                 for part in (everywhere, at_widest)
                 for row in part[part["subject"].eq(method)].to_dict("records")
             }
-            if "best_loss" not in found:
-                continue
-            runs = frozen.primary(task)
-            mine = runs[runs["method"].eq(method)]
-            rows.append(
-                [
-                    task,
-                    frozen.named(method),
-                    _cell(found.get("drift")),
-                    drift_words(found["drift"]) if "drift" in found else MISSING,
-                    *(_cell(found.get(name)) for name in ("regret_cf", "lr_sensitivity", "best_loss")),
-                    f"{int(mine['status'].eq('diverged').sum())}/{len(mine)}",
-                ]
-            )
-    columns = ["Task", "Method", "Drift b", "Reading", "Regret", "LR sensitivity", "Best loss", "Diverged"]
-    caption = (
-        "Drift of the best log2 rate in doublings per doubling of width; at the largest width, in nats: cross-fitted regret of "
-        "the base width's rate, sensitivity to the rate, best validation loss. Readings: no drift, the 90 % interval is inside "
-        f"±{EQUIVALENCE_MARGIN}; small, it is, yet the 95 % interval excludes 0; drifts, that excludes 0; else undecided. "
-        + tail(frozen, frozen.tasks)
-    )
-    return DisplayTable(caption, _frame(columns, rows), f"{MISSING}: not estimable, or without an interval.")
+            if found:
+                yield task, method, found
+
+
+def _anytime(frozen: Frozen, task: str, method: str) -> str:
+    """The largest anytime gap of a schedule-free method against AdamW with cosine under the same parametrization."""
+    if not method.endswith("schedulefree"):
+        return "is the rival" if method.endswith("_adamw") else "not asked"
+    rival = f"{method.partition('_')[0]}_adamw"
+    rows = frozen.records("estimates", task=task, statistic="anytime_max", subject=f"{method} - {rival}")
+    return "; ".join(f"{_cell(row)} at {int(row['width'])}" for row in rows) or "not run"
 
 
 def _cell(row: Mapping[str, Any] | None) -> str:

@@ -27,6 +27,8 @@ STAGES: dict[str, tuple[str, ...]] = {
         "hypotheses.py",
         "numbers.py",
         "paper.py",
+        "recipe.py",
+        "frozen.py",
         "freeze.py",
         "files.py",
         "verdicts.py",

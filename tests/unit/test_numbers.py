@@ -11,9 +11,10 @@ import pytest
 import yaml
 
 from mufree import paper
+from mufree.frozen import Frozen
 from mufree.hypotheses import Hypotheses
 from mufree.metrics.statistics import t_interval
-from mufree.numbers import Frozen, collect, detectable_interaction, drift_words
+from mufree.numbers import collect, detectable_interaction, drift_words
 from mufree.verdicts import ESTIMATE_COLUMNS, judge
 
 HYPOTHESES = Hypotheses.model_validate(
@@ -45,6 +46,7 @@ def made_up(drifts: dict[str, dict[str, float]], **changes: Any) -> Frozen:
                         **{"task": task, "method": method, "width": width, "n_seeds": 5, "n_runs": 1, "n_diverged": 0},
                         **{"log2_lr_opt": -8.0, "log2_lr_opt_low": -8.1, "log2_lr_opt_high": -7.9},
                         **{"log2_lr_argmin": -8.0, "best_loss": 2.0, "flag": "ok"},
+                        **{"best_loss_se": 0.01, "sigma_seed": 0.02},
                     }
                 )
                 free = "schedulefree" in method
@@ -63,7 +65,7 @@ def made_up(drifts: dict[str, dict[str, float]], **changes: Any) -> Frozen:
     dataset = {"name": "photo_patches"}
     frozen: dict[str, Any] = {
         "manifest": {"complete": False, "missing": "m", "study": "s", "run_set": "0123abcd", "core_hours": 2.0},
-        "study": {"tasks": {task: {"description": f"A net on {task}", "dataset": dataset} for task in drifts}},
+        "study": {"tasks": {t: {"description": f"A net on {t}", "dataset": dataset, "base_width": 16} for t in drifts}},
         "hypotheses": HYPOTHESES,
         "provenance": {"data": [{"settings": dataset, "sizes": {"train": 1}, "digest": "d"}]},
         "tables": {
@@ -72,6 +74,10 @@ def made_up(drifts: dict[str, dict[str, float]], **changes: Any) -> Frozen:
             "control": control,
             "coordcheck_verdict": pd.DataFrame(checks),
             "anytime": pd.DataFrame(columns=["task"]),
+            "regret": pd.DataFrame(columns=["task", "method", "width"]),
+            "rate_ratio": pd.DataFrame(columns=["task", "numerator", "denominator"]),
+            "arms": pd.DataFrame(columns=["task", "method", "width", "horizon"]),
+            "weight_decay_optimum": pd.DataFrame(columns=["task", "method", "weight_decay_scaling"]),
         },
         "runs": pd.DataFrame(rows),
         "verdicts": judge(table, HYPOTHESES),
@@ -99,6 +105,37 @@ def test_the_headline_follows_the_verdict() -> None:
 def test_the_headline_shows_what_it_rests_on() -> None:
     text = said(made_up({"a": TRANSFERS}), "headline")
     assert "µP 0.00 [−0.06, +0.06], SP −1.00 [−1.06, −0.94]" in text
+
+
+def test_the_recipe_says_what_was_measured_and_nothing_else() -> None:
+    nothing = made_up({"a": TRANSFERS})
+    assert said(nothing, "recipe") == "a: µP with ScheduleFree was not run."
+    method, rival = "mup_schedulefree", "mup_adamw"
+    regret = {"task": "a", "method": method, "width": 64, "log2_lr_transferred": -7, "regret_cf": 0.01}
+    ratios = [{"task": "a", "numerator": method, "denominator": rival, "log2_ratio": x} for x in (1.0, 2.0)]
+    arms = [
+        {"task": "a", "method": method, "width": 16, "horizon": 1, "weight_decay": 0.0, "beta1": b, "best_loss": x}
+        for b, x in ((0.9, 2.0), (0.95, 1.5))
+    ]
+    decay = {"task": "a", "method": method, "width": 16, "weight_decay_scaling": "coupled", "weight_decay": 0.05}
+    tables = {
+        **nothing.tables,
+        "regret": pd.DataFrame([regret | {"regret_cf_low": 0.0, "regret_cf_high": 0.02}]),
+        "rate_ratio": pd.DataFrame(ratios),
+        "arms": pd.DataFrame([row | {"best_loss_se": 0.1} for row in arms]),
+        "weight_decay_optimum": pd.DataFrame([decay]),
+    }
+    text = said(made_up({"a": TRANSFERS}, tables=tables), "recipe")
+    assert "best at width 16, 2^−7, costs 0.010 [0.000, 0.020] nats at width 64." in text
+    assert "2.0 to 4.0 times AdamW's" in text
+    assert "0.95 1.500 ± 0.100 and 0.9 2.000 ± 0.100." in text
+    assert "is 0.05 at width 16 for" in text
+
+
+def test_a_regret_is_from_base_width_even_where_there_is_a_narrower_one() -> None:
+    frozen = made_up({"a": TRANSFERS})
+    study = {"tasks": {"a": dict(frozen.study["tasks"]["a"], base_width=64)}}
+    assert "from width 64 to 64" in said(made_up({"a": TRANSFERS}, study=study), "regret")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from mufree.cli.commands import UserError, load_study
 from mufree.hypotheses import Hypotheses
 
 if TYPE_CHECKING:
-    from mufree.numbers import Frozen
+    from mufree.frozen import Frozen
 
 Command = Callable[[str, Callable[[argparse.Namespace], None], str, str], argparse.ArgumentParser]
 
@@ -195,7 +195,7 @@ def _load_frozen(folder: Path, verdicts_file: Path) -> Frozen:
     import pandas as pd
 
     from mufree import freeze as frozen
-    from mufree.numbers import read
+    from mufree.frozen import read
 
     try:
         manifest = frozen.verify(folder)
