@@ -24,6 +24,7 @@ PAPER_TABLES = [
     "optima",
     "data",
     *(["calibration"] if (FROZEN / "calibration.csv").exists() else []),
+    *(["power"] if (FROZEN / "power.csv").exists() else []),
 ]
 
 
@@ -73,13 +74,18 @@ rule freeze:
             if Path("results/calibration.csv").exists()
             else ""
         ),
+        power=lambda wildcards: (
+            f"--power experiments/{STUDY.name}.power.csv"
+            if Path(f"experiments/{STUDY.name}.power.csv").exists()
+            else ""
+        ),
     message:
         "Freeze study {STUDY.name} for the paper"
     # No output: what is frozen is a source of the article, which must not pull training in.
     shell:
         "mufree freeze --study {input.study:q} --hypotheses {input.hypotheses:q} --rows {input.rows:q}"
         " --curves {input.curves:q} --timings {input.timings:q} --tables $(dirname {input.tables[0]:q})"
-        " --coordcheck {input.coordcheck:q} --provenance {input.provenance:q} {params.calibration}"
+        " --coordcheck {input.coordcheck:q} --provenance {input.provenance:q} {params.calibration} {params.power}"
         " --out paper/data 2> {log:q}"
 
 

@@ -263,6 +263,7 @@ def copies_of(
     tables: Path,
     coordcheck: Sequence[Path],
     calibration: Path | None,
+    power: Path | None,
 ) -> dict[str, Path]:
     """The files that are frozen as they are, by their names in the folder."""
     return {
@@ -271,4 +272,5 @@ def copies_of(
         **{f"tables/{path.name}": path for path in sorted(tables.glob("*.csv"))},
         **{f"coordcheck/{path.name}": path for path in coordcheck},
         **({"calibration.csv": calibration} if calibration is not None else {}),
+        **({"power.csv": power} if power is not None else {}),
     }

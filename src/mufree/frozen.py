@@ -32,6 +32,7 @@ class Frozen:
     runs: pd.DataFrame
     verdicts: pd.DataFrame
     calibration: pd.DataFrame | None
+    power: pd.DataFrame | None
     checked_seeds: Mapping[str, int]
 
     @cached_property
@@ -94,7 +95,7 @@ class Frozen:
 
 def read(folder: Path, manifest: Mapping[str, Any], verdicts: pd.DataFrame) -> Frozen:
     """A frozen folder that `freeze.verify` has passed."""
-    calibration = folder / "calibration.csv"
+    calibration, power = folder / "calibration.csv", folder / "power.csv"
     return Frozen(
         manifest=manifest,
         study=yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8")),
@@ -104,6 +105,7 @@ def read(folder: Path, manifest: Mapping[str, Any], verdicts: pd.DataFrame) -> F
         runs=pd.read_parquet(folder / "rows.parquet"),
         verdicts=verdicts,
         calibration=pd.read_csv(calibration) if calibration.exists() else None,
+        power=pd.read_csv(power) if power.exists() else None,
         checked_seeds={
             path.stem: pd.read_parquet(path, columns=["seed"])["seed"].nunique()
             for path in sorted((folder / "coordcheck").glob("*.parquet"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mufree.frozen import Frozen
 from mufree.report.terms import bounds, statistic
 from mufree.report.weight_decay import decay
-from mufree.report.words import known, listing, number, plus_minus, power_of_two
+from mufree.report.words import known, listing, number, plus_minus
 
 METHOD, RIVAL = "mup_schedulefree", "mup_adamw"
 
@@ -22,8 +22,8 @@ def _transfer(frozen: Frozen, task: str) -> str:
         if known(row["regret_cf"]):
             shown = bounds(row["regret_cf_low"], row["regret_cf_high"], statistic("regret_cf"))
             return (
-                f"The rate that was best at width {frozen.base_width(task)}, {power_of_two(row['log2_lr_transferred'])}, costs "
-                f"{number(row['regret_cf'])} {shown} nats at width {widest}."
+                f"The rate that was best at width {frozen.base_width(task)}, log2 {number(row['log2_lr_transferred'], 0)}, "
+                f"costs {number(row['regret_cf'])} {shown} nats at width {widest}."
             )
     return ""
 

@@ -82,6 +82,7 @@ def made_up(drifts: dict[str, dict[str, float]], **changes: Any) -> Frozen:
         "runs": pd.DataFrame(rows),
         "verdicts": judge(table, HYPOTHESES),
         "calibration": None,
+        "power": None,
         "checked_seeds": dict.fromkeys(drifts, 5),
     }
     return Frozen(**(frozen | changes))
@@ -126,7 +127,7 @@ def test_the_recipe_says_what_was_measured_and_nothing_else() -> None:
         "weight_decay_optimum": pd.DataFrame([decay]),
     }
     text = said(made_up({"a": TRANSFERS}, tables=tables), "recipe")
-    assert "best at width 16, 2^−7, costs 0.010 [0.000, 0.020] nats at width 64." in text
+    assert "best at width 16, log2 −7, costs 0.010 [0.000, 0.020] nats at width 64." in text
     assert "2.0 to 4.0 times AdamW's" in text
     assert "0.95 1.500 ± 0.100 and 0.9 2.000 ± 0.100." in text
     assert "is 0.05 at width 16 for" in text
@@ -252,3 +253,34 @@ def test_a_character_without_latex_is_an_error() -> None:
     table = paper.DisplayTable("c", pd.DataFrame({"a": ["☃"]}))
     with pytest.raises(paper.PaperError, match=r"no LaTeX for ☃ in table x; add it to paper\.LATEX"):
         paper.to_latex(table, "x")
+
+
+def test_the_table_of_power_has_the_planned_design_alone() -> None:
+    row = {
+        "task": "a",
+        "method": "mup_adamw",
+        "widths": 4,
+        "width_range": 8.0,
+        "rates": 9,
+        "curvature": 0.02,
+        "run_sd": 0.03,
+    }
+    row |= {
+        "slope_sd": 0.0,
+        "equivalence": 0.5,
+        "detection": 1.0,
+        "interaction_half_width": 0.2,
+        "loss_half_width": 0.04,
+    }
+    power = pd.DataFrame(
+        [
+            row | {"n_seeds": 3, "planned": False, "half_width": 0.3},
+            row | {"n_seeds": 5, "planned": True, "half_width": 0.1},
+        ]
+    )
+    table = paper.display_tables(made_up({"a": TRANSFERS}, power=power))["power"]
+    assert table.frame[["Seeds", "Widths", "Drift", "None shown"]].values.tolist() == [
+        ["5", "4 over 8×", "±0.10", "50 %"]
+    ]
+    assert paper.to_latex(table, "tab:power").isascii()
+    assert "power" not in paper.display_tables(made_up({"a": TRANSFERS}))

@@ -182,7 +182,7 @@ def _parser() -> argparse.ArgumentParser:
         "power",
         commands.power,
         "Say what a study can see before it is run: simulate it with the noise and curvature of a pilot.",
-        "--pilot results/pilot/rows.parquet --study experiments/cifar_wikitext.yaml --out experiments/power.csv",
+        "--pilot results/pilot/rows.parquet --study experiments/cifar_wikitext.yaml --out experiments/cifar_wikitext.power.csv",
     )
     sub.add_argument("--pilot", type=Path, required=True, help="rows of a finished pilot")
     sub.add_argument("--study", type=Path, required=True, help="the planned study")

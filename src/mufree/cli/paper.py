@@ -51,6 +51,7 @@ def add_commands(command: Command) -> None:
     sub.add_argument("--coordcheck", type=Path, nargs="*", default=[], help="raw coordinate checks, one a task")
     sub.add_argument("--provenance", type=Path, required=True)
     sub.add_argument("--calibration", type=Path, help="the simulation of the intervals (CSV), if it was made")
+    sub.add_argument("--power", type=Path, help="what the study was sized by (CSV of `mufree power`), if it was")
     sub.add_argument("--out", type=Path, required=True, help="folder to write; what stands there is replaced")
 
     sub = command(
@@ -130,6 +131,7 @@ def freeze(arguments: argparse.Namespace) -> None:
         tables=arguments.tables,
         coordcheck=arguments.coordcheck,
         calibration=arguments.calibration,
+        power=arguments.power,
     )
     try:
         record.check_collected(expand(study), rows)
