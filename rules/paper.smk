@@ -62,6 +62,7 @@ rule freeze:
             task=STUDY.tasks,
         ),
         study=STUDY_FILE,
+        full="experiments/cifar_wikitext.yaml",
         hypotheses="experiments/hypotheses.yaml",
     log:
         f"results/{STUDY.name}/logs/freeze.log",
@@ -83,7 +84,7 @@ rule freeze:
         "Freeze study {STUDY.name} for the paper"
     # No output: what is frozen is a source of the article, which must not pull training in.
     shell:
-        "mufree freeze --study {input.study:q} --hypotheses {input.hypotheses:q} --rows {input.rows:q}"
+        "mufree freeze --study {input.study:q} --full {input.full:q} --hypotheses {input.hypotheses:q} --rows {input.rows:q}"
         " --curves {input.curves:q} --timings {input.timings:q} --tables $(dirname {input.tables[0]:q})"
         " --coordcheck {input.coordcheck:q} --provenance {input.provenance:q} {params.calibration} {params.power}"
         " --out paper/data 2> {log:q}"

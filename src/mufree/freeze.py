@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +19,9 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+    from mufree.plan import Run
+
 MANIFEST = "MANIFEST.json"
-
-FULL_STUDY = "cifar_wikitext"
-"""The study that the paper is about. Any other one stands in for it."""
-
-STAND_IN = (
-    "This is the study {name}. It stands in for the full study on CIFAR-10 and WikiText-2, "
-    "of which all runs are missing."
-)
 
 MAX_BYTES = 20_000_000
 """A frozen folder is kept in the repository, so it has to be small."""
@@ -85,11 +79,13 @@ def freeze(
     curves: pa.Table,
     timings: pa.Table,
     provenance: Mapping[str, Any],
+    full: Iterable[Run],
 ) -> dict[str, Any]:
     """Write the frozen folder `out` in place of what stands there, and return its manifest.
 
-    `copies` are files that are copied as they are, by their names in the folder. Either the whole folder is replaced or
-    nothing is. The same input gives the same bytes. Raises `FrozenError`, naming the largest files, above `MAX_BYTES`.
+    `full` are the runs of the study that the paper is about, which this one may stand in for. `copies` are files that are
+    copied as they are, by their names in the folder. Either the whole folder is replaced or nothing is. The same input gives
+    the same bytes. Raises `FrozenError`, naming the largest files, above `MAX_BYTES`.
     """
     import pyarrow.parquet as pq
 
@@ -107,9 +103,25 @@ def freeze(
         )
         (folder / "timings.csv").write_text(_summed(rows, timings).to_csv(index=False, float_format="%.6g"))
         record.write_json(folder / "provenance.json", provenance)
-        manifest = _manifest(folder, study, provenance, rows.num_rows)
+        manifest = _manifest(folder, study, provenance, rows, full)
         record.write_json(folder / MANIFEST, manifest)
     return manifest
+
+
+def missing_words(study: str, found: Collection[str], full: Iterable[Run]) -> str:
+    """What a study lacks of the full one, task by task, by the ids of its runs; empty where it has all."""
+    planned: dict[str, list[bool]] = {}
+    for run in full:
+        planned.setdefault(run.task, []).append(run.id in found)
+    runs = sum(map(len, planned.values()))
+    here = sum(map(sum, planned.values()))
+    if here == runs:
+        return ""
+    opening = f"This is the study {study}. It stands in for the full study on CIFAR-10 and WikiText-2, "
+    if not here:
+        return f"{opening}of which all runs are missing."
+    tasks = ", ".join(f"{task} {sum(done)} of {len(done)}" for task, done in planned.items())
+    return f"{opening}of whose {runs} runs it has {here}: {tasks}."
 
 
 def verify(folder: Path) -> dict[str, Any]:
@@ -174,7 +186,9 @@ def _files(folder: Path) -> dict[str, Path]:
     return {name: path for name, path in found.items() if name != MANIFEST}
 
 
-def _manifest(folder: Path, study: str, provenance: Mapping[str, Any], runs: int) -> dict[str, Any]:
+def _manifest(
+    folder: Path, study: str, provenance: Mapping[str, Any], rows: pa.Table, full: Iterable[Run]
+) -> dict[str, Any]:
     files: dict[str, dict[str, Any]] = {
         name: {"sha256": sha256(path), "bytes": path.stat().st_size} for name, path in _files(folder).items()
     }
@@ -185,13 +199,13 @@ def _manifest(folder: Path, study: str, provenance: Mapping[str, Any], runs: int
         raise FrozenError(
             f"the frozen study would be {total / 1e6:.1f} MB, more than {MAX_BYTES / 1e6:.0f}; the largest files are {sizes}"
         )
-    complete = study == FULL_STUDY
+    missing = missing_words(study, set(rows.column("run_id").to_pylist()), full)
     return {
         "study": study,
-        "complete": complete,
-        "missing": "" if complete else STAND_IN.format(name=study),
+        "complete": not missing,
+        "missing": missing,
         "run_set": files["rows.parquet"]["sha256"][:8],
-        "runs": runs,
+        "runs": rows.num_rows,
         "core_hours": provenance["core_hours"],
         "code_digest": provenance["code_digest"],
         "numerics": provenance["numerics"],

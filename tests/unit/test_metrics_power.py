@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.studies import with_grid
-from helpers.surfaces import make_rows, parabolas
+from studies import with_grid
+from surfaces import make_rows, parabolas
 
 from mufree.config import Study
 from mufree.metrics.power import Design, Noise, measure_noise, power

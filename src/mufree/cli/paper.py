@@ -44,6 +44,7 @@ def add_commands(command: Command) -> None:
         "--provenance provenance.json --out paper/data",
     )
     sub.add_argument("--study", type=Path, required=True, help="the study file")
+    sub.add_argument("--full", type=Path, required=True, help="the study that the paper is about")
     sub.add_argument("--hypotheses", type=Path, required=True)
     for name in ("rows", "curves", "timings"):
         sub.add_argument(f"--{name}", type=Path, required=True, help=f"{name}.parquet of the study")
@@ -143,6 +144,7 @@ def freeze(arguments: argparse.Namespace) -> None:
             curves=curves,
             timings=timings,
             provenance=_read_json(arguments.provenance),
+            full=expand(load_study(arguments.full)),
         )
     except (record.RecordError, frozen.FrozenError) as error:
         raise UserError(str(error)) from error
