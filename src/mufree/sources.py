@@ -15,7 +15,7 @@ DATA = ("config.py", "data")
 TRAIN = (*DATA, "plan.py", "machine.py", "models", "parametrization.py", "optim", "train.py")
 STAGES: dict[str, tuple[str, ...]] = {
     "data": DATA,
-    "train": TRAIN,
+    "train": (*TRAIN, "checkpoints.py"),
     "coordcheck": (*TRAIN, "coordcheck.py"),
     "metrics": ("config.py", "metrics", "tables", "coordcheck.py"),
     "calibration": ("metrics",),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from mufree.data import Prepared
     from mufree.record import Record
+    from mufree.train import Trace
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +39,10 @@ MAX_LEARNT_FROM = 400
 
 RADAM_STANDS_STILL = 4
 """Steps in which RAdam's rectification is zero: its ρ_t is at most t, and has to be above 4 (Liu et al. 2020)."""
+
+
+EXIT_STOPPED = 75
+"""Exit code of a sweep that was asked to stop: sysexits' EX_TEMPFAIL, "try again later"."""
 
 
 class UserError(Exception):
@@ -179,7 +186,29 @@ def data(arguments: argparse.Namespace) -> None:
 
 
 def sweep(arguments: argparse.Namespace) -> None:
-    """`mufree sweep`."""
+    """`mufree sweep`.
+
+    On SIGTERM, which SLURM sends before it kills, and on SIGUSR1 it finishes its step, saves the run that it is in, and exits
+    with `EXIT_STOPPED`. The same command goes on from there.
+    """
+    with stop_signals() as stop_requested:
+        _sweep(arguments, stop_requested)
+
+
+@contextmanager
+def stop_signals() -> Iterator[Callable[[], str | None]]:
+    """Within it, SIGTERM and SIGUSR1 do no more than be remembered; gives a function that names the one that came, if any."""
+    came: list[str] = []
+    numbers = [signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)]
+    before = {number: signal.signal(number, lambda n, _: came.append(signal.Signals(n).name)) for number in numbers}
+    try:
+        yield lambda: came[0] if came else None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _sweep(arguments: argparse.Namespace, stop_requested: Callable[[], str | None]) -> None:
     from mufree import record
 
     runs = _sweep_runs(arguments)
@@ -188,12 +217,14 @@ def sweep(arguments: argparse.Namespace) -> None:
     for run in runs:
         if (kept := record.load_run(arguments.store, run, digest)) is not None:
             records[run.id] = kept
+            record.discard_checkpoint(arguments.store, run)
     missing = [run for run in runs if run.id not in records]
     started = time.monotonic()
     if missing:
         # Only now: a sweep that the store has whole doesn't pay for importing torch.
-        for run, finished in _train_all(missing, arguments):
+        for run, finished in _train_all(missing, arguments, stop_requested):
             record.save_run(arguments.store, run, finished)
+            record.discard_checkpoint(arguments.store, run)
             records[run.id] = finished
     found = [records[run.id] for run in runs]
     record.write_table(arguments.out / "rows.parquet", record.rows_table(r.row for r in found))
@@ -239,13 +270,15 @@ def _sweep_runs(arguments: argparse.Namespace) -> list[Run]:
     return list(found.runs)
 
 
-def _train_all(runs: Sequence[Run], arguments: argparse.Namespace) -> Iterator[tuple[Run, Record]]:
+def _train_all(
+    runs: Sequence[Run], arguments: argparse.Namespace, stop_requested: Callable[[], str | None]
+) -> Iterator[tuple[Run, Record]]:
     """Train runs one by one; yield each with its record as it is finished."""
     import torch
     from tqdm import tqdm
 
     from mufree import machine, record, sources
-    from mufree.train import train
+    from mufree.checkpoints import Interrupted
 
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise UserError("device cuda is asked for and PyTorch finds none; use --device cpu (--config device=cpu)")
@@ -256,8 +289,13 @@ def _train_all(runs: Sequence[Run], arguments: argparse.Namespace) -> Iterator[t
     # disable=None: a bar on a terminal, nothing in a file.
     with tqdm(total=total, unit="step", disable=None, dynamic_ncols=True) as bar:
         for number, run in enumerate(runs, start=1):
+            if signal_name := stop_requested():
+                raise _stopped(signal_name, f"before {run.id}", number - 1, len(runs))
             bar.set_description(f"run {number}/{len(runs)} width {run.width} lr 2^{run.log2_lr} seed {run.seed}")
-            trace = train(run, prepared, device=arguments.device, on_step=lambda _: bar.update())
+            try:
+                trace = _train(run, prepared, arguments, stop_requested, bar.update)
+            except Interrupted as stop:
+                raise _stopped(str(stop_requested()), str(stop), number - 1, len(runs)) from None
             row = {
                 **record.describe_run(run),
                 "data_digest": prepared.digest,
@@ -282,6 +320,38 @@ def _train_all(runs: Sequence[Run], arguments: argparse.Namespace) -> Iterator[t
                 len(runs),
             )
             yield run, record.Record(row=row, timing=timing, curves=curves)
+
+
+def _train(
+    run: Run,
+    prepared: Prepared,
+    arguments: argparse.Namespace,
+    stop_requested: Callable[[], object],
+    progress: Callable[[int], object],
+) -> Trace:
+    """Train a run from its checkpoint, or anew; `progress` is told of steps taken."""
+    import torch
+
+    from mufree import checkpoints, record
+    from mufree.train import finish
+
+    path = record.checkpoint_path(arguments.store, run)
+    session = checkpoints.resumed(path, run, prepared, torch.device(arguments.device))
+    progress(session.step)
+    keep = checkpoints.keeper(path, session, 60 * arguments.checkpoint_minutes, stop_requested)
+
+    def after_step() -> None:
+        progress(1)
+        keep()
+
+    return finish(session, after_step)
+
+
+def _stopped(signal_name: str, where: str, trained: int, missing: int) -> UserError:
+    return UserError(
+        f"stopped by {signal_name} {where}; {trained} of {missing} missing runs trained. The same command goes on from there.",
+        EXIT_STOPPED,
+    )
 
 
 def coordcheck(arguments: argparse.Namespace) -> None:
