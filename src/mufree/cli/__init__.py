@@ -97,6 +97,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--cores", type=int, default=1, help="cores to divide the time left by (default 1)")
     sub.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="kind of device (default cpu)")
     sub.add_argument(
+        "--runs-per-gpu", type=int, default=1, help="processes that may share a GPU, with --device cuda (default 1)"
+    )
+    sub.add_argument(
         "--checkpoint-minutes",
         type=float,
         default=10.0,

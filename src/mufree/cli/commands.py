@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ from mufree.plan import Run, Sweep, expand, group_sweeps, make_run, runs_from_js
 
 if TYPE_CHECKING:
     import pandas as pd
+    import torch
 
     from mufree.data import Prepared
     from mufree.record import Record
@@ -274,26 +276,23 @@ def _train_all(
     runs: Sequence[Run], arguments: argparse.Namespace, stop_requested: Callable[[], str | None]
 ) -> Iterator[tuple[Run, Record]]:
     """Train runs one by one; yield each with its record as it is finished."""
-    import torch
     from tqdm import tqdm
 
     from mufree import machine, record, sources
     from mufree.checkpoints import Interrupted
 
-    if arguments.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device cuda is asked for and PyTorch finds none; use --device cpu (--config device=cpu)")
     if arguments.device == "cpu":
         machine.warn_of_cost(runs[0].training.precision, machine.this_processor())
     prepared = load_data(arguments.data)
     total = sum(run.training.steps for run in runs)
     # disable=None: a bar on a terminal, nothing in a file.
-    with tqdm(total=total, unit="step", disable=None, dynamic_ncols=True) as bar:
+    with _device(arguments) as device, tqdm(total=total, unit="step", disable=None, dynamic_ncols=True) as bar:
         for number, run in enumerate(runs, start=1):
             if signal_name := stop_requested():
                 raise _stopped(signal_name, f"before {run.id}", number - 1, len(runs))
             bar.set_description(f"run {number}/{len(runs)} width {run.width} lr 2^{run.log2_lr} seed {run.seed}")
             try:
-                trace = _train(run, prepared, arguments, stop_requested, bar.update)
+                trace = _train(run, prepared, device, arguments, stop_requested, bar.update)
             except Interrupted as stop:
                 raise _stopped(str(stop_requested()), str(stop), number - 1, len(runs)) from None
             row = {
@@ -322,21 +321,42 @@ def _train_all(
             yield run, record.Record(row=row, timing=timing, curves=curves)
 
 
+@contextmanager
+def _device(arguments: argparse.Namespace) -> Iterator[torch.device]:
+    """The device to train on: with --device cuda, a GPU that no other process has claimed."""
+    import torch
+
+    if arguments.device == "cpu":
+        yield torch.device("cpu")
+        return
+    from mufree import gpus
+
+    if not torch.cuda.is_available():
+        raise UserError("device cuda is asked for and PyTorch finds none; use --device cpu (--config device=cpu)")
+    names = gpus.visible(os.environ, torch.cuda.device_count())
+    try:
+        with gpus.claimed(names, arguments.runs_per_gpu, gpus.claims_folder(os.environ)) as index:
+            log.info("on GPU %s, which PyTorch calls cuda:%d", names[index], index)
+            torch.cuda.set_device(index)
+            yield torch.device("cuda", index)
+    except gpus.NoGpuFree as error:
+        raise UserError(str(error)) from error
+
+
 def _train(
     run: Run,
     prepared: Prepared,
+    device: torch.device,
     arguments: argparse.Namespace,
     stop_requested: Callable[[], object],
     progress: Callable[[int], object],
 ) -> Trace:
     """Train a run from its checkpoint, or anew; `progress` is told of steps taken."""
-    import torch
-
     from mufree import checkpoints, record
     from mufree.train import finish
 
     path = record.checkpoint_path(arguments.store, run)
-    session = checkpoints.resumed(path, run, prepared, torch.device(arguments.device))
+    session = checkpoints.resumed(path, run, prepared, device)
     progress(session.step)
     keep = checkpoints.keeper(path, session, 60 * arguments.checkpoint_minutes, stop_requested)
 
