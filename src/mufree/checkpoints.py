@@ -17,6 +17,7 @@ import torch
 from mufree.data import Prepared
 from mufree.optim import CheckpointError, load_checkpoint, save_checkpoint
 from mufree.plan import Run
+from mufree.ranks import ALONE, Ranks, RanksError
 from mufree.train import Session, configure_torch, start
 
 log = logging.getLogger(__name__)
@@ -35,14 +36,23 @@ def save(path: Path, session: Session) -> None:
     save_checkpoint(path, session.model, session.optimizer, key=_key(session), session=session.state_dict())
 
 
-def resumed(path: Path, run: Run, data: Prepared, device: torch.device) -> Session:
+def resumed(path: Path, run: Run, data: Prepared, device: torch.device, ranks: Ranks = ALONE) -> Session:
     """The session of `run` from the checkpoint at `path`; a new one where there is none.
 
-    A checkpoint that is damaged, or of another run, other data, other `NUMERICS` or another kind of device, is reported and
-    left alone: the run starts anew, and the next checkpoint takes its place.
+    A checkpoint that is damaged, or of another run, other data, other `NUMERICS`, another kind of device or another number of
+    processes, is reported and left alone: the run starts anew, and the next checkpoint takes its place.
     """
     configure_torch()
-    session = start(run, data, device)
+    session = _resumed(path, run, data, device, ranks)
+    if ranks.sums(session.step)[0] != session.step * ranks.size:
+        raise RanksError(
+            f"The processes don't read the same checkpoint {path}; put the store where all of them see it."
+        )
+    return session
+
+
+def _resumed(path: Path, run: Run, data: Prepared, device: torch.device, ranks: Ranks) -> Session:
+    session = start(run, data, device, ranks)
     if not path.exists():
         return session
     try:
@@ -51,7 +61,7 @@ def resumed(path: Path, run: Run, data: Prepared, device: torch.device) -> Sessi
         session.load_state_dict(extra["session"])
     except CheckpointError as error:
         log.warning("%s can't be gone on with (%s); the run starts anew", path, error)
-        return start(run, data, device)  # part of the checkpoint may be in the other
+        return start(run, data, device, ranks)  # part of the checkpoint may be in the other
     log.info("%s goes on from step %d of %d", run.id, session.step, run.training.steps)
     return session
 
@@ -59,15 +69,17 @@ def resumed(path: Path, run: Run, data: Prepared, device: torch.device) -> Sessi
 def keeper(path: Path, session: Session, seconds: float, stop_requested: Callable[[], object]) -> Callable[[], None]:
     """A function for `train.finish` to call after each step: it saves the session to `path` every so many seconds.
 
-    Where `stop_requested()` is true it saves and raises `Interrupted`.
+    Where `stop_requested()` is true it saves and raises `Interrupted`. Of several processes the first one saves, and all stop
+    where one is asked to.
     """
     due = time.monotonic() + seconds
 
     def after_step() -> None:
         nonlocal due
-        stop = bool(stop_requested())
+        stop = session.ranks.any(bool(stop_requested()))
         if stop or time.monotonic() >= due:
-            save(path, session)
+            if session.ranks.first:
+                save(path, session)
             due = time.monotonic() + seconds
         if stop:
             raise Interrupted(f"in {session.run.id}, kept after step {session.step} of {session.run.training.steps}")
@@ -82,6 +94,7 @@ def _key(session: Session) -> dict[str, Any]:
         "numerics": session.run.numerics,
         "data": session.data.digest,
         "device": session.device.type,
+        "processes": session.ranks.size,
     }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent
 
 DATA = ("config.py", "data")
-TRAIN = (*DATA, "plan.py", "machine.py", "models", "parametrization.py", "optim", "train.py")
+TRAIN = (*DATA, "plan.py", "machine.py", "ranks.py", "models", "parametrization.py", "optim", "train.py")
 STAGES: dict[str, tuple[str, ...]] = {
     "data": DATA,
     "train": (*TRAIN, "checkpoints.py"),

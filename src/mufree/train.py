@@ -42,6 +42,7 @@ from mufree.optim.averaging import EMA_SHARE
 from mufree.optim.groups import Params
 from mufree.parametrization import layer_types, parametrize
 from mufree.plan import Run
+from mufree.ranks import ALONE, Ranks
 
 EVAL_BATCH = 256
 REBOUND_FLOOR = 0.5  # nats; METRICS, "Diverged" (c)
@@ -141,7 +142,10 @@ class Session:
     run: Run
     data: Prepared
     device: torch.device
+    ranks: Ranks
     model: nn.Module
+    network: nn.Module
+    """The model as a training step calls it, `ranks.replicate` of it."""
     optimizer: Optimizer
     average: WeightAverage | None
     layers: dict[str, list[Tensor]]
@@ -199,7 +203,7 @@ class Session:
             for name, layer, steps, values in state["curves"]
         }
         self.seconds = dict(state["seconds"])
-        self.stream = _stream(self.run, self.data, self.device, skip=self.step)
+        self.stream = _stream(self.run, self.data, self.device, self.ranks, skip=self.step)
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -305,24 +309,30 @@ def _step_without_dynamo(kind: type[Optimizer]) -> None:
     kind.step = step  # type: ignore[method-assign]
 
 
-def start(run: Run, data: Prepared, device: torch.device) -> Session:
-    """Model, optimizer and batches of a run, in that order: µP needs base shapes, then initialisation, then the optimizer."""
+def start(run: Run, data: Prepared, device: torch.device, ranks: Ranks = ALONE) -> Session:
+    """Model, optimizer and batches of a run, in that order: µP needs base shapes, then initialisation, then the optimizer.
+
+    With several processes, each has all weights and its part of every batch. Raises `RanksError` where that isn't the same run.
+    """
     began = time.perf_counter()
     model = make_model(run, data.classes).to(
         device
     )  # drawn on the CPU, so that every device starts from the same weights
+    ranks.check(run.training.batch_size, model)
     optimizer = make_optimizer(run, model)
     time_constant = max(1.0, EMA_SHARE * run.training.steps)
     session = Session(
         run=run,
         data=data,
         device=device,
+        ranks=ranks,
         model=model,
+        network=ranks.replicate(model),
         optimizer=optimizer,
         average=WeightAverage(optimizer, time_constant) if run.method.average == "ema" else None,
         layers=_parameters_by_layer(model),
-        stream=_stream(run, data, device),
-        valid=_held_out(run, data, "valid", device),
+        stream=_stream(run, data, device, ranks),
+        valid=ranks.share(_held_out(run, data, "valid", device)),
         batchnorm_inputs=_batchnorm_inputs(run, data, model, device),
         losses=TrainLoss(initial=math.nan, steps=run.training.steps),
     )
@@ -402,7 +412,7 @@ def take_step(session: Session, *, watched: bool) -> None:
     session.step += 1
     _set_learning_rate(session)
     inputs, targets = next(session.stream)
-    loss = cross_entropy(model(inputs), targets)
+    loss = cross_entropy(session.network(inputs), targets)
     loss.backward()  # type: ignore[no-untyped-call]
     # Norms come before the step, since schedulefree overwrites gradients in place.
     grad_norm = float(torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
@@ -413,7 +423,7 @@ def take_step(session: Session, *, watched: bool) -> None:
     if before is not None:
         _record_updates(session, before)
     optimizer.zero_grad()
-    train_loss = float(loss.detach())
+    train_loss = session.ranks.mean(float(loss.detach()))
     session.record("train_loss", train_loss)
     session.record("grad_norm", grad_norm)
     if not (math.isfinite(train_loss) and math.isfinite(grad_norm)):
@@ -432,11 +442,11 @@ def evaluate(session: Session) -> None:
     """
     with session.timed("evaluate"):
         with session.at_x():
-            at_x = score(session.model, session.valid)
+            at_x = score(session.model, session.valid, session.ranks)
         at_y = at_x
         if session.average is not None or is_schedule_free(session.optimizer):
             session.model.eval()
-            at_y = score(session.model, session.valid)
+            at_y = score(session.model, session.valid, session.ranks)
     session.score_x, session.score_y = at_x, at_y
     session.record("val_loss", at_x.loss)
     session.record("val_loss_y", at_y.loss)
@@ -447,19 +457,21 @@ def evaluate_test(session: Session) -> Score:
     if session.data.test is None:
         return UNKNOWN
     with session.timed("evaluate"), session.at_x():
-        return score(session.model, _held_out(session.run, session.data, "test", session.device))
+        batches = session.ranks.share(_held_out(session.run, session.data, "test", session.device))
+        return score(session.model, batches, session.ranks)
 
 
 @torch.no_grad()
-def score(model: nn.Module, batches: Batches) -> Score:
-    """Mean loss and accuracy over batches (inputs, targets), weighted by their number of targets."""
+def score(model: nn.Module, batches: Batches, ranks: Ranks = ALONE) -> Score:
+    """Mean loss and accuracy over all processes' batches (inputs, targets), weighted by their number of targets."""
     loss, right, count = 0.0, 0, 0
     for inputs, targets in batches:
         logits = model(inputs)
         loss += float(cross_entropy(logits, targets)) * targets.numel()
         right += int((logits.argmax(-1) == targets).sum())
         count += targets.numel()
-    return Score(loss / count, right / count)
+    losses, hits, targets_seen = ranks.sums(loss, right, count)
+    return Score(losses / targets_seen, hits / targets_seen)
 
 
 def _set_learning_rate(session: Session) -> None:
@@ -471,11 +483,13 @@ def _set_learning_rate(session: Session) -> None:
         group["lr"] = group["peak_lr"] * factor
 
 
-def _stream(run: Run, data: Prepared, device: torch.device, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+def _stream(
+    run: Run, data: Prepared, device: torch.device, ranks: Ranks, skip: int = 0
+) -> Iterator[tuple[Tensor, Tensor]]:
     batches = train_batches(
         data, batch_size=run.training.batch_size, context_length=context_length(run), seed=run.seed, skip=skip
     )
-    return ((inputs.to(device), targets.to(device)) for inputs, targets in batches)
+    return ((ranks.part(inputs).to(device), ranks.part(targets).to(device)) for inputs, targets in batches)
 
 
 def _held_out(run: Run, data: Prepared, split: Literal["valid", "test"], device: torch.device) -> Batches:

@@ -97,6 +97,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--cores", type=int, default=1, help="cores to divide the time left by (default 1)")
     sub.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="kind of device (default cpu)")
     sub.add_argument(
+        "--ddp",
+        action="store_true",
+        help="train each run by the processes that torchrun starts, each on its part of every batch (docs/parallel.md)",
+    )
+    sub.add_argument(
         "--runs-per-gpu", type=int, default=1, help="processes that may share a GPU, with --device cuda (default 1)"
     )
     sub.add_argument(

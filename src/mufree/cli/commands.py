@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from mufree import config
+from mufree import config, ranks
 from mufree.plan import Run, Sweep, expand, group_sweeps, make_run, runs_from_json, training_flops
+from mufree.ranks import Ranks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -193,8 +194,25 @@ def sweep(arguments: argparse.Namespace) -> None:
     On SIGTERM, which SLURM sends before it kills, and on SIGUSR1 it finishes its step, saves the run that it is in, and exits
     with `EXIT_STOPPED`. The same command goes on from there.
     """
-    with stop_signals() as stop_requested:
-        _sweep(arguments, stop_requested)
+    with stop_signals() as stop_requested, _ranks(arguments) as together:
+        _sweep(arguments, stop_requested, together)
+
+
+@contextmanager
+def _ranks(arguments: argparse.Namespace) -> Iterator[Ranks]:
+    """The processes that train together: with --ddp those of torchrun, of which only the first says what it does."""
+    if not arguments.ddp:
+        if ranks.started_by_torchrun():
+            raise UserError("torchrun started several processes that would all train the same runs; give --ddp", 2)
+        yield ranks.ALONE
+        return
+    try:
+        with ranks.joined(arguments.device) as together:
+            if not together.first:
+                logging.getLogger().setLevel(logging.WARNING)
+            yield together
+    except ranks.RanksError as error:
+        raise UserError(str(error), 2) from error
 
 
 @contextmanager
@@ -210,24 +228,28 @@ def stop_signals() -> Iterator[Callable[[], str | None]]:
             signal.signal(number, handler)
 
 
-def _sweep(arguments: argparse.Namespace, stop_requested: Callable[[], str | None]) -> None:
+def _sweep(arguments: argparse.Namespace, stop_requested: Callable[[], str | None], together: Ranks) -> None:
     from mufree import record
 
     runs = _sweep_runs(arguments)
     digest = _data_digest(arguments.data)
     records: dict[str, Record] = {}
-    for run in runs:
+    for run in runs if together.first else []:
         if (kept := record.load_run(arguments.store, run, digest)) is not None:
             records[run.id] = kept
             record.discard_checkpoint(arguments.store, run)
-    missing = [run for run in runs if run.id not in records]
+    kept_already = together.as_first([run.id in records for run in runs])
+    missing = [run for run, kept in zip(runs, kept_already, strict=True) if not kept]
     started = time.monotonic()
     if missing:
         # Only now: a sweep that the store has whole doesn't pay for importing torch.
-        for run, finished in _train_all(missing, arguments, stop_requested):
-            record.save_run(arguments.store, run, finished)
-            record.discard_checkpoint(arguments.store, run)
+        for run, finished in _train_all(missing, arguments, stop_requested, together):
+            if together.first:
+                record.save_run(arguments.store, run, finished)
+                record.discard_checkpoint(arguments.store, run)
             records[run.id] = finished
+    if not together.first:
+        return
     found = [records[run.id] for run in runs]
     record.write_table(arguments.out / "rows.parquet", record.rows_table(r.row for r in found))
     record.write_table(arguments.out / "timings.parquet", record.timings_table(r.timing for r in found))
@@ -273,7 +295,7 @@ def _sweep_runs(arguments: argparse.Namespace) -> list[Run]:
 
 
 def _train_all(
-    runs: Sequence[Run], arguments: argparse.Namespace, stop_requested: Callable[[], str | None]
+    runs: Sequence[Run], arguments: argparse.Namespace, stop_requested: Callable[[], str | None], together: Ranks
 ) -> Iterator[tuple[Run, Record]]:
     """Train runs one by one; yield each with its record as it is finished."""
     from tqdm import tqdm
@@ -285,16 +307,16 @@ def _train_all(
         machine.warn_of_cost(runs[0].training.precision, machine.this_processor())
     prepared = load_data(arguments.data)
     total = sum(run.training.steps for run in runs)
-    # disable=None: a bar on a terminal, nothing in a file.
-    with _device(arguments) as device, tqdm(total=total, unit="step", disable=None, dynamic_ncols=True) as bar:
+    quiet = None if together.first else True  # None: a bar on a terminal, nothing in a file
+    with _device(arguments) as device, tqdm(total=total, unit="step", disable=quiet, dynamic_ncols=True) as bar:
         for number, run in enumerate(runs, start=1):
-            if signal_name := stop_requested():
-                raise _stopped(signal_name, f"before {run.id}", number - 1, len(runs))
+            if together.any(stop_requested() is not None):
+                raise _stopped(stop_requested(), f"before {run.id}", number - 1, len(runs))
             bar.set_description(f"run {number}/{len(runs)} width {run.width} lr 2^{run.log2_lr} seed {run.seed}")
             try:
-                trace = _train(run, prepared, device, arguments, stop_requested, bar.update)
+                trace = _train(run, prepared, device, together, arguments, stop_requested, bar.update)
             except Interrupted as stop:
-                raise _stopped(str(stop_requested()), str(stop), number - 1, len(runs)) from None
+                raise _stopped(stop_requested(), str(stop), number - 1, len(runs)) from None
             row = {
                 **record.describe_run(run),
                 "data_digest": prepared.digest,
@@ -347,6 +369,7 @@ def _train(
     run: Run,
     prepared: Prepared,
     device: torch.device,
+    together: Ranks,
     arguments: argparse.Namespace,
     stop_requested: Callable[[], object],
     progress: Callable[[int], object],
@@ -356,7 +379,7 @@ def _train(
     from mufree.train import finish
 
     path = record.checkpoint_path(arguments.store, run)
-    session = checkpoints.resumed(path, run, prepared, device)
+    session = checkpoints.resumed(path, run, prepared, device, together)
     progress(session.step)
     keep = checkpoints.keeper(path, session, 60 * arguments.checkpoint_minutes, stop_requested)
 
@@ -367,9 +390,10 @@ def _train(
     return finish(session, after_step)
 
 
-def _stopped(signal_name: str, where: str, trained: int, missing: int) -> UserError:
+def _stopped(signal_name: str | None, where: str, trained: int, missing: int) -> UserError:
     return UserError(
-        f"stopped by {signal_name} {where}; {trained} of {missing} missing runs trained. The same command goes on from there.",
+        f"stopped by {signal_name or 'the signal that another process got'} {where}; {trained} of {missing} missing runs "
+        "trained. The same command goes on from there.",
         EXIT_STOPPED,
     )
 
