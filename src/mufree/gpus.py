@@ -34,12 +34,13 @@ def choose(devices: Sequence[str], claims: Mapping[str, int], runs_per_gpu: int)
 
 
 def claims_folder(environment: Mapping[str, str]) -> Path:
-    """Where the processes that may meet on a GPU keep their claims: of a user on this machine, within one SLURM step if any.
+    """Where the processes that may meet on a GPU keep their claims: of a user on this machine, in one SLURM job if any.
 
-    SLURM numbers the GPUs of each step from 0 where it confines them, so that "0" of two steps may be two GPUs.
+    Where SLURM confines a job or a step to its GPUs it numbers them from 0, so that "0" of two may be two GPUs. Steps of a job
+    that have the same ones (SLURM_STEP_GPUS, which counts all of the machine) do meet.
     """
-    step = [environment[name] for name in ("SLURM_JOB_ID", "SLURM_STEP_ID") if name in environment]
-    return Path(tempfile.gettempdir()) / ".".join(["mufree-gpus", str(os.getuid()), *step])
+    scope = [environment[name] for name in ("SLURM_JOB_ID", "SLURM_STEP_GPUS") if name in environment]
+    return Path(tempfile.gettempdir()) / _file_name("-".join(["mufree-gpus", str(os.getuid()), *scope]))
 
 
 @contextmanager

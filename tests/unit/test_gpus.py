@@ -81,8 +81,10 @@ with claimed(["0"], 1, Path({str(tmp_path / "c")!r})):
         assert index == 0
 
 
-def test_steps_of_slurm_which_number_their_own_gpus_do_not_meet() -> None:
-    bare, job = claims_folder({}), claims_folder({"SLURM_JOB_ID": "17"})
-    steps = [claims_folder({"SLURM_JOB_ID": "17", "SLURM_STEP_ID": step}) for step in ("0", "1")]
-    assert len({bare, job, *steps}) == 4
-    assert job.name == f"mufree-gpus.{os.getuid()}.17"
+def test_jobs_and_steps_of_slurm_which_number_their_own_gpus_do_not_meet() -> None:
+    bare, job = claims_folder({}), {"SLURM_JOB_ID": "17"}
+    steps = [job | {"SLURM_STEP_ID": step, "SLURM_STEP_GPUS": gpus} for step, gpus in (("0", "2,3"), ("1", "4"))]
+    assert len({bare, *map(claims_folder, (job, *steps))}) == 4
+    assert claims_folder(job).name == f"mufree-gpus-{os.getuid()}-17"
+    assert claims_folder(steps[0] | {"SLURM_STEP_ID": "2"}) == claims_folder(steps[0])  # the same GPUs: they do
+    assert claims_folder(job | {"SLURM_STEP_ID": "0"}) == claims_folder(job)

@@ -24,10 +24,9 @@ from mufree.train import make_model, make_optimizer, start
 
 HERE = Path(__file__).parent
 
-TOLERANCE = 1e-4
-"""Relative difference of a loss, a norm or an RMS that rounding may make in 12 steps. A sum of float32 in another order
-differs by some 2⁻²³ = 1.2e-7 of its terms; Adam divides a gradient by its size, so where parts of a batch nearly cancel, that
-becomes some 1e-5 of a step. What reading the batch backwards does in one process is held to the same bound."""
+TOLERANCE = 1e-5
+"""Relative difference of a loss, a norm or an RMS that rounding may make in 12 steps: 80 times 2⁻²³ = 1.2e-7, by which a sum of
+float32 in another order differs. What reading the batch backwards does in one process is held to the same bound."""
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +52,18 @@ def environment() -> dict[str, str]:
 
 
 def difference(found: dict[str, Any], expected: dict[str, Any]) -> float:
-    """The largest relative difference of a number in rows and curves; those that are texts and counts must be equal."""
+    """The largest relative difference of a number in rows and curves; those that are texts and counts must be equal.
+
+    RMS of updates are left out: they are differences of weights, of whose roundings an SGD step of this size is a few.
+    """
     assert found["curves"].keys() == expected["curves"].keys()
     assert [found["row"][k] for k in ("status", "divergence", "steps_done")] == [
         expected["row"][k] for k in ("status", "divergence", "steps_done")
     ]
     losses = [name for name in expected["row"] if "loss" in name]
     pairs = [(np.array(found["row"][name]), np.array(expected["row"][name])) for name in losses]
-    pairs += [(found["curves"][name].numpy(), values.numpy()) for name, values in expected["curves"].items()]
+    kept = [name for name in expected["curves"] if not name.startswith("update_rms")]
+    pairs += [(found["curves"][name].numpy(), expected["curves"][name].numpy()) for name in kept]
     return max(float(np.max(np.abs(f - e) / (np.abs(e) + 1e-30))) for f, e in pairs)
 
 
