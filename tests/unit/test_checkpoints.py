@@ -291,7 +291,7 @@ def test_a_checkpoint_of_other_numbers_is_not_gone_on_with(
 
 # --- the command -----------------------------------------------------------------------------------------------------
 
-STEPS = 3000
+STEPS = 1500
 SWEEP = "photo.mup_schedulefree.w32.s0"
 
 
@@ -353,11 +353,11 @@ def test_a_sweep_that_is_stopped_in_its_second_run_completes_in_the_second_call(
     number: signal.Signals, study: Path, tmp_path: Path
 ) -> None:
     store = tmp_path / "runs"
-    # A checkpoint every 30 ms, of which the test must see one; those that a signal asks for come besides.
-    process = start_sweep(study, tmp_path, "--checkpoint-minutes", "0.0005")
+    # A checkpoint every 120 ms, of which the test must see one; that which a signal asks for comes besides.
+    process = start_sweep(study, tmp_path, "--checkpoint-minutes", "0.002")
     wait_for(process, lambda: list(store.glob("*.lr-9.*.parquet")) and list(store.glob("*.lr-8.*.checkpoint")))
     process.send_signal(number)
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=900)
     assert len(list(store.glob("*.parquet"))) == 1
     assert len(list(store.glob("*.checkpoint"))) == 1
     assert not (tmp_path / "sweep").exists()
@@ -369,7 +369,7 @@ def test_a_sweep_that_is_stopped_in_its_second_run_completes_in_the_second_call(
         assert last.startswith(f"mufree sweep: stopped by {number.name} in photo.mup_schedulefree.w32.lr-8.s0.")
         assert last.endswith(f"of {STEPS}; 1 of 2 missing runs trained. The same command goes on from there.")
     process = start_sweep(study, tmp_path)
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=900)
     assert process.returncode == 0
     assert "goes on from step" in said
     assert content(store) == content(study.parent / "whole/runs")

@@ -117,7 +117,7 @@ def test_a_sweep_by_two_processes_is_that_of_one_and_written_once(tmp_path: Path
     mufree = [sys.executable, "-c", "from mufree.cli import main; exit(main())"]
     command = torchrun("--no-python", *mufree, *arguments(out), "--ddp")
     for trained_now in (2, 0):
-        done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=900)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("\n") == 1  # of one process
         assert f"{trained_now} of 2 runs trained" in done.stdout
