@@ -14,8 +14,8 @@ from mufree.plan import (
     canonical_json,
     dataset_id,
     expand as expand_runs,
-    group_sweeps,
     study_datasets,
+    study_sweeps,
 )
 
 STARTED = time.time()
@@ -70,7 +70,7 @@ STUDY = read_study(STUDY_FILE)
 RUNS = expand_runs(STUDY)
 SWEEPS = {
     (s.task, s.method, s.width_label, s.seed_label): s
-    for s in group_sweeps(RUNS, STUDY.seeds_per_sweep, STUDY.widths_per_sweep)
+    for s in study_sweeps(STUDY, RUNS)
 }
 CELLS = {
     "study": [STUDY.name] * len(SWEEPS),

@@ -6,16 +6,14 @@ frozen runs every table that they still determine, and compares it with the froz
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mufree import record
+from mufree.files import replacing, sha256
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,7 +93,7 @@ def freeze(
     """
     import pyarrow.parquet as pq
 
-    with _replacing(out) as folder:
+    with replacing(out) as folder:
         for name, source in copies.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, folder / name)
@@ -129,7 +127,7 @@ def verify(folder: Path) -> dict[str, Any]:
     problems = [
         *(f"missing: {name}" for name in sorted(set(files) - set(found))),
         *(f"not in the manifest: {name}" for name in sorted(set(found) - set(files))),
-        *(f"changed: {name}" for name in files if name in found and _sha256(found[name]) != files[name]["sha256"]),
+        *(f"changed: {name}" for name in files if name in found and sha256(found[name]) != files[name]["sha256"]),
     ]
     if problems:
         raise FrozenError(
@@ -146,14 +144,10 @@ def recompute(folder: Path) -> dict[str, int]:
     """
     import pandas as pd
 
-    from mufree import tables
-    from mufree.coordcheck import slopes, verdict
+    from mufree import coordcheck, tables
 
     made = tables.build(pd.read_parquet(folder / "rows.parquet"), pd.read_parquet(folder / "curves.parquet"))
-    checks = [slopes(pd.read_parquet(path)) for path in sorted((folder / "coordcheck").glob("*.parquet"))]
-    if checks:
-        made["coordcheck"] = pd.concat(checks, ignore_index=True)
-        made["coordcheck_verdict"] = verdict(made["coordcheck"])
+    made |= coordcheck.tables(pd.read_parquet(path) for path in sorted((folder / "coordcheck").glob("*.parquet")))
     compared = {}
     for name, table in made.items():
         if name in NEED_EVERY_STEP:
@@ -174,32 +168,15 @@ def recompute(folder: Path) -> dict[str, int]:
 # --- inside ----------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _replacing(out: Path) -> Iterator[Path]:
-    """A new folder that takes the place of `out` if the block succeeds, and is gone if it fails."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as name:
-        new, old = Path(name) / "new", Path(name) / "old"
-        new.mkdir()
-        yield new
-        if out.exists():
-            out.rename(old)
-        new.rename(out)
-
-
 def _files(folder: Path) -> dict[str, Path]:
     """Every file but the manifest, by its path in the folder."""
     found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     return {name: path for name, path in found.items() if name != MANIFEST}
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def _manifest(folder: Path, study: str, provenance: Mapping[str, Any], runs: int) -> dict[str, Any]:
     files: dict[str, dict[str, Any]] = {
-        name: {"sha256": _sha256(path), "bytes": path.stat().st_size} for name, path in _files(folder).items()
+        name: {"sha256": sha256(path), "bytes": path.stat().st_size} for name, path in _files(folder).items()
     }
     total = sum(file["bytes"] for file in files.values())
     if total >= MAX_BYTES:
@@ -250,7 +227,9 @@ def _as_read(table: pd.DataFrame) -> pd.DataFrame:
 
     import pandas as pd
 
-    return pd.read_csv(io.StringIO(table.to_csv(index=False, float_format="%.8g")))
+    from mufree import tables
+
+    return pd.read_csv(io.StringIO(tables.to_csv(table)))
 
 
 def _same(name: str, made: pd.DataFrame, frozen: pd.DataFrame, tolerance: float) -> None:

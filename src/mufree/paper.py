@@ -13,9 +13,11 @@ import pandas as pd
 
 from mufree import record
 from mufree.metrics.calibration import BIAS_BOUND, COVERAGE_BOUNDS
-from mufree.numbers import WORDS, Frozen, about, drift_class, p_words, tail
+from mufree.numbers import Frozen, about, drift_words, tail
 from mufree.report.terms import bounds, statistic, value
+from mufree.report.verdicts import WORDS, p_value
 from mufree.report.words import MISSING, known, number, percent, span
+from mufree.tables.transfer import EQUIVALENCE_MARGIN
 
 LATEX = {
     "−": "$-$", "µ": "$\\mu$", "×": "$\\times$", "±": "$\\pm$", "·": "$\\cdot$", "—": "---", "–": "--", "…": "\\ldots{}",
@@ -162,7 +164,7 @@ def _main(frozen: Frozen) -> DisplayTable:
                     task,
                     frozen.named(method),
                     _cell(found.get("drift")),
-                    drift_class(found["drift"]) if "drift" in found else MISSING,
+                    drift_words(found["drift"]) if "drift" in found else MISSING,
                     *(_cell(found.get(name)) for name in ("regret_cf", "lr_sensitivity", "best_loss")),
                     f"{int(mine['status'].eq('diverged').sum())}/{len(mine)}",
                 ]
@@ -171,7 +173,7 @@ def _main(frozen: Frozen) -> DisplayTable:
     caption = (
         "Drift of the best log2 rate in doublings per doubling of width; at the largest width, in nats: cross-fitted regret of "
         "the base width's rate, sensitivity to the rate, best validation loss. Readings: no drift, the 90 % interval is inside "
-        "±0.25; small, it is, yet the 95 % interval excludes 0; drifts, that excludes 0; else undecided. "
+        f"±{EQUIVALENCE_MARGIN}; small, it is, yet the 95 % interval excludes 0; drifts, that excludes 0; else undecided. "
         + tail(frozen, frozen.tasks)
     )
     return DisplayTable(caption, _frame(columns, rows), f"{MISSING}: not estimable, or without an interval.")
@@ -213,8 +215,8 @@ def _conditions(frozen: Frozen) -> DisplayTable:
                 _cell(row),
                 bounds(row["low90"], row["high90"], what),
                 RULES[row["rule"]].format(row["margin"]),
-                p_words(row["p"]),
-                p_words(row["p_holm"]),
+                p_value(row["p"]),
+                p_value(row["p_holm"]),
                 WORDS[row["verdict"]],
             ]
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -63,3 +64,11 @@ def test_the_how_to_needs_the_library_alone_until_the_coordinate_check() -> None
 def test_links_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text(encoding="utf-8")):
         assert (DOCS / target).exists(), target
+
+
+def test_the_table_of_speed_is_the_one_that_was_measured() -> None:
+    root = DOCS.parent
+    command = [sys.executable, str(root / "benchmarks" / "bench.py"), "--table", str(DOCS / "measured" / "bench.csv")]
+    table = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    assert len(table.splitlines()) > 10
+    assert table in (DOCS / "performance.md").read_text(encoding="utf-8")

@@ -13,7 +13,7 @@ import yaml
 from mufree import paper
 from mufree.hypotheses import Hypotheses
 from mufree.metrics.statistics import t_interval
-from mufree.numbers import Frozen, collect, detectable_interaction, drift_class
+from mufree.numbers import Frozen, collect, detectable_interaction, drift_words
 from mufree.verdicts import ESTIMATE_COLUMNS, judge
 
 HYPOTHESES = Hypotheses.model_validate(
@@ -115,7 +115,7 @@ def test_the_headline_shows_what_it_rests_on() -> None:
 def test_what_a_drift_shows(drift: float, se: float, wanted: str) -> None:
     wide, narrow = t_interval(drift, se, 5), t_interval(drift, se, 5, 0.90)
     row = {"estimate": drift, "low": float(wide.low), "high": float(wide.high), "status": "ok"}
-    assert drift_class(row | {"low90": float(narrow.low), "high90": float(narrow.high)}) == wanted
+    assert drift_words(row | {"low90": float(narrow.low), "high90": float(narrow.high)}) == wanted
 
 
 def test_answers_say_over_all_tasks_and_then_each() -> None:

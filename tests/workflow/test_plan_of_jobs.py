@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, Checkout
+from checkouts import ROOT, Checkout
 from snakemake.cli import get_argument_parser
 
 from mufree import figures, tables

@@ -18,7 +18,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from mufree import config, ranks
-from mufree.plan import Run, Sweep, expand, group_sweeps, make_run, runs_from_json, training_flops
+from mufree.plan import Run, expand, make_run, runs_from_json, study_sweeps, training_flops
 from mufree.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def plan(arguments: argparse.Namespace) -> None:
     """`mufree plan`."""
     study = load_study(arguments.study)
     runs = expand(study)
-    sweeps = group_sweeps(runs, study.seeds_per_sweep, study.widths_per_sweep)
+    sweeps = study_sweeps(study, runs)
     if arguments.sweeps:
         for sweep_ in sweeps:
             print(f"{sweep_.id}\t{len(sweep_.runs)} runs")
@@ -231,7 +231,7 @@ def stop_signals() -> Iterator[Callable[[], str | None]]:
 def _sweep(arguments: argparse.Namespace, stop_requested: Callable[[], str | None], together: Ranks) -> None:
     from mufree import record
 
-    runs = _sweep_runs(arguments)
+    runs, of_study = _sweep_runs(arguments)
     digest = _data_digest(arguments.data)
     records: dict[str, Record] = {}
     for run in runs if together.first else []:
@@ -255,7 +255,7 @@ def _sweep(arguments: argparse.Namespace, stop_requested: Callable[[], str | Non
     record.write_table(arguments.out / "timings.parquet", record.timings_table(r.timing for r in found))
     record.write_table(arguments.out / "curves.parquet", record.concat_curves(r.curves for r in found))
     diverged = sum(r.row["status"] == "diverged" for r in found)
-    progress = f"; study: {_progress(expand(load_study(arguments.study)), arguments)}" if arguments.progress else ""
+    progress = f"; study: {_progress(of_study, arguments)}" if arguments.progress else ""
     print(
         f"{runs[0].task} {runs[0].method_name} {_widths(runs)}: {len(missing)} of {len(runs)} runs trained in "
         f"{_duration(time.monotonic() - started)}, {diverged} diverged{progress}",
@@ -276,13 +276,15 @@ def _data_digest(folder: Path) -> str:
         raise UserError(f"{folder / 'manifest.json'} can't be read ({error}); make it with `mufree data`") from error
 
 
-def _sweep_runs(arguments: argparse.Namespace) -> list[Run]:
+def _sweep_runs(arguments: argparse.Namespace) -> tuple[list[Run], list[Run]]:
+    """The runs of the sweep that is asked for, and all of its study."""
     if arguments.runs is not None:
-        return runs_from_json(arguments.runs)
+        if arguments.progress:
+            raise UserError("--progress is of a study; give --study and --sweep instead of --runs", 2)
+        return runs_from_json(arguments.runs), []
     study = load_study(arguments.study)
-    sweeps: dict[str, Sweep] = {
-        s.id: s for s in group_sweeps(expand(study), study.seeds_per_sweep, study.widths_per_sweep)
-    }
+    of_study = expand(study)
+    sweeps = {s.id: s for s in study_sweeps(study, of_study)}
     if arguments.sweep not in sweeps:
         raise UserError(f"Unknown sweep '{arguments.sweep}'. `mufree plan {arguments.study} --sweeps` lists them.", 2)
     found = sweeps[arguments.sweep]
@@ -291,7 +293,7 @@ def _sweep_runs(arguments: argparse.Namespace) -> list[Run]:
             f"sweep {found.id} of {arguments.study} is {found.digest}, and {arguments.digest} was planned: the study file has "
             "changed since. Run the workflow again."
         )
-    return list(found.runs)
+    return list(found.runs), of_study
 
 
 def _train_all(
@@ -328,7 +330,7 @@ def _train_all(
                 "run_id": run.id,
                 **{f"{phase}_seconds": seconds for phase, seconds in trace.seconds.items()},
                 "flops": training_flops(run) * trace.steps_done / run.training.steps,
-                "cpu": record.cpu_name(),
+                "cpu": machine.cpu_name(),
             }
             curves = record.curves_table(run.id, ((s.name, s.layer, s.steps, s.values) for s in trace.curves))
             log.info(
@@ -481,7 +483,7 @@ def collect(arguments: argparse.Namespace) -> None:
     runs = expand(study)
     folders = [
         Path(arguments.sweeps.format(task=s.task, method=s.method, widths=s.width_label, seeds=s.seed_label))
-        for s in group_sweeps(runs, study.seeds_per_sweep, study.widths_per_sweep)
+        for s in study_sweeps(study, runs)
     ]
     joined: dict[str, pa.Table] = {}
     for name in ("rows", "timings", "curves"):
@@ -503,18 +505,13 @@ def metrics(arguments: argparse.Namespace) -> None:
     """`mufree metrics`."""
     import pandas as pd
 
-    from mufree import record, tables
-    from mufree.coordcheck import slopes, verdict
+    from mufree import coordcheck, record, tables
 
     rows = pd.read_parquet(arguments.rows)
     built = tables.build(rows, pd.read_parquet(arguments.curves))
-    # A task at a time, since tasks have different widths.
-    measured = [slopes(pd.read_parquet(path)) for path in arguments.coordcheck]
-    if measured:
-        built["coordcheck"] = pd.concat(measured, ignore_index=True)
-        built["coordcheck_verdict"] = verdict(built["coordcheck"])
+    built |= coordcheck.tables(pd.read_parquet(path) for path in arguments.coordcheck)
     for name, table in built.items():
-        record.write_text(arguments.out / f"{name}.csv", table.to_csv(index=False, float_format="%.8g"))
+        record.write_text(arguments.out / f"{name}.csv", tables.to_csv(table))
     record.write_json(arguments.out / "summary.json", tables.summary(rows, built))
 
 
@@ -592,6 +589,24 @@ def calibrate(arguments: argparse.Namespace) -> None:
     table = calibrate(arguments.simulations, arguments.seeds, arguments.rng_seed)
     record.write_text(arguments.out, table.to_csv(index=False, float_format="%.6g"))
     print(f"{int(table['within_bounds'].sum())} of {len(table)} rows within bounds; all of them: {arguments.out}")
+
+
+def power(arguments: argparse.Namespace) -> None:
+    """`mufree power`."""
+    import pyarrow.parquet as pq
+
+    from mufree import record
+    from mufree.tables.power import power_table
+
+    study = load_study(arguments.study)
+    pilot = pq.read_table(arguments.pilot, partitioning=None).to_pandas()
+    try:
+        table = power_table(pilot, study, arguments.seeds, arguments.simulations)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    record.write_text(arguments.out, table.to_csv(index=False, float_format="%.4g"))
+    shown = table[table["planned"]].drop(columns=["planned", "reason"])
+    print(shown.to_string(index=False, float_format="%.3g"))
 
 
 def usage(arguments: argparse.Namespace) -> None:

@@ -100,7 +100,7 @@ def verdicts(arguments: argparse.Namespace) -> None:
     """`mufree verdicts`."""
     import pandas as pd
 
-    from mufree import record
+    from mufree import record, tables
     from mufree.verdicts import judge
 
     hypotheses = load_hypotheses(arguments.hypotheses)
@@ -108,7 +108,7 @@ def verdicts(arguments: argparse.Namespace) -> None:
         frame = judge(pd.read_csv(arguments.estimates), hypotheses)
     except ValueError as error:
         raise UserError(str(error)) from error
-    record.write_text(arguments.out, frame.to_csv(index=False, float_format="%.8g"))
+    record.write_text(arguments.out, tables.to_csv(frame))
 
 
 def freeze(arguments: argparse.Namespace) -> None:
