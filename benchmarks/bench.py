@@ -21,6 +21,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ import yaml
 from mufree import config, data
 from mufree.models.kernels import linear
 from mufree.plan import Run, Sweep, expand, group_sweeps, sweep_to_json, training_flops
-from mufree.train import TrainLoss, configure_torch, start, take_step
+from mufree.train import configure_torch, start, take_step
 
 HERE = Path(__file__).parent
 KINDS = ("plain loop", "float32", "bfloat16")
@@ -119,13 +120,8 @@ def step_seconds(runs: dict[str, Run], prepared: Any, folder: Path) -> dict[str,
 
 def our_stepper(run: Run, prepared: Any) -> Callable[[], object]:
     """Takes one step of a run each time it is called."""
-    session, losses, count = start(run, prepared, torch.device("cpu")), TrainLoss(10.0, run.training.steps), [0]
-
-    def step() -> None:
-        count[0] += 1
-        take_step(session, count[0], losses, watched=False)
-
-    return step
+    session = start(run, prepared, torch.device("cpu"))
+    return partial(take_step, session, watched=False)
 
 
 def plain_stepper(run: Run, folder: Path) -> Callable[[], object]:

@@ -233,6 +233,20 @@ def store_path(store: Path, run: Run) -> Path:
     return store / f"{run.id}.parquet"
 
 
+def checkpoint_path(store: Path, run: Run) -> Path:
+    """Where the store keeps a run that isn't finished (`mufree.checkpoints`)."""
+    return store / f"{run.id}.checkpoint"
+
+
+def discard_checkpoint(store: Path, run: Run) -> None:
+    """Remove the checkpoint of a finished run, and what is left of it where a process was killed while it wrote."""
+    path = checkpoint_path(store, run)
+    if path.exists():
+        for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+            leftover.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+
+
 def save_run(store: Path, run: Run, record: Record) -> None:
     """Keep a finished run: one file, complete or not there at all."""
     row, timing = (json.dumps(part, sort_keys=True) for part in (record.row, record.timing))

@@ -12,10 +12,10 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent
 
 DATA = ("config.py", "files.py", "data")
-TRAIN = (*DATA, "plan.py", "machine.py", "models", "parametrization.py", "optim", "train.py")
+TRAIN = (*DATA, "plan.py", "machine.py", "ranks.py", "models", "parametrization.py", "optim", "train.py")
 STAGES: dict[str, tuple[str, ...]] = {
     "data": DATA,
-    "train": TRAIN,
+    "train": (*TRAIN, "checkpoints.py"),
     "coordcheck": (*TRAIN, "coordcheck.py"),
     "metrics": ("config.py", "metrics", "tables", "coordcheck.py"),
     "calibration": ("metrics",),

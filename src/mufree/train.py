@@ -11,9 +11,9 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from itertools import islice
 from typing import Any, Literal
@@ -42,6 +42,7 @@ from mufree.optim.averaging import EMA_SHARE
 from mufree.optim.groups import Params
 from mufree.parametrization import layer_types, parametrize
 from mufree.plan import Run
+from mufree.ranks import ALONE, Ranks
 
 EVAL_BATCH = 256
 REBOUND_FLOOR = 0.5  # nats; METRICS, "Diverged" (c)
@@ -141,7 +142,10 @@ class Session:
     run: Run
     data: Prepared
     device: torch.device
+    ranks: Ranks
     model: nn.Module
+    network: nn.Module
+    """The model as a training step calls it, `ranks.replicate` of it."""
     optimizer: Optimizer
     average: WeightAverage | None
     layers: dict[str, list[Tensor]]
@@ -149,6 +153,14 @@ class Session:
     valid: Batches
     # The same batches at every evaluation, so that BatchNorm's statistics at x add no noise of their own.
     batchnorm_inputs: list[Tensor]
+    losses: TrainLoss
+    step: int = 0
+    """Optimizer steps taken."""
+    stopped: str | None = None
+    """The kind of divergence for which the run was given up."""
+    score_x: Score = UNKNOWN
+    score_y: Score = UNKNOWN
+    """The latest evaluation, at x and at y."""
     points: dict[tuple[str, str], list[tuple[int, float]]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=lambda: {"setup": 0.0, "train": 0.0, "evaluate": 0.0})
 
@@ -158,9 +170,40 @@ class Session:
             return self.average.evaluating(self.model, self.batchnorm_inputs)
         return evaluating(self.optimizer, self.model, self.batchnorm_inputs)
 
-    def record(self, series: str, step: int, value: float, layer: str = "") -> None:
-        """Add a point to a curve; `step` counts the optimizer steps taken."""
-        self.points.setdefault((series, layer), []).append((step, value))
+    def record(self, series: str, value: float, layer: str = "") -> None:
+        """Add a point to a curve, at the step that the run is in."""
+        self.points.setdefault((series, layer), []).append((self.step, value))
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a run carries from step to step beside its model and optimizer, in plain numbers, strings and tensors.
+
+        The data's order isn't in it: it follows from the seed and the step.
+        """
+        return {
+            "step": self.step,
+            "stopped": self.stopped,
+            "score_x": asdict(self.score_x),
+            "score_y": asdict(self.score_y),
+            "losses": asdict(self.losses),
+            "average": None if self.average is None else self.average.state_dict(),
+            "curves": [(*key, *_columns(points)) for key, points in self.points.items()],
+            "seconds": dict(self.seconds),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave, to the bit, once the model and the optimizer are what they were then."""
+        self.step = state["step"]
+        self.stopped = state["stopped"]
+        self.score_x, self.score_y = Score(**state["score_x"]), Score(**state["score_y"])
+        self.losses = TrainLoss(**state["losses"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.points = {
+            (name, layer): list(zip(steps.tolist(), values.tolist(), strict=True))
+            for name, layer, steps, values in state["curves"]
+        }
+        self.seconds = dict(state["seconds"])
+        self.stream = _stream(self.run, self.data, self.device, self.ranks, skip=self.step)
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -172,39 +215,46 @@ class Session:
             self.seconds[phase] += time.perf_counter() - start
 
 
-def train(run: Run, data: Prepared, *, device: str = "cpu", on_step: Callable[[int], object] | None = None) -> Trace:
+def train(run: Run, data: Prepared, *, device: str = "cpu", on_step: Callable[[], object] | None = None) -> Trace:
     """Train `run` on `data` from its seed to its last step, or until it diverges beyond hope.
 
-    `on_step(k)` is called after step k. Divergence is a status of the trace and never an exception. Raises `RuntimeError`
+    `on_step()` is called after each step. Divergence is a status of the trace and never an exception. Raises `RuntimeError`
     where `device` isn't there: a run never moves to another kind of device by itself.
     """
     configure_torch()
-    session = start(run, data, torch.device(device))
-    at_x, at_y = evaluate(session, 0)
-    losses = TrainLoss(initial=at_x.loss, steps=run.training.steps)
-    stopped: str | None = None
-    step = 0
-    while step < run.training.steps and stopped is None:
-        step += 1
-        watched = step % (run.training.steps // run.training.evaluations) == 0
+    return finish(start(run, data, torch.device(device)), on_step)
+
+
+def finish(session: Session, on_step: Callable[[], object] | None = None) -> Trace:
+    """Train a session from where it is to its end; `train` tells the rest.
+
+    At each call of `on_step` the session is whole: it can be saved there, and left by an exception.
+    """
+    run, losses = session.run, session.losses
+    if session.step == 0:
+        evaluate(session)
+        losses.initial = session.score_x.loss
+    while session.step < run.training.steps and session.stopped is None:
+        watched = (session.step + 1) % (run.training.steps // run.training.evaluations) == 0
         with session.timed("train"):
-            stopped = take_step(session, step, losses, watched=watched)
-        if watched and stopped is None:
-            at_x, at_y = evaluate(session, step)
+            take_step(session, watched=watched)
+        if watched and session.stopped is None:
+            evaluate(session)
         if on_step is not None:
-            on_step(step)
+            on_step()
+    stopped, at_x, at_y = session.stopped, session.score_x, session.score_y
     if stopped is not None:
         at_x = at_y = UNKNOWN
     elif not (math.isfinite(at_x.loss) and all(bool(p.isfinite().all()) for p in session.model.parameters())):
         stopped = "nonfinite"
     divergence = stopped or losses.divergence()
-    if step == run.training.steps:
-        _record_sqrt_v(session, step)
+    if session.step == run.training.steps:
+        _record_sqrt_v(session)
     test = evaluate_test(session) if stopped is None else UNKNOWN
     return Trace(
         status="ok" if divergence is None else "diverged",
         divergence=divergence,
-        steps_done=step,
+        steps_done=session.step,
         initial_loss=losses.initial,
         train_loss=losses.mean,
         train_loss_min=losses.minimum,
@@ -259,26 +309,32 @@ def _step_without_dynamo(kind: type[Optimizer]) -> None:
     kind.step = step  # type: ignore[method-assign]
 
 
-def start(run: Run, data: Prepared, device: torch.device) -> Session:
-    """Model, optimizer and batches of a run, in that order: µP needs base shapes, then initialisation, then the optimizer."""
+def start(run: Run, data: Prepared, device: torch.device, ranks: Ranks = ALONE) -> Session:
+    """Model, optimizer and batches of a run, in that order: µP needs base shapes, then initialisation, then the optimizer.
+
+    With several processes, each has all weights and its part of every batch. Raises `RanksError` where that isn't the same run.
+    """
     began = time.perf_counter()
     model = make_model(run, data.classes).to(
         device
     )  # drawn on the CPU, so that every device starts from the same weights
+    ranks.check(run.training.batch_size, model)
     optimizer = make_optimizer(run, model)
     time_constant = max(1.0, EMA_SHARE * run.training.steps)
-    stream = train_batches(data, batch_size=run.training.batch_size, context_length=context_length(run), seed=run.seed)
     session = Session(
         run=run,
         data=data,
         device=device,
+        ranks=ranks,
         model=model,
+        network=ranks.replicate(model),
         optimizer=optimizer,
         average=WeightAverage(optimizer, time_constant) if run.method.average == "ema" else None,
         layers=_parameters_by_layer(model),
-        stream=((inputs.to(device), targets.to(device)) for inputs, targets in stream),
-        valid=_held_out(run, data, "valid", device),
+        stream=_stream(run, data, device, ranks),
+        valid=ranks.share(_held_out(run, data, "valid", device)),
         batchnorm_inputs=_batchnorm_inputs(run, data, model, device),
+        losses=TrainLoss(initial=math.nan, steps=run.training.steps),
     )
     if is_schedule_free(session.optimizer):
         session.optimizer.train()  # type: ignore[attr-defined]
@@ -349,48 +405,51 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, -2).float(), targets.flatten())
 
 
-def take_step(session: Session, step: int, losses: TrainLoss, *, watched: bool) -> str | None:
-    """One optimizer step; `step` counts from 1. Returns the kind of divergence if the run has to stop."""
+def take_step(session: Session, *, watched: bool) -> None:
+    """One optimizer step. Sets `session.stopped` if the run has to stop."""
     model, optimizer = session.model, session.optimizer
     model.train()
-    _set_learning_rate(session, step)
+    session.step += 1
+    _set_learning_rate(session)
     inputs, targets = next(session.stream)
-    loss = cross_entropy(model(inputs), targets)
+    loss = cross_entropy(session.network(inputs), targets)
     loss.backward()  # type: ignore[no-untyped-call]
     # Norms come before the step, since schedulefree overwrites gradients in place.
     grad_norm = float(torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
-    before = _record_gradients(session, step) if watched else None
+    before = _record_gradients(session) if watched else None
     optimizer.step()
     if session.average is not None:
         session.average.update()
     if before is not None:
-        _record_updates(session, step, before)
+        _record_updates(session, before)
     optimizer.zero_grad()
-    train_loss = float(loss.detach())
-    session.record("train_loss", step, train_loss)
-    session.record("grad_norm", step, grad_norm)
+    train_loss = session.ranks.mean(float(loss.detach()))
+    session.record("train_loss", train_loss)
+    session.record("grad_norm", grad_norm)
     if not (math.isfinite(train_loss) and math.isfinite(grad_norm)):
-        return "nonfinite"
-    losses.update(train_loss)
-    return "above_start" if losses.hopeless else None
+        session.stopped = "nonfinite"
+        return
+    session.losses.update(train_loss)
+    if session.losses.hopeless:
+        session.stopped = "above_start"
 
 
-def evaluate(session: Session, step: int) -> tuple[Score, Score]:
-    """Validation at x and at y, recorded; for an optimizer with one set of weights and no average both are the same.
+def evaluate(session: Session) -> None:
+    """Validation at x and at y, kept and recorded; for an optimizer with one set of weights and no average both are the same.
 
     At x are the weights that are reported, the average where there is one; at y those at which gradients are taken. At y,
     and where nothing is averaged, BatchNorm uses the statistics collected in training; at x they are computed anew.
     """
     with session.timed("evaluate"):
         with session.at_x():
-            at_x = score(session.model, session.valid)
+            at_x = score(session.model, session.valid, session.ranks)
         at_y = at_x
         if session.average is not None or is_schedule_free(session.optimizer):
             session.model.eval()
-            at_y = score(session.model, session.valid)
-    session.record("val_loss", step, at_x.loss)
-    session.record("val_loss_y", step, at_y.loss)
-    return at_x, at_y
+            at_y = score(session.model, session.valid, session.ranks)
+    session.score_x, session.score_y = at_x, at_y
+    session.record("val_loss", at_x.loss)
+    session.record("val_loss_y", at_y.loss)
 
 
 def evaluate_test(session: Session) -> Score:
@@ -398,28 +457,39 @@ def evaluate_test(session: Session) -> Score:
     if session.data.test is None:
         return UNKNOWN
     with session.timed("evaluate"), session.at_x():
-        return score(session.model, _held_out(session.run, session.data, "test", session.device))
+        batches = session.ranks.share(_held_out(session.run, session.data, "test", session.device))
+        return score(session.model, batches, session.ranks)
 
 
 @torch.no_grad()
-def score(model: nn.Module, batches: Batches) -> Score:
-    """Mean loss and accuracy over batches (inputs, targets), weighted by their number of targets."""
+def score(model: nn.Module, batches: Batches, ranks: Ranks = ALONE) -> Score:
+    """Mean loss and accuracy over all processes' batches (inputs, targets), weighted by their number of targets."""
     loss, right, count = 0.0, 0, 0
     for inputs, targets in batches:
         logits = model(inputs)
         loss += float(cross_entropy(logits, targets)) * targets.numel()
         right += int((logits.argmax(-1) == targets).sum())
         count += targets.numel()
-    return Score(loss / count, right / count)
+    losses, hits, targets_seen = ranks.sums(loss, right, count)
+    return Score(losses / targets_seen, hits / targets_seen)
 
 
-def _set_learning_rate(session: Session, step: int) -> None:
+def _set_learning_rate(session: Session) -> None:
     run = session.run
     if is_schedule_free(session.optimizer):
         return  # it warms up by itself
-    factor = warmup_factor(run.method.schedule, step - 1, run.warmup_steps, run.training.steps)
+    factor = warmup_factor(run.method.schedule, session.step - 1, run.warmup_steps, run.training.steps)
     for group in session.optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor
+
+
+def _stream(
+    run: Run, data: Prepared, device: torch.device, ranks: Ranks, skip: int = 0
+) -> Iterator[tuple[Tensor, Tensor]]:
+    batches = train_batches(
+        data, batch_size=run.training.batch_size, context_length=context_length(run), seed=run.seed, skip=skip
+    )
+    return ((ranks.part(inputs).to(device), ranks.part(targets).to(device)) for inputs, targets in batches)
 
 
 def _held_out(run: Run, data: Prepared, split: Literal["valid", "test"], device: torch.device) -> Batches:
@@ -449,41 +519,46 @@ def _parameters_by_layer(model: nn.Module) -> dict[str, list[Tensor]]:
 
 
 @torch.no_grad()
-def _record_gradients(session: Session, step: int) -> dict[str, list[Tensor]]:
+def _record_gradients(session: Session) -> dict[str, list[Tensor]]:
     """Record the RMS of gradients and weights by layer type; return the weights before the step."""
     for layer, parameters in session.layers.items():
-        session.record("grad_rms", step, _rms([p.grad for p in parameters if p.grad is not None]), layer)
-        session.record("weight_rms", step, _rms(parameters), layer)
+        session.record("grad_rms", _rms([p.grad for p in parameters if p.grad is not None]), layer)
+        session.record("weight_rms", _rms(parameters), layer)
     return {layer: [p.clone() for p in parameters] for layer, parameters in session.layers.items()}
 
 
 @torch.no_grad()
-def _record_updates(session: Session, step: int, before: dict[str, list[Tensor]]) -> None:
+def _record_updates(session: Session, before: dict[str, list[Tensor]]) -> None:
     for layer, parameters in session.layers.items():
-        session.record("update_rms", step, _rms(torch._foreach_sub(parameters, before[layer])), layer)
+        session.record("update_rms", _rms(torch._foreach_sub(parameters, before[layer])), layer)
 
 
 @torch.no_grad()
-def _record_sqrt_v(session: Session, step: int) -> None:
+def _record_sqrt_v(session: Session) -> None:
     """Record what Adam divides by, and ε has to be small beside: the median of √v by layer type.
 
     v is the bias-corrected running mean of squared gradients. Weights that never got a gradient (tokens that did not occur,
     units that never fired) are left out: they don't move, whatever ε is. Optimizers that keep no v have no such curve.
     """
-    correction = 1 - session.run.optimizer.beta2**step
+    correction = 1 - session.run.optimizer.beta2**session.step
     for layer, parameters in session.layers.items():
         states = [session.optimizer.state.get(p, {}) for p in parameters]
         roots = [(state["exp_avg_sq"] / correction).sqrt().flatten() for state in states if "exp_avg_sq" in state]
         moved = torch.cat(roots).cpu().numpy() if roots else np.empty(0)
         moved = moved[moved > 0]
         if moved.size:
-            session.record("sqrt_v", step, float(np.median(moved)), layer)
+            session.record("sqrt_v", float(np.median(moved)), layer)
 
 
 def _rms(tensors: Sequence[Tensor]) -> float:
     """Root mean square over all elements of some tensors."""
     count = sum(tensor.numel() for tensor in tensors)
     return float(torch.nn.utils.get_total_norm(tensors)) / math.sqrt(count) if count else math.nan
+
+
+def _columns(points: list[tuple[int, float]]) -> tuple[Tensor, Tensor]:
+    steps, values = zip(*points, strict=True)
+    return torch.tensor(steps, dtype=torch.int64), torch.tensor(values, dtype=torch.float64)
 
 
 def _series(name: str, layer: str, points: list[tuple[int, float]]) -> Series:

@@ -1,3 +1,4 @@
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -77,6 +78,17 @@ def test_order_depends_on_the_seed_alone(kind: str, request: pytest.FixtureReque
     torch.manual_seed(0)
     next(train_batches(data, batch_size=4, context_length=CONTEXT, seed=0))
     assert torch.equal(torch.rand(1), untouched)
+
+
+@pytest.mark.parametrize("skip", [0, 1, 4, 5, 6, 13])
+@pytest.mark.parametrize("kind", ["images", "text"])
+def test_batches_that_are_skipped_are_those_that_would_have_come(
+    kind: str, skip: int, request: pytest.FixtureRequest
+) -> None:
+    data = request.getfixturevalue(kind)
+    make = partial(train_batches, data, batch_size=10, context_length=CONTEXT, seed=0)  # five to an epoch of images
+    late, whole = list(islice(make(skip=skip), 7)), list(islice(make(), skip, skip + 7))
+    assert all(torch.equal(a, b) for one, two in zip(late, whole, strict=True) for a, b in zip(one, two, strict=True))
 
 
 def test_text_windows_are_shifted_by_one_and_reach_both_ends(text: Prepared) -> None:

@@ -305,3 +305,16 @@ def test_what_extra_may_hold(tmp_path: Path) -> None:
     loaded = load_checkpoint(tmp_path / "c.pt", copy.deepcopy(model))
     assert torch.equal(loaded.pop("rng"), torch.get_rng_state())
     assert loaded == extra
+
+
+def test_a_flipped_bit_in_a_weight_is_found(tmp_path: Path) -> None:
+    """torch.load does not look at the checksums that torch.save writes."""
+    model, optimizer = trained("AdamW", steps=1)
+    save_checkpoint(tmp_path / "c.pt", model, optimizer)
+    content = bytearray((tmp_path / "c.pt").read_bytes())
+    z = next(state["z"] for state in optimizer.state.values() if state)
+    content[content.index(z.numpy().tobytes())] ^= 1
+    (tmp_path / "c.pt").write_bytes(content)
+    torch.load(tmp_path / "c.pt", weights_only=True)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        load_checkpoint(tmp_path / "c.pt", net())

@@ -15,7 +15,10 @@ Handler = Callable[[argparse.Namespace], None]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit code: 0, 1 for something wrong with data or files, 2 for wrong usage."""
+    """Run one command; return its exit code: 0, 1 for something wrong with data or files, 2 for wrong usage.
+
+    75 is a sweep's that was asked to stop and is to be called again.
+    """
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     try:
@@ -93,6 +96,21 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--progress", action="store_true", help="say at the end how far --study is")
     sub.add_argument("--cores", type=int, default=1, help="cores to divide the time left by (default 1)")
     sub.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="kind of device (default cpu)")
+    sub.add_argument(
+        "--ddp",
+        action="store_true",
+        help="train each run by the processes that torchrun starts, each on its part of every batch (docs/parallel.md)",
+    )
+    sub.add_argument(
+        "--runs-per-gpu", type=int, default=1, help="processes that may share a GPU, with --device cuda (default 1)"
+    )
+    sub.add_argument(
+        "--checkpoint-minutes",
+        type=float,
+        default=10.0,
+        help="minutes between checkpoints of a run, from which it goes on if the process is killed; on SIGTERM or SIGUSR1 "
+        "it is saved at once and the exit code is 75 (default 10)",
+    )
 
     sub = command(
         "coordcheck",

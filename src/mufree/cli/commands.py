@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,14 +17,17 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from mufree import config
+from mufree import config, ranks
 from mufree.plan import Run, expand, make_run, runs_from_json, study_sweeps, training_flops
+from mufree.ranks import Ranks
 
 if TYPE_CHECKING:
     import pandas as pd
+    import torch
 
     from mufree.data import Prepared
     from mufree.record import Record
+    from mufree.train import Trace
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +42,10 @@ MAX_LEARNT_FROM = 400
 
 RADAM_STANDS_STILL = 4
 """Steps in which RAdam's rectification is zero: its ρ_t is at most t, and has to be above 4 (Liu et al. 2020)."""
+
+
+EXIT_STOPPED = 75
+"""Exit code of a sweep that was asked to stop: sysexits' EX_TEMPFAIL, "try again later"."""
 
 
 class UserError(Exception):
@@ -179,22 +189,67 @@ def data(arguments: argparse.Namespace) -> None:
 
 
 def sweep(arguments: argparse.Namespace) -> None:
-    """`mufree sweep`."""
+    """`mufree sweep`.
+
+    On SIGTERM, which SLURM sends before it kills, and on SIGUSR1 it finishes its step, saves the run that it is in, and exits
+    with `EXIT_STOPPED`. The same command goes on from there.
+    """
+    with stop_signals() as stop_requested, _ranks(arguments) as together:
+        _sweep(arguments, stop_requested, together)
+
+
+@contextmanager
+def _ranks(arguments: argparse.Namespace) -> Iterator[Ranks]:
+    """The processes that train together: with --ddp those of torchrun, of which only the first says what it does."""
+    if not arguments.ddp:
+        if ranks.started_by_torchrun():
+            raise UserError("torchrun started several processes that would all train the same runs; give --ddp", 2)
+        yield ranks.ALONE
+        return
+    try:
+        with ranks.joined(arguments.device) as together:
+            if not together.first:
+                logging.getLogger().setLevel(logging.WARNING)
+            yield together
+    except ranks.RanksError as error:
+        raise UserError(str(error), 2) from error
+
+
+@contextmanager
+def stop_signals() -> Iterator[Callable[[], str | None]]:
+    """Within it, SIGTERM and SIGUSR1 do no more than be remembered; gives a function that names the one that came, if any."""
+    came: list[str] = []
+    numbers = [signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)]
+    before = {number: signal.signal(number, lambda n, _: came.append(signal.Signals(n).name)) for number in numbers}
+    try:
+        yield lambda: came[0] if came else None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _sweep(arguments: argparse.Namespace, stop_requested: Callable[[], str | None], together: Ranks) -> None:
     from mufree import record
 
     runs, of_study = _sweep_runs(arguments)
     digest = _data_digest(arguments.data)
     records: dict[str, Record] = {}
-    for run in runs:
+    for run in runs if together.first else []:
         if (kept := record.load_run(arguments.store, run, digest)) is not None:
             records[run.id] = kept
-    missing = [run for run in runs if run.id not in records]
+            record.discard_checkpoint(arguments.store, run)
+    kept_already = together.as_first([run.id in records for run in runs])
+    missing = [run for run, kept in zip(runs, kept_already, strict=True) if not kept]
     started = time.monotonic()
     if missing:
         # Only now: a sweep that the store has whole doesn't pay for importing torch.
-        for run, finished in _train_all(missing, arguments):
-            record.save_run(arguments.store, run, finished)
+        for run, finished in _train_all(missing, arguments, stop_requested, together):
+            if together.first:
+                record.save_run(arguments.store, run, finished)
+                record.discard_checkpoint(arguments.store, run)
             records[run.id] = finished
+    if not together.first:
+        return
     found = [records[run.id] for run in runs]
     record.write_table(arguments.out / "rows.parquet", record.rows_table(r.row for r in found))
     record.write_table(arguments.out / "timings.parquet", record.timings_table(r.timing for r in found))
@@ -241,25 +296,29 @@ def _sweep_runs(arguments: argparse.Namespace) -> tuple[list[Run], list[Run]]:
     return list(found.runs), of_study
 
 
-def _train_all(runs: Sequence[Run], arguments: argparse.Namespace) -> Iterator[tuple[Run, Record]]:
+def _train_all(
+    runs: Sequence[Run], arguments: argparse.Namespace, stop_requested: Callable[[], str | None], together: Ranks
+) -> Iterator[tuple[Run, Record]]:
     """Train runs one by one; yield each with its record as it is finished."""
-    import torch
     from tqdm import tqdm
 
     from mufree import machine, record, sources
-    from mufree.train import train
+    from mufree.checkpoints import Interrupted
 
-    if arguments.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device cuda is asked for and PyTorch finds none; use --device cpu (--config device=cpu)")
     if arguments.device == "cpu":
         machine.warn_of_cost(runs[0].training.precision, machine.this_processor())
     prepared = load_data(arguments.data)
     total = sum(run.training.steps for run in runs)
-    # disable=None: a bar on a terminal, nothing in a file.
-    with tqdm(total=total, unit="step", disable=None, dynamic_ncols=True) as bar:
+    quiet = None if together.first else True  # None: a bar on a terminal, nothing in a file
+    with _device(arguments) as device, tqdm(total=total, unit="step", disable=quiet, dynamic_ncols=True) as bar:
         for number, run in enumerate(runs, start=1):
+            if together.any(stop_requested() is not None):
+                raise _stopped(stop_requested(), f"before {run.id}", number - 1, len(runs))
             bar.set_description(f"run {number}/{len(runs)} width {run.width} lr 2^{run.log2_lr} seed {run.seed}")
-            trace = train(run, prepared, device=arguments.device, on_step=lambda _: bar.update())
+            try:
+                trace = _train(run, prepared, device, together, arguments, stop_requested, bar.update)
+            except Interrupted as stop:
+                raise _stopped(stop_requested(), str(stop), number - 1, len(runs)) from None
             row = {
                 **record.describe_run(run),
                 "data_digest": prepared.digest,
@@ -284,6 +343,61 @@ def _train_all(runs: Sequence[Run], arguments: argparse.Namespace) -> Iterator[t
                 len(runs),
             )
             yield run, record.Record(row=row, timing=timing, curves=curves)
+
+
+@contextmanager
+def _device(arguments: argparse.Namespace) -> Iterator[torch.device]:
+    """The device to train on: with --device cuda, a GPU that no other process has claimed."""
+    import torch
+
+    if arguments.device == "cpu":
+        yield torch.device("cpu")
+        return
+    from mufree import gpus
+
+    if not torch.cuda.is_available():
+        raise UserError("device cuda is asked for and PyTorch finds none; use --device cpu (--config device=cpu)")
+    names = gpus.visible(os.environ, torch.cuda.device_count())
+    try:
+        with gpus.claimed(names, arguments.runs_per_gpu, gpus.claims_folder(os.environ)) as index:
+            log.info("on GPU %s, which PyTorch calls cuda:%d", names[index], index)
+            torch.cuda.set_device(index)
+            yield torch.device("cuda", index)
+    except gpus.NoGpuFree as error:
+        raise UserError(str(error)) from error
+
+
+def _train(
+    run: Run,
+    prepared: Prepared,
+    device: torch.device,
+    together: Ranks,
+    arguments: argparse.Namespace,
+    stop_requested: Callable[[], object],
+    progress: Callable[[int], object],
+) -> Trace:
+    """Train a run from its checkpoint, or anew; `progress` is told of steps taken."""
+    from mufree import checkpoints, record
+    from mufree.train import finish
+
+    path = record.checkpoint_path(arguments.store, run)
+    session = checkpoints.resumed(path, run, prepared, device, together)
+    progress(session.step)
+    keep = checkpoints.keeper(path, session, 60 * arguments.checkpoint_minutes, stop_requested)
+
+    def after_step() -> None:
+        progress(1)
+        keep()
+
+    return finish(session, after_step)
+
+
+def _stopped(signal_name: str | None, where: str, trained: int, missing: int) -> UserError:
+    return UserError(
+        f"stopped by {signal_name or 'the signal that another process got'} {where}; {trained} of {missing} missing runs "
+        "trained. The same command goes on from there.",
+        EXIT_STOPPED,
+    )
 
 
 def coordcheck(arguments: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count
 from typing import Literal
 
 import numpy as np
@@ -14,8 +15,12 @@ from mufree.data.prepared import Array, DataError, Prepared, Split, balanced_ord
 Batch = tuple[Tensor, Tensor]
 
 
-def train_batches(data: Prepared, *, batch_size: int, context_length: int | None, seed: int) -> Iterator[Batch]:
+def train_batches(
+    data: Prepared, *, batch_size: int, context_length: int | None, seed: int, skip: int = 0
+) -> Iterator[Batch]:
     """Training batches without end; their order depends on `seed` alone, not on any global state.
+
+    `skip` leaves out the first so many, without reading them: a run that goes on draws what it would have drawn.
 
     Images: float32 [B, 3, 32, 32], normalised by the training split's mean and standard deviation, and int64 [B]; shuffled anew
     every epoch, in which each image comes once, but for the tail that doesn't fill a batch. Text: int64 [B, T] twice, the
@@ -25,9 +30,9 @@ def train_batches(data: Prepared, *, batch_size: int, context_length: int | None
     if data.kind == "image":
         if batch_size > len(data.train.y):
             raise DataError(f"batch_size {batch_size} is more than the {len(data.train.y)} training images")
-        return _shuffled_images(data, batch_size, generator)
+        return _shuffled_images(data, batch_size, generator, skip)
     context = _context(data.train, context_length, "training")
-    return _random_windows(data.train, batch_size, context, generator)
+    return _random_windows(data.train, batch_size, context, generator, skip)
 
 
 def eval_batches(
@@ -53,19 +58,26 @@ def eval_batches(
     return [_windows(chosen, rows, context) for rows in _chunks(starts, batch_size)]
 
 
-def _shuffled_images(data: Prepared, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
-    count = len(data.train.y)
+def _shuffled_images(data: Prepared, batch_size: int, generator: torch.Generator, skip: int) -> Iterator[Batch]:
+    examples = len(data.train.y)
     scale, shift = _normalisation(data)
+    epochs, first = divmod(skip, examples // batch_size)
+    for _ in range(epochs):
+        torch.randperm(examples, generator=generator)
     while True:
-        order = torch.randperm(count, generator=generator).numpy()
-        for start in range(0, count - batch_size + 1, batch_size):
+        order = torch.randperm(examples, generator=generator).numpy()
+        for start in range(first * batch_size, examples - batch_size + 1, batch_size):
             yield _images(data.train, order[start : start + batch_size], scale, shift)
+        first = 0
 
 
-def _random_windows(split: Split, batch_size: int, context: int, generator: torch.Generator) -> Iterator[Batch]:
-    while True:
+def _random_windows(
+    split: Split, batch_size: int, context: int, generator: torch.Generator, skip: int
+) -> Iterator[Batch]:
+    for number in count():
         starts = torch.randint(len(split.y) - context + 1, (batch_size,), generator=generator)
-        yield _windows(split, starts.numpy(), context)
+        if number >= skip:
+            yield _windows(split, starts.numpy(), context)
 
 
 def _normalisation(data: Prepared) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ that µP's readout computes with.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,6 +42,18 @@ class WeightAverage:
         self.updates += 1
         share = max(1 / self.updates, 1 / self.time_constant)
         torch._foreach_lerp_(self.average, weights_of(self.optimizer), share)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The average and how many updates are in it; the tensors are its own, and no copies."""
+        return {"updates": self.updates, "average": self.average}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave, to the bit. Raises ValueError if it is of other weights."""
+        if [a.shape for a in state["average"]] != [a.shape for a in self.average]:
+            raise ValueError("The average is one of other weights, or of weights in another order.")
+        self.updates = state["updates"]
+        torch._foreach_copy_(self.average, state["average"])
 
     @contextmanager
     def evaluating(self, model: nn.Module, batches: Iterable[Any] | None = None) -> Iterator[None]:

@@ -121,7 +121,7 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"There is no checkpoint {path}")
     damaged = CheckpointError(f"{path} is damaged or no checkpoint")
-    if not zipfile.is_zipfile(path):
+    if not _intact(path):
         raise damaged
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -130,6 +130,15 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path} was not written by save_checkpoint (no format '{FORMAT}' in it)")
     return content
+
+
+def _intact(path: Path) -> bool:
+    """Whether it is a zip file whose parts have the CRC-32 that torch wrote with them, which torch does not look at."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return file.testzip() is None
+    except Exception:  # many kinds, by which byte is wrong
+        return False
 
 
 def _check_base_shapes(model: nn.Module, shapes: Mapping[str, Any], path: str | os.PathLike[str]) -> None:

@@ -1,0 +1,108 @@
+"""Checkpoints inside a run: a run that is stopped goes on later, to the bit, from the step that it had reached.
+
+The file lies beside the finished runs, as `<run id>.checkpoint`, until the run is finished. It is `optim.save_checkpoint`'s,
+with the rest of the session and whose it is.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mufree.data import Prepared
+from mufree.optim import CheckpointError, load_checkpoint, save_checkpoint
+from mufree.plan import Run
+from mufree.ranks import ALONE, Ranks, RanksError
+from mufree.train import Session, configure_torch, start
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+"""Version of `Session.state_dict`. Raise it when that changes."""
+
+
+class Interrupted(Exception):  # noqa: N818 (nothing is wrong)
+    """A run was asked to stop, and is in its checkpoint; the message says where it is."""
+
+
+def save(path: Path, session: Session) -> None:
+    """Write all that `session` carries; the file is complete or as it was. Changes nothing in the session."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(path, session.model, session.optimizer, key=_key(session), session=session.state_dict())
+
+
+def resumed(path: Path, run: Run, data: Prepared, device: torch.device, ranks: Ranks = ALONE) -> Session:
+    """The session of `run` from the checkpoint at `path`; a new one where there is none.
+
+    A checkpoint that is damaged, or of another run, other data, other `NUMERICS`, another kind of device or another number of
+    processes, is reported and left alone: the run starts anew, and the next checkpoint takes its place.
+    """
+    configure_torch()
+    session = _resumed(path, run, data, device, ranks)
+    if ranks.sums(session.step)[0] != session.step * ranks.size:
+        raise RanksError(
+            f"The processes don't read the same checkpoint {path}; put the store where all of them see it."
+        )
+    return session
+
+
+def _resumed(path: Path, run: Run, data: Prepared, device: torch.device, ranks: Ranks) -> Session:
+    session = start(run, data, device, ranks)
+    if not path.exists():
+        return session
+    try:
+        extra = load_checkpoint(path, session.model, session.optimizer)
+        _check(extra.get("key"), _key(session))
+        session.load_state_dict(extra["session"])
+    except CheckpointError as error:
+        log.warning("%s can't be gone on with (%s); the run starts anew", path, error)
+        return start(run, data, device, ranks)  # part of the checkpoint may be in the other
+    log.info("%s goes on from step %d of %d", run.id, session.step, run.training.steps)
+    return session
+
+
+def keeper(path: Path, session: Session, seconds: float, stop_requested: Callable[[], object]) -> Callable[[], None]:
+    """A function for `train.finish` to call after each step: it saves the session to `path` every so many seconds.
+
+    Where `stop_requested()` is true it saves and raises `Interrupted`. Of several processes the first one saves, and all stop
+    where one is asked to.
+    """
+    due = time.monotonic() + seconds
+
+    def after_step() -> None:
+        nonlocal due
+        stop = session.ranks.any(bool(stop_requested()))
+        if stop or time.monotonic() >= due:
+            if session.ranks.first:
+                save(path, session)
+            due = time.monotonic() + seconds
+        if stop:
+            raise Interrupted(f"in {session.run.id}, kept after step {session.step} of {session.run.training.steps}")
+
+    return after_step
+
+
+def _key(session: Session) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "run": session.run.id,
+        "numerics": session.run.numerics,
+        "data": session.data.digest,
+        "device": session.device.type,
+        "processes": session.ranks.size,
+    }
+
+
+def _check(found: Any, expected: dict[str, Any]) -> None:
+    if not isinstance(found, dict):
+        raise CheckpointError("it is no run's")
+    other = [
+        f"{name} {found.get(name)} instead of {value}" for name, value in expected.items() if found.get(name) != value
+    ]
+    if other:
+        raise CheckpointError(f"it has {', '.join(other)}")
