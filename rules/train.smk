@@ -20,7 +20,8 @@ rule sweep:
         "../envs/mufree.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
+        mem_mb=memory_of,
+        runtime=minutes_of,
         gpu=1 if DEVICE == "cuda" else 0,
     params:
         sweep=lambda wildcards: sweep_of(wildcards).id,
@@ -51,7 +52,8 @@ rule coordinate_check:
         "../envs/mufree.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
+        mem_mb=check_memory_of,
+        runtime=check_minutes_of,
     params:
         task=lambda wildcards: canonical_json(STUDY.tasks[wildcards.task]),
         cells=lambda wildcards: sorted(
@@ -91,8 +93,10 @@ rule collect:
         "results/{study}/logs/collect.log",
     conda:
         "../envs/mufree.yaml"
+    params:
+        device=DEVICE,
     message:
         "Collect the runs"
     shell:
-        "mufree collect --study {input.study:q} --out $(dirname {output.rows:q})"
+        "mufree collect --study {input.study:q} --device {params.device} --out $(dirname {output.rows:q})"
         " --sweeps 'results/{wildcards.study}/sweeps/{{task}}/{{method}}/w{{widths}}/s{{seeds}}' 2> {log:q}"

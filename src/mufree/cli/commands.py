@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from mufree import config
-from mufree.plan import Run, Sweep, expand, group_sweeps, make_run, runs_from_json, training_flops
+from mufree import config, jobs
+from mufree.plan import Run, Sweep, expand, make_run, runs_from_json, training_flops
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,12 +24,6 @@ if TYPE_CHECKING:
     from mufree.record import Record
 
 log = logging.getLogger(__name__)
-
-ASSUMED_FLOPS = 1e10
-"""Training FLOP/s of one core where the store has no run to learn from: a slow core, float32."""
-
-ASSUMED_STEP_SECONDS = 0.005
-"""What a step costs besides, however small the network."""
 
 MAX_LEARNT_FROM = 400
 """Finished runs whose times are read for an estimate; reading one takes about half a millisecond."""
@@ -97,11 +91,26 @@ def plan(arguments: argparse.Namespace) -> None:
     """`mufree plan`."""
     study = load_study(arguments.study)
     runs = expand(study)
-    sweeps = group_sweeps(runs, study.seeds_per_sweep, study.widths_per_sweep)
+    sweeps = jobs.deal(study, runs, arguments.device)
     if arguments.sweeps:
         for sweep_ in sweeps:
             print(f"{sweep_.id}\t{len(sweep_.runs)} runs")
+    if arguments.cost:
+        _print_cost(sweeps, arguments.device)
     print(f"Study {study.name}: {len(runs)} runs in {len(sweeps)} sweeps, {_progress(runs, arguments)}.", flush=True)
+
+
+def _print_cost(sweeps: Sequence[Sweep], device: jobs.Device) -> None:
+    """What each task is assumed to cost, as a table in Markdown, and what all jobs ask for."""
+    unit = "GPU-hours" if device == "cuda" else "core-hours"
+    print(f"| task | jobs | runs | {unit} | longest job | largest memory |\n| --- | --- | --- | --- | --- | --- |")
+    for task in [*dict.fromkeys(sweep_.task for sweep_ in sweeps), "all"]:
+        chosen = [sweep_ for sweep_ in sweeps if task in (sweep_.task, "all")]
+        hours = [jobs.sweep_seconds(sweep_, device) / 3600 for sweep_ in chosen]
+        memory = max(jobs.memory_to_ask(jobs.memory_mb(sweep_.runs, device)) for sweep_ in chosen) / 1000
+        runs = sum(len(sweep_.runs) for sweep_ in chosen)
+        print(f"| {task} | {len(chosen)} | {runs} | {sum(hours):,.1f} | {max(hours):,.1f} h | {memory:.1f} GB |")
+    print(f"\n{jobs.describe(sweeps, device)}\n")
 
 
 def _progress(runs: Sequence[Run], arguments: argparse.Namespace) -> str:
@@ -114,13 +123,14 @@ def _progress(runs: Sequence[Run], arguments: argparse.Namespace) -> str:
     missing = [run for run in runs if run.id not in finished]
     if not missing:
         return f"{len(done)} done, nothing to train"
-    seconds_of, learnt = _estimator(store, done)
+    seconds_of, learnt = _estimator(store, done, arguments.device)
     left = _duration(sum(map(seconds_of, missing)) / arguments.cores)
-    assumed = "" if learnt else f", assuming {ASSUMED_FLOPS / 1e9:.0f} GFLOP/s a core"
-    return f"{len(done)} done, {len(missing)} to train, about {left} on {arguments.cores} core(s){assumed}"
+    assumed = "" if learnt else f", assuming {jobs.RATES[arguments.device]}"
+    unit = "GPU" if arguments.device == "cuda" else "core"
+    return f"{len(done)} done, {len(missing)} to train, about {left} on {arguments.cores} {unit}(s){assumed}"
 
 
-def _estimator(store: Path | None, done: Sequence[Run]) -> tuple[Callable[[Run], float], bool]:
+def _estimator(store: Path | None, done: Sequence[Run], device: jobs.Device) -> tuple[Callable[[Run], float], bool]:
     """Seconds that a run may take, learnt from finished ones: those of its task and width, else of its model, else assumed.
 
     Also whether there was anything to learn from. Evaluation is in the seconds.
@@ -143,7 +153,7 @@ def _estimator(store: Path | None, done: Sequence[Run]) -> tuple[Callable[[Run],
         flops, taken = totals.get((run.task, run.width)) or totals.get((run.model.name,)) or (0.0, 0.0)
         if flops > 0:
             return training_flops(run) * taken / flops
-        return training_flops(run) / ASSUMED_FLOPS + run.training.steps * ASSUMED_STEP_SECONDS
+        return jobs.seconds(run, device)
 
     return seconds, bool(totals)
 
@@ -225,9 +235,7 @@ def _sweep_runs(arguments: argparse.Namespace) -> list[Run]:
     if arguments.runs is not None:
         return runs_from_json(arguments.runs)
     study = load_study(arguments.study)
-    sweeps: dict[str, Sweep] = {
-        s.id: s for s in group_sweeps(expand(study), study.seeds_per_sweep, study.widths_per_sweep)
-    }
+    sweeps: dict[str, Sweep] = {s.id: s for s in jobs.deal(study, expand(study), arguments.device)}
     if arguments.sweep not in sweeps:
         raise UserError(f"Unknown sweep '{arguments.sweep}'. `mufree plan {arguments.study} --sweeps` lists them.", 2)
     found = sweeps[arguments.sweep]
@@ -367,7 +375,7 @@ def collect(arguments: argparse.Namespace) -> None:
     runs = expand(study)
     folders = [
         Path(arguments.sweeps.format(task=s.task, method=s.method, widths=s.width_label, seeds=s.seed_label))
-        for s in group_sweeps(runs, study.seeds_per_sweep, study.widths_per_sweep)
+        for s in jobs.deal(study, runs, arguments.device)
     ]
     joined: dict[str, pa.Table] = {}
     for name in ("rows", "timings", "curves"):
