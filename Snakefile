@@ -71,8 +71,9 @@ rule figures:
 
 
 onstart:
+    cores = parallel_jobs()
     shell(
-        "mufree plan {STUDY_FILE:q} --device {DEVICE} --store results/{STUDY.name}/runs --cores {workflow.cores}"
+        "mufree plan {STUDY_FILE:q} --device {DEVICE} --store results/{STUDY.name}/runs --cores {cores}"
     )
 
 

@@ -91,6 +91,11 @@ def read_shard(sweeps):
         )
 
 
+def parallel_jobs():
+    """Cores to divide the time by; where jobs are submitted, how many of them may run."""
+    return workflow.resource_settings.cores or workflow.resource_settings.nodes or 1
+
+
 STUDY = read_study(STUDY_FILE)
 RUNS = expand_runs(STUDY)
 SWEEPS = {
@@ -159,7 +164,8 @@ def sweep_priority(wildcards):
 def report_usage():
     """Say how well the cores were used, if anything was trained."""
     timings = Path(f"results/{STUDY.name}/timings.parquet")
+    cores = parallel_jobs()
     if timings.exists() and timings.stat().st_mtime > STARTED:
         shell(
-            "mufree usage --timings {timings:q} --store results/{STUDY.name}/runs --since {STARTED} --cores {workflow.cores}"
+            "mufree usage --timings {timings:q} --store results/{STUDY.name}/runs --since {STARTED} --cores {cores}"
         )

@@ -135,8 +135,8 @@ def parameters(run: Run) -> int:
     if model.name == "resnet":
         # 3×3 convolutions between w, 2w and 4w channels, two a block; shortcuts and the first block of a stage count as full.
         return 27 * width + 2 * 9 * model.blocks_per_stage * (1 + 4 + 16) * width**2
-    tables = 48 * width if model.name == "vit" else 2 * _vocabulary(run) * width
-    return tables + model.depth * (4 + 2 * model.ffn_ratio) * width**2
+    entries = _positions(run) + (48 if model.name == "vit" else 2 * _vocabulary(run))
+    return entries * width + model.depth * (4 + 2 * model.ffn_ratio) * width**2
 
 
 def _activations(run: Run) -> int:
@@ -185,10 +185,12 @@ def describe(sweeps: Sequence[Sweep], device: Device, limit: int | None = None) 
     memory = [memory_to_ask(memory_mb(sweep.runs, device)) / 1000 for sweep in sweeps]
     minutes = [minutes_to_ask(sweep_seconds(sweep, device), limit=limit) for sweep in sweeps]
     hours = [sweep_seconds(sweep, device) / 3600 for sweep in sweeps]
-    unit, gpus = ("GPU", len(sweeps)) if device == "cuda" else ("core", 0)
-    on_gpu = f", up to {max(gpu_memory_mb(sweep.runs) for sweep in sweeps) / 1000:.1f} GB of it used" if gpus else ""
+    unit, gpus = "core", "no GPU"
+    if device == "cuda":
+        unit = "GPU"
+        gpus = f"{len(sweeps)} GPUs, of which up to {max(gpu_memory_mb(sweep.runs) for sweep in sweeps) / 1000:.1f} GB are used"
     return (
-        f"{len(sweeps)} jobs ask for {gpus} GPUs{on_gpu}; {sum(memory):,.1f} GB of memory in total, {max(memory):.1f} GB at "
+        f"{len(sweeps)} jobs ask for {gpus}; {sum(memory):,.1f} GB of memory in total, {max(memory):.1f} GB at "
         f"most; {sum(minutes) / 60:,.1f} h in total, {max(minutes) / 60:,.1f} h at most. Expected: {sum(hours):,.1f} "
         f"{unit}-hours, the longest {max(hours):,.1f} h, assuming {RATES[device]}."
     )

@@ -252,22 +252,30 @@ def group_sweeps(runs: Iterable[Run], seeds_per_sweep: int = 1, widths_per_sweep
 
 
 def pack_sweeps(runs: Iterable[Run], seconds_of: Callable[[Run], float], target: float) -> list[Sweep]:
-    """The runs by sweep, each of about `target` seconds where runs are shorter; ordered as by `group_sweeps`.
+    """The runs by sweep, each of `target` seconds or less where a width at a seed takes no more; ordered as by `group_sweeps`.
 
     Neighbouring widths of a method on a task share a sweep as long as all their runs take no more than `target`. A width that
-    takes more is cut by seeds into as many sweeps as it needs. One width at one seed is never cut.
+    takes more is cut by seeds, as evenly as can be. One width at one seed is never cut.
     """
     sweeps: list[Sweep] = []
     for of_method in _by_method(runs):
-        needed: dict[int, float] = {}
-        for run in of_method:
-            needed[run.width] = needed.get(run.width, 0.0) + seconds_of(run)
-        for widths in _filled(needed, target):
+        for widths in _filled(_seconds_by(lambda run: run.width, of_method, seconds_of), target):
             chosen = [run for run in of_method if run.width in widths]
-            seeds = len({run.seed for run in chosen})
-            jobs = max(1, math.ceil(sum(needed[width] for width in widths) / target))
-            sweeps += _by_seeds(chosen, math.ceil(seeds / jobs))
+            by_seed = _seconds_by(lambda run: run.seed, chosen, seconds_of)
+            fitting = len(by_seed)
+            if sum(by_seed.values()) > target:
+                fitting = max(1, int(target / max(by_seed.values())))
+            sweeps += _by_seeds(chosen, math.ceil(len(by_seed) / math.ceil(len(by_seed) / fitting)))
     return sweeps
+
+
+def _seconds_by(
+    key_of: Callable[[Run], int], runs: Iterable[Run], seconds_of: Callable[[Run], float]
+) -> dict[int, float]:
+    totals: dict[int, float] = {}
+    for run in runs:
+        totals[key_of(run)] = totals.get(key_of(run), 0.0) + seconds_of(run)
+    return totals
 
 
 def _filled(needed: dict[int, float], target: float) -> list[list[int]]:

@@ -118,15 +118,18 @@ def _start_munge(stack: ExitStack, folder: Path) -> None:
 
 
 def _configuration(folder: Path, node: str, cpus: int) -> str:
-    """One node without accounting; what it writes is in `folder`."""
+    """One node without accounting; what it writes is in `folder`.
+
+    It is said to have 32 GB, whatever it has, so that what jobs ask for decides nothing here. A job that is put back waits until
+    its credential has expired, two minutes by default.
+    """
     controller, daemon = _free_ports(2)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20 - 1000
     return f"""
 ClusterName=mufree
 SlurmctldHost={node}
 SlurmUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge/socket
+AuthInfo=socket={folder}/munge/socket,cred_expire=5
 SlurmctldPort={controller}
 SlurmdPort={daemon}
 StateSaveLocation={folder}/state
@@ -139,11 +142,12 @@ JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
+SlurmdParameters=config_overrides
 ReturnToService=1
 MinJobAge=300
 KillWait=10
 MpiDefault=none
-NodeName={node} CPUs={cpus} RealMemory={memory}
+NodeName={node} CPUs={cpus} RealMemory=32000
 PartitionName=main Nodes={node} Default=YES MaxTime=120 State=UP
 """
 
