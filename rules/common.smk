@@ -162,10 +162,10 @@ def sweep_priority(wildcards):
 
 
 def report_usage():
-    """Say how well the cores were used, if anything was trained."""
+    """Say how well the cores were used, if anything was trained on a known number of them."""
     timings = Path(f"results/{STUDY.name}/timings.parquet")
-    cores = parallel_jobs()
-    if timings.exists() and timings.stat().st_mtime > STARTED:
+    cores = workflow.resource_settings.cores
+    if cores and timings.exists() and timings.stat().st_mtime > STARTED:
         shell(
             "mufree usage --timings {timings:q} --store results/{STUDY.name}/runs --since {STARTED} --cores {cores}"
         )

@@ -43,12 +43,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def slurm() -> Iterator[real.Slurm]:
-    """SLURM on this machine, started for the session."""
+def allowed() -> None:
+    """Skip, with the reason, where no SLURM may be started."""
     if not os.environ.get("MUFREE_TEST_CLUSTER"):
         pytest.skip("`make test-cluster` starts a SLURM for it")
     if reason := real.why_not():
         pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def slurm(allowed: None) -> Iterator[real.Slurm]:
+    """SLURM on this machine, started for the session."""
     real.install()
     with real.running() as started:
         yield started

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from checkouts import Checkout, kill_group
-from slurm import CONFIG, Slurm, wait_for
+from slurm import Slurm, wait_for
 
 RUNS = 16  # of the small study
 ROWS = "results/small/rows.parquet"
@@ -27,13 +26,15 @@ def no_job_left(slurm: Slurm) -> Iterator[None]:
     slurm.cancel_all()
 
 
-def through_profile(checkout: Checkout, study: str, *targets: str) -> subprocess.Popen[str]:
+def through_profile(
+    checkout: Checkout, study: str, *targets: str, device: str = "cpu", options: Sequence[str] = ()
+) -> subprocess.Popen[str]:
     """Snakemake on the login node with profiles/slurm; only what this SLURM lacks, GPUs and accounting, is said otherwise."""
     return subprocess.Popen(
         [
             *(sys.executable, "-m", "snakemake", "--profile", "profiles/slurm", "--slurm-status-command", "squeue"),
-            *("--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "10"),
-            *("--config", f"study={study}", "device=cpu", "--", *targets),
+            *("--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "10", *options),
+            *("--config", f"study={study}", f"device={device}", "--", *targets),
         ],
         cwd=checkout.path,
         env=checkout.environment,
@@ -138,6 +139,25 @@ def test_a_node_that_goes_down_and_comes_back_costs_no_finished_run(
     assert_nothing_lost(checkout, kept, local("small"))
 
 
+def test_every_sweep_asks_for_a_gpu_and_waits_for_no_other(slurm: Slurm, checkout: Checkout, local: Local) -> None:
+    """profiles/default lets one sweep at a time use this machine's GPU; jobs that are submitted have their own.
+
+    The GPUs here are false: each sweep fails, says why, and does not fall back to a CPU.
+    """
+    before = set(slurm.jobs())
+    process = through_profile(
+        with_data_of(local("small"), checkout), "small", ROWS, device="cuda", options=("--retries", "0")
+    )
+    assert process.wait(600) != 0
+    submitted = [slurm.details(job) for job in slurm.jobs() if job not in before]
+    assert [each["TresPerJob"] for each in submitted] == ["gres:gpu:1"] * 4
+    assert max(each["SubmitTime"] for each in submitted) <= min(each["EndTime"] for each in submitted)
+    assert {each["JobState"] for each in submitted} == {"FAILED"}
+    logs = (checkout.path / "results/small/logs/sweep").glob("*.log")
+    assert ["PyTorch finds none" in log.read_text() for log in logs] == [True] * 4
+    assert not stored(checkout)
+
+
 def sweeps_running(slurm: Slurm) -> list[str]:
     return [job for job, comment in slurm.jobs("RUNNING").items() if comment.startswith("rule_sweep")]
 
@@ -202,14 +222,3 @@ def test_an_allocation_that_is_stopped_goes_on_where_it_was(
     wait_until_done(slurm, checkout, job)
     checkout.snakemake(ROWS, study="small")
     assert_nothing_lost(checkout, kept, local("small"))
-
-
-# --- afterwards ------------------------------------------------------------------------------------------------------
-
-
-def test_a_slurm_that_is_there_is_left_alone(slurm: Slurm) -> None:
-    """While ours runs, another one can't be started: the file that all jobs read is there."""
-    import slurm as real
-
-    assert str(CONFIG) in real.why_not()
-    assert os.geteuid() == 0

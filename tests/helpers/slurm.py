@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CONFIG = Path("/etc/slurm/slurm.conf")
-"""Jobs look for it here, since they start without SLURM_CONF."""
+"""Jobs look for it here, since they start without SLURM_CONF; what it says of GPUs has to be beside it."""
+GPUS = CONFIG.with_name("gres.conf")
 
 PACKAGES = ("munge", "slurm-wlm")
 
@@ -26,8 +27,9 @@ def why_not() -> str:
     """What forbids a SLURM of our own here; empty if nothing does."""
     if os.geteuid() != 0 or not Path("/etc/debian_version").exists() or shutil.which("apt-get") is None:
         return "a SLURM is started by root on Debian alone"
-    if CONFIG.exists():
-        return f"there is a SLURM here already ({CONFIG}), which is left alone"
+    for path in (CONFIG, GPUS):
+        if path.exists():
+            return f"there is a SLURM here already ({path}), which is left alone"
     return ""
 
 
@@ -92,8 +94,9 @@ def running(cpus: int = 2) -> Iterator[Slurm]:
         node = socket.gethostname()
         _start_munge(stack, folder)
         CONFIG.parent.mkdir(exist_ok=True)
-        stack.callback(CONFIG.unlink)
-        CONFIG.write_text(_configuration(folder, node, cpus))
+        for path, text in ((CONFIG, _configuration(folder, node, cpus)), (GPUS, _two_false_gpus(node))):
+            stack.callback(path.unlink)
+            path.write_text(text)
         (folder / "state").mkdir()
         (folder / "spool").mkdir()
         _start(stack, folder, "slurmctld", "-D", "-i")
@@ -120,8 +123,8 @@ def _start_munge(stack: ExitStack, folder: Path) -> None:
 def _configuration(folder: Path, node: str, cpus: int) -> str:
     """One node without accounting; what it writes is in `folder`.
 
-    It is said to have 32 GB, whatever it has, so that what jobs ask for decides nothing here. A job that is put back waits until
-    its credential has expired, two minutes by default.
+    It is said to have 32 GB, whatever it has, so that what jobs ask for decides nothing here. A job that is put back waits
+    until its credential has expired, two minutes by default.
     """
     controller, daemon = _free_ports(2)
     return f"""
@@ -147,9 +150,15 @@ ReturnToService=1
 MinJobAge=300
 KillWait=10
 MpiDefault=none
-NodeName={node} CPUs={cpus} RealMemory=32000
+GresTypes=gpu
+NodeName={node} CPUs={cpus} RealMemory=32000 Gres=gpu:2
 PartitionName=main Nodes={node} Default=YES MaxTime=120 State=UP
 """
+
+
+def _two_false_gpus(node: str) -> str:
+    """Devices that are none: SLURM counts them and hands them out, and PyTorch finds nothing."""
+    return f"NodeName={node} Name=gpu File=/dev/null\nNodeName={node} Name=gpu File=/dev/zero\n"
 
 
 def _free_ports(count: int) -> list[int]:

@@ -63,3 +63,9 @@ def test_the_how_to_needs_the_library_alone_until_the_coordinate_check() -> None
 def test_links_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text(encoding="utf-8")):
         assert (DOCS / target).exists(), target
+
+
+def test_what_the_cluster_study_costs_is_what_the_plan_says(capsys: pytest.CaptureFixture[str]) -> None:
+    study = DOCS.parent / "experiments/cluster.yaml"
+    assert main(["plan", str(study), "--cost", "--device", "cuda"]) == 0
+    assert capsys.readouterr().out.strip() in (DOCS / "cluster.md").read_text(encoding="utf-8")
