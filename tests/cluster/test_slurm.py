@@ -30,19 +30,21 @@ def through_profile(
     checkout: Checkout, study: str, *targets: str, device: str = "cpu", options: Sequence[str] = ()
 ) -> subprocess.Popen[str]:
     """Snakemake on the login node with profiles/slurm; only what this SLURM lacks, GPUs and accounting, is said otherwise."""
-    return subprocess.Popen(
-        [
-            *(sys.executable, "-m", "snakemake", "--profile", "profiles/slurm", "--slurm-status-command", "squeue"),
-            *("--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "10", *options),
-            *("--config", f"study={study}", f"device={device}", "--", *targets),
-        ],
-        cwd=checkout.path,
-        env=checkout.environment,
-        text=True,
-        stdout=(checkout.path / "said.txt").open("a"),
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
+    command = [
+        *(sys.executable, "-m", "snakemake", "--profile", "profiles/slurm", "--slurm-status-command", "squeue"),
+        *("--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "10", *options),
+        *("--config", f"study={study}", f"device={device}", "--", *targets),
+    ]
+    with (checkout.path / "said.txt").open("a") as said:
+        return subprocess.Popen(
+            command,
+            cwd=checkout.path,
+            env=checkout.environment,
+            text=True,
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
 
 def finish(checkout: Checkout, process: subprocess.Popen[str]) -> None:

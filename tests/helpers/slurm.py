@@ -76,7 +76,7 @@ class Slurm:
         subprocess.run(["scontrol", "update", f"nodename={self.node}", f"state={state}", "reason=test"], check=True)
 
 
-def wait_for(happens: Callable[[], object], what: str, seconds: float = 300) -> None:
+def wait_for(happens: Callable[[], object], what: str, seconds: float = 600) -> None:
     """Wait until `happens()`; an AssertionError that names `what` after so many seconds, so that no test hangs."""
     deadline = time.monotonic() + seconds
     while not happens():
