@@ -33,7 +33,7 @@ lint: $(READY) ## linters alone
 	@$(BIN)/snakefmt --check Snakefile rules
 	@$(BIN)/snakemake --lint
 
-bench: $(READY) ## runs per core-hour against a plain loop (some hours; results/bench)
+bench: $(READY) ## runs per core-hour against a plain loop (an hour or two; results/bench)
 	@$(BIN)/python benchmarks/bench.py
 
 bench-quick: $(READY) ## whether the benchmark works (a minute or two)

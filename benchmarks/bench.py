@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -233,12 +233,13 @@ def draw_figure(rows: list[dict[str, Any]], out: Path) -> None:
         figure.savefig(out / f"bench.{suffix}", dpi=160)
 
 
-def bench(cases: list[Case], sweeps: dict[Any, Sweep], folders: dict[str, Path], rounds: int) -> list[dict[str, Any]]:
-    """Rows of the table, one for each case and kind; printed as they come."""
+def bench(
+    cases: list[Case], sweeps: dict[Any, Sweep], folders: dict[str, Path], rounds: int
+) -> Iterator[dict[str, Any]]:
+    """Rows of the table, one for each case and kind; printed and handed out as they come."""
     configure_torch()
     rates = product_rates()
     print("matrix products, GFLOP/s: " + ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in rates.items()))
-    rows = []
     for model, width in cases:
         pair = {precision: sweeps[model, width, precision] for precision in KINDS[1:]}
         costs: dict[str, list[Cost]] = defaultdict(list)
@@ -272,7 +273,6 @@ def bench(cases: list[Case], sweeps: dict[Any, Sweep], folders: dict[str, Path],
                 "peak_mib": statistics.median(cost.mebibytes for cost in costs[kind]),
                 "loss": costs[kind][0].losses[count // 2],  # at the same rate
             }
-            rows.append(row)
             print(
                 f"{model:6} w{width:<4} {kind:10} {per_hour:7.0f} runs/core-hour ({row['ratio']:.2f}x)  "
                 f"{row['steps_per_second']:6.1f} steps/s ({row['step_ratio']:.2f}x)  {row['gflops']:5.0f} GFLOP/s "
@@ -280,20 +280,52 @@ def bench(cases: list[Case], sweeps: dict[Any, Sweep], folders: dict[str, Path],
                 f"kernel's)  {row['peak_mib']:.0f} MiB  loss {row['loss']:.3f}",
                 flush=True,
             )
-    return rows
+            yield row
+
+
+def write_table(rows: list[dict[str, Any]], out: Path) -> None:
+    """Write bench.csv."""
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "bench.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def markdown(rows: Iterable[Mapping[str, str]]) -> str:
+    """The table of docs/performance.md, from rows as bench.csv has them."""
+    lines = [
+        "| model | width | | runs per core-hour | ratio | steps/s | ratio | GFLOP/s | share of torch's rate | peak MiB |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        n = {name: float(value) for name, value in row.items() if name not in ("model", "kind")}
+        lines.append(
+            f"| {row['model']} | {row['width']} | {row['kind']} | {n['runs_per_core_hour']:.0f} | {n['ratio']:.2f} | "
+            f"{n['steps_per_second']:.1f} | {n['step_ratio']:.2f} | {n['gflops']:.0f} | {n['share_of_float32_rate']:.0%} | "
+            f"{n['peak_mib']:.0f} |"
+        )
+    return "\n".join(lines)
 
 
 def main() -> None:
     """Parse, measure, write."""
     parser = argparse.ArgumentParser(description="Runs per core-hour: mufree sweep against a plain loop.")
     parser.add_argument("--cases", nargs="*", default=[], metavar="MODEL:WIDTH", help="default: all of speed.yaml")
-    parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured (default 3)")
+    parser.add_argument("--rounds", type=int, default=1, help="how often everything is measured (default 1)")
     parser.add_argument("--rates", type=int, default=10, help="runs in a sweep (default 10, as in the study)")
     parser.add_argument("--steps", type=int, help="steps a run, a multiple of 20 (default 300, the study's)")
     parser.add_argument("--quick", action="store_true", help="two cases, two rates, 40 steps: does it work at all?")
     parser.add_argument("--profile", action="store_true", help="print where the time of a step goes, and stop")
     parser.add_argument("--out", type=Path, default=Path("results/bench"))
+    parser.add_argument(
+        "--table", type=Path, metavar="CSV", help="print a bench.csv as the table of the docs, and stop"
+    )
     arguments = parser.parse_args()
+    if arguments.table:
+        with arguments.table.open(newline="", encoding="utf-8") as file:
+            print(markdown(csv.DictReader(file)))
+        return
     if arguments.quick:
         arguments.rounds, arguments.rates, arguments.steps = 1, 2, 40
     raw = yaml.safe_load((HERE / "speed.yaml").read_text(encoding="utf-8"))
@@ -314,12 +346,10 @@ def main() -> None:
             for model, width in cases:
                 profile({p: sweeps[model, width, p].runs[0] for p in KINDS[1:]}, data.load(folders[model]))
             return
-        rows = bench(cases, sweeps, folders, arguments.rounds)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    with (arguments.out / "bench.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+        rows = []
+        for row in bench(cases, sweeps, folders, arguments.rounds):
+            rows.append(row)
+            write_table(rows, arguments.out)  # each time: the last case comes an hour after the first
     draw_figure(rows, arguments.out)
     for row in rows:
         if row["kind"] != "plain loop" and row["ratio"] < TARGETS[row["model"]]:

@@ -18,11 +18,13 @@ PAPER_FIGURES = [
 PAPER_TABLES = [
     "tasks",
     "main",
+    "cells",
     "verdicts",
     "conditions",
     "optima",
     "data",
     *(["calibration"] if (FROZEN / "calibration.csv").exists() else []),
+    *(["power"] if (FROZEN / "power.csv").exists() else []),
 ]
 
 
@@ -60,6 +62,7 @@ rule freeze:
             task=STUDY.tasks,
         ),
         study=STUDY_FILE,
+        full="experiments/cifar_wikitext.yaml",
         hypotheses="experiments/hypotheses.yaml",
     log:
         f"results/{STUDY.name}/logs/freeze.log",
@@ -72,13 +75,18 @@ rule freeze:
             if Path("results/calibration.csv").exists()
             else ""
         ),
+        power=lambda wildcards: (
+            f"--power experiments/{STUDY.name}.power.csv"
+            if Path(f"experiments/{STUDY.name}.power.csv").exists()
+            else ""
+        ),
     message:
         "Freeze study {STUDY.name} for the paper"
     # No output: what is frozen is a source of the article, which must not pull training in.
     shell:
-        "mufree freeze --study {input.study:q} --hypotheses {input.hypotheses:q} --rows {input.rows:q}"
+        "mufree freeze --study {input.study:q} --full {input.full:q} --hypotheses {input.hypotheses:q} --rows {input.rows:q}"
         " --curves {input.curves:q} --timings {input.timings:q} --tables $(dirname {input.tables[0]:q})"
-        " --coordcheck {input.coordcheck:q} --provenance {input.provenance:q} {params.calibration}"
+        " --coordcheck {input.coordcheck:q} --provenance {input.provenance:q} {params.calibration} {params.power}"
         " --out paper/data 2> {log:q}"
 
 

@@ -183,6 +183,20 @@ def verdict(slopes: pd.DataFrame, *, first_step: int = FIRST_STEP) -> pd.DataFra
     return pd.DataFrame(rows)
 
 
+def tables(measured: Iterable[pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """A study's tables `coordcheck`, of slopes, and `coordcheck_verdict`, from its raw checks; none of them without a check.
+
+    A frame a task, since tasks have different widths.
+    """
+    import pandas as pd
+
+    found = [slopes(frame) for frame in measured]
+    if not found:
+        return {}
+    joined = pd.concat(found, ignore_index=True)
+    return {"coordcheck": joined, "coordcheck_verdict": verdict(joined)}
+
+
 _KEYS = ("module", "layer", "at", "step")
 _QUANTITIES = {"size": "mean_abs", "change": "mean_abs_change", "relative": "relative"}
 

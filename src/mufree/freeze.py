@@ -6,30 +6,22 @@ frozen runs every table that they still determine, and compares it with the froz
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mufree import record
+from mufree.files import replacing, sha256
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+    from mufree.plan import Run
+
 MANIFEST = "MANIFEST.json"
-
-FULL_STUDY = "cifar_wikitext"
-"""The study that the paper is about. Any other one stands in for it."""
-
-STAND_IN = (
-    "This is the study {name}. It stands in for the full study on CIFAR-10 and WikiText-2, "
-    "of which all runs are missing."
-)
 
 MAX_BYTES = 20_000_000
 """A frozen folder is kept in the repository, so it has to be small."""
@@ -87,15 +79,17 @@ def freeze(
     curves: pa.Table,
     timings: pa.Table,
     provenance: Mapping[str, Any],
+    full: Iterable[Run],
 ) -> dict[str, Any]:
     """Write the frozen folder `out` in place of what stands there, and return its manifest.
 
-    `copies` are files that are copied as they are, by their names in the folder. Either the whole folder is replaced or
-    nothing is. The same input gives the same bytes. Raises `FrozenError`, naming the largest files, above `MAX_BYTES`.
+    `full` are the runs of the study that the paper is about, which this one may stand in for. `copies` are files that are
+    copied as they are, by their names in the folder. Either the whole folder is replaced or nothing is. The same input gives
+    the same bytes. Raises `FrozenError`, naming the largest files, above `MAX_BYTES`.
     """
     import pyarrow.parquet as pq
 
-    with _replacing(out) as folder:
+    with replacing(out) as folder:
         for name, source in copies.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, folder / name)
@@ -109,9 +103,25 @@ def freeze(
         )
         (folder / "timings.csv").write_text(_summed(rows, timings).to_csv(index=False, float_format="%.6g"))
         record.write_json(folder / "provenance.json", provenance)
-        manifest = _manifest(folder, study, provenance, rows.num_rows)
+        manifest = _manifest(folder, study, provenance, rows, full)
         record.write_json(folder / MANIFEST, manifest)
     return manifest
+
+
+def missing_words(study: str, found: Collection[str], full: Iterable[Run]) -> str:
+    """What a study lacks of the full one, task by task, by the ids of its runs; empty where it has all."""
+    planned: dict[str, list[bool]] = {}
+    for run in full:
+        planned.setdefault(run.task, []).append(run.id in found)
+    runs = sum(map(len, planned.values()))
+    here = sum(map(sum, planned.values()))
+    if here == runs:
+        return ""
+    opening = f"This is the study {study}. It stands in for the full study on CIFAR-10 and WikiText-2, "
+    if not here:
+        return f"{opening}of which all runs are missing."
+    tasks = ", ".join(f"{task} {sum(done)} of {len(done)}" for task, done in planned.items())
+    return f"{opening}of whose {runs} runs it has {here}: {tasks}."
 
 
 def verify(folder: Path) -> dict[str, Any]:
@@ -129,7 +139,7 @@ def verify(folder: Path) -> dict[str, Any]:
     problems = [
         *(f"missing: {name}" for name in sorted(set(files) - set(found))),
         *(f"not in the manifest: {name}" for name in sorted(set(found) - set(files))),
-        *(f"changed: {name}" for name in files if name in found and _sha256(found[name]) != files[name]["sha256"]),
+        *(f"changed: {name}" for name in files if name in found and sha256(found[name]) != files[name]["sha256"]),
     ]
     if problems:
         raise FrozenError(
@@ -146,14 +156,10 @@ def recompute(folder: Path) -> dict[str, int]:
     """
     import pandas as pd
 
-    from mufree import tables
-    from mufree.coordcheck import slopes, verdict
+    from mufree import coordcheck, tables
 
     made = tables.build(pd.read_parquet(folder / "rows.parquet"), pd.read_parquet(folder / "curves.parquet"))
-    checks = [slopes(pd.read_parquet(path)) for path in sorted((folder / "coordcheck").glob("*.parquet"))]
-    if checks:
-        made["coordcheck"] = pd.concat(checks, ignore_index=True)
-        made["coordcheck_verdict"] = verdict(made["coordcheck"])
+    made |= coordcheck.tables(pd.read_parquet(path) for path in sorted((folder / "coordcheck").glob("*.parquet")))
     compared = {}
     for name, table in made.items():
         if name in NEED_EVERY_STEP:
@@ -174,32 +180,17 @@ def recompute(folder: Path) -> dict[str, int]:
 # --- inside ----------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _replacing(out: Path) -> Iterator[Path]:
-    """A new folder that takes the place of `out` if the block succeeds, and is gone if it fails."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as name:
-        new, old = Path(name) / "new", Path(name) / "old"
-        new.mkdir()
-        yield new
-        if out.exists():
-            out.rename(old)
-        new.rename(out)
-
-
 def _files(folder: Path) -> dict[str, Path]:
     """Every file but the manifest, by its path in the folder."""
     found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     return {name: path for name, path in found.items() if name != MANIFEST}
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _manifest(folder: Path, study: str, provenance: Mapping[str, Any], runs: int) -> dict[str, Any]:
+def _manifest(
+    folder: Path, study: str, provenance: Mapping[str, Any], rows: pa.Table, full: Iterable[Run]
+) -> dict[str, Any]:
     files: dict[str, dict[str, Any]] = {
-        name: {"sha256": _sha256(path), "bytes": path.stat().st_size} for name, path in _files(folder).items()
+        name: {"sha256": sha256(path), "bytes": path.stat().st_size} for name, path in _files(folder).items()
     }
     total = sum(file["bytes"] for file in files.values())
     if total >= MAX_BYTES:
@@ -208,13 +199,13 @@ def _manifest(folder: Path, study: str, provenance: Mapping[str, Any], runs: int
         raise FrozenError(
             f"the frozen study would be {total / 1e6:.1f} MB, more than {MAX_BYTES / 1e6:.0f}; the largest files are {sizes}"
         )
-    complete = study == FULL_STUDY
+    missing = missing_words(study, set(rows.column("run_id").to_pylist()), full)
     return {
         "study": study,
-        "complete": complete,
-        "missing": "" if complete else STAND_IN.format(name=study),
+        "complete": not missing,
+        "missing": missing,
         "run_set": files["rows.parquet"]["sha256"][:8],
-        "runs": runs,
+        "runs": rows.num_rows,
         "core_hours": provenance["core_hours"],
         "code_digest": provenance["code_digest"],
         "numerics": provenance["numerics"],
@@ -250,7 +241,9 @@ def _as_read(table: pd.DataFrame) -> pd.DataFrame:
 
     import pandas as pd
 
-    return pd.read_csv(io.StringIO(table.to_csv(index=False, float_format="%.8g")))
+    from mufree import tables
+
+    return pd.read_csv(io.StringIO(tables.to_csv(table)))
 
 
 def _same(name: str, made: pd.DataFrame, frozen: pd.DataFrame, tolerance: float) -> None:
@@ -284,6 +277,7 @@ def copies_of(
     tables: Path,
     coordcheck: Sequence[Path],
     calibration: Path | None,
+    power: Path | None,
 ) -> dict[str, Path]:
     """The files that are frozen as they are, by their names in the folder."""
     return {
@@ -292,4 +286,5 @@ def copies_of(
         **{f"tables/{path.name}": path for path in sorted(tables.glob("*.csv"))},
         **{f"coordcheck/{path.name}": path for path in coordcheck},
         **({"calibration.csv": calibration} if calibration is not None else {}),
+        **({"power.csv": power} if power is not None else {}),
     }

@@ -13,7 +13,7 @@ from typing import Literal
 
 from mufree import config
 from mufree.config import Study
-from mufree.plan import Run, Sweep, evaluation_flops, group_sweeps, make_run, pack_sweeps, training_flops
+from mufree.plan import Run, Sweep, evaluation_flops, make_run, pack_sweeps, study_sweeps, training_flops
 
 Device = Literal["cpu", "cuda"]
 
@@ -69,7 +69,7 @@ def sweep_seconds(sweep: Sweep, device: Device) -> float:
 def deal(study: Study, runs: Sequence[Run], device: Device) -> list[Sweep]:
     """The sweeps of a study: what one job trains. Changes no run and no identity."""
     if study.minutes_per_job is None:
-        return group_sweeps(runs, study.seeds_per_sweep, study.widths_per_sweep)
+        return study_sweeps(study, runs)
     return pack_sweeps(runs, lambda run: seconds(run, device), 60.0 * study.minutes_per_job)
 
 

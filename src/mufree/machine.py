@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import platform
 import sys
 from dataclasses import dataclass
 from functools import cache
@@ -14,8 +15,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Processor:
-    """What decides between kernels; a processor that isn't x86, or isn't known, has none of it."""
+    """Its name as the kernel gives it, and what decides between kernels: one that isn't x86, or isn't known, has none of it."""
 
+    name: str = ""
     intel: bool = False
     avx512: bool = False
     bfloat16: bool = False
@@ -28,6 +30,7 @@ def parse_cpuinfo(text: str) -> Processor:
     fields = {name.strip(): value.strip() for name, _, value in lines}
     flags = fields.get("flags", "").split()
     return Processor(
+        name=fields.get("model name", ""),
         intel=fields.get("vendor_id") == "GenuineIntel",
         avx512="avx512f" in flags,
         bfloat16="avx512_bf16" in flags or "amx_bf16" in flags,
@@ -41,6 +44,11 @@ def this_processor() -> Processor:
         return parse_cpuinfo(Path("/proc/cpuinfo").read_text(encoding="utf-8"))
     except OSError:
         return Processor()
+
+
+def cpu_name() -> str:
+    """The processor's model name, or what Python knows of it."""
+    return this_processor().name or platform.processor() or platform.machine()
 
 
 def bfloat16_cost(processor: Processor) -> str | None:

@@ -7,37 +7,24 @@ their keys; the tests in tests/claims check each choice against the tables once 
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import yaml
-
 from mufree.coordcheck import MAX_SLOPE
-from mufree.figures import display_names
-from mufree.hypotheses import Hypotheses
+from mufree.frozen import Frozen
+from mufree.recipe import recipe
 from mufree.report.captions import FIGURE_CAPTIONS
 from mufree.report.setting import caveat_of
 from mufree.report.terms import bounds, statistic, value, with_unit
-from mufree.report.words import count, known, listing, number, percent, span
-from mufree.tables.transfer import EQUIVALENCE_MARGIN
+from mufree.report.transfer import drift_shown
+from mufree.report.verdicts import WORDS, p_value
+from mufree.report.words import count, known, listing, number, percent, sentence, span
+from mufree.tables.transfer import EQUIVALENCE_MARGIN, is_equivalent
 from mufree.verdicts import NOT_MEASURED
 
 Row = Mapping[str, Any]
-
-WORDS = {
-    "supported": "supported",
-    "refuted": "refuted",
-    "inconclusive": "inconclusive",
-    "not_estimable": "not estimable",
-}
-"""Verdicts as they are read, in the order in which they are listed."""
 
 SHOWN_WITH_ROWS = ("anytime", "best_of_k", "interaction", "weight_decay")
 """Figures of factors that not every task has; each shows the table of its name."""
@@ -54,96 +41,6 @@ NO_BARS = {
 
 POWER = 0.8
 """Probability with which a detectable effect is found."""
-
-
-@dataclass(frozen=True)
-class Frozen:
-    """What the paper is built from: a frozen study, and the verdicts on it.
-
-    `checked_seeds` is how many seeds the coordinate check of each task has.
-    """
-
-    manifest: Mapping[str, Any]
-    study: Mapping[str, Any]
-    hypotheses: Hypotheses
-    provenance: Mapping[str, Any]
-    tables: Mapping[str, pd.DataFrame]
-    runs: pd.DataFrame
-    verdicts: pd.DataFrame
-    calibration: pd.DataFrame | None
-    checked_seeds: Mapping[str, int]
-
-    @cached_property
-    def tasks(self) -> list[str]:
-        """Tasks by name."""
-        return sorted(map(str, self.runs["task"].unique()))
-
-    @property
-    def estimates(self) -> pd.DataFrame:
-        """The table of estimates."""
-        return self.tables["estimates"]
-
-    @cached_property
-    def names(self) -> dict[str, str]:
-        """Each method's name of display."""
-        return display_names(self.runs)
-
-    def named(self, text: str) -> str:
-        """A text in which methods are called by their names of display, and a pair is compared in words."""
-        joined = text.replace(" - ", " against ").replace(" / ", " over ")
-        return re.sub(r"\b(?:sp|mup)_[a-z0-9_]+", lambda found: self.names.get(found.group(), found.group()), joined)
-
-    def primary(self, task: str) -> pd.DataFrame:
-        """The runs of a task whose settings are all the task's own."""
-        return self.runs[self.runs["task"].eq(task) & self.runs["variant"].fillna("").eq("")]
-
-    def methods(self, task: str) -> list[str]:
-        """The four of the study that ran, in their order, then the others."""
-        return list(dict.fromkeys(self.tables["optima"].query("task == @task")["method"]))
-
-    def widths(self, task: str) -> list[int]:
-        """Widths of primary runs, ascending."""
-        return sorted(int(width) for width in self.primary(task)["width"].unique())
-
-    def n_widths(self, task: str, method: str) -> int:
-        """At how many widths a method was trained in primary cells."""
-        runs = self.primary(task)
-        return int(runs[runs["method"].eq(method)]["width"].nunique())
-
-    def seeds(self, task: str) -> list[int]:
-        """How many seeds the methods were judged by: one number, unless they differ."""
-        return sorted(int(n) for n in self.tables["optima"].query("task == @task")["n_seeds"].unique())
-
-    def records(self, table: str, **where: Any) -> list[dict[str, Any]]:
-        """Rows of a table with the given values, in its order."""
-        frame = self.tables[table]
-        for column, wanted in where.items():
-            frame = frame[frame[column].eq(wanted)]
-        return [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")]
-
-    def judged(self, hypothesis: str, scope: str) -> list[dict[str, Any]]:
-        """Rows of the verdicts of one hypothesis and scope."""
-        frame = self.verdicts[self.verdicts["id"].eq(hypothesis) & self.verdicts["scope"].eq(scope)]
-        return [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")]
-
-
-def read(folder: Path, manifest: Mapping[str, Any], verdicts: pd.DataFrame) -> Frozen:
-    """A frozen folder that `freeze.verify` has passed."""
-    calibration = folder / "calibration.csv"
-    return Frozen(
-        manifest=manifest,
-        study=yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8")),
-        hypotheses=Hypotheses.model_validate(yaml.safe_load((folder / "hypotheses.yaml").read_text(encoding="utf-8"))),
-        provenance=json.loads((folder / "provenance.json").read_text(encoding="utf-8")),
-        tables={path.stem: pd.read_csv(path) for path in sorted((folder / "tables").glob("*.csv"))},
-        runs=pd.read_parquet(folder / "rows.parquet"),
-        verdicts=verdicts,
-        calibration=pd.read_csv(calibration) if calibration.exists() else None,
-        checked_seeds={
-            path.stem: pd.read_parquet(path, columns=["seed"])["seed"].nunique()
-            for path in sorted((folder / "coordcheck").glob("*.parquet"))
-        },
-    )
 
 
 def collect(frozen: Frozen, figures: Sequence[str]) -> dict[str, Any]:
@@ -269,6 +166,7 @@ def sentences(frozen: Frozen) -> dict[str, list[str]]:
         "negative-control": _negative_control(frozen),
         "coordinate-check": _coordinate_check(frozen),
         "surprises": _surprises(frozen),
+        "recipe": [recipe(frozen, task) for task in frozen.tasks],
         "calibration": _calibration(frozen),
         "scope": [_scope(frozen, task) for task in frozen.tasks],
         "seeds": [_seeds(frozen)],
@@ -297,8 +195,8 @@ def _size(frozen: Frozen) -> str:
 def _headline(frozen: Frozen) -> list[str]:
     """The verdict on transfer, task by task, in one sentence a verdict, with the drifts that it rests on."""
     meaning = {
-        "supported": "under µP with ScheduleFree the best learning rate moves by less than ±0.25 doublings per doubling of "
-        "width, and under SP it drifts",
+        "supported": "under µP with ScheduleFree the best learning rate moves by less than "
+        f"±{EQUIVALENCE_MARGIN} doublings per doubling of width, and under SP it drifts",
         "refuted": "it is not true that the best learning rate drifts under SP with ScheduleFree and not under µP",
         "inconclusive": "whether µP keeps ScheduleFree's best learning rate from drifting with width stays open",
         "not_estimable": "whether µP keeps ScheduleFree's best learning rate from drifting with width can't be estimated",
@@ -349,25 +247,19 @@ def _drift(frozen: Frozen, task: str) -> str:
     for method in frozen.methods(task):
         if method in rows and frozen.n_widths(task, method) > 1:
             shown = f"{_with_interval(rows[method])}, " if known(rows[method]["estimate"]) else ""
-            parts.append(f"{frozen.named(method)}: {shown}{drift_class(rows[method])}")
+            parts.append(f"{frozen.named(method)}: {shown}{drift_words(rows[method])}")
     return f"{task}: {'; '.join(parts)}."
 
 
-def drift_class(row: Row, margin: float = EQUIVALENCE_MARGIN) -> str:
+def drift_words(row: Row) -> str:
     """What an estimate of drift shows: `no drift`, `small`, `drifts`, `undecided` or `not estimable`."""
-    if row["status"] != "ok" or not known(row["estimate"]):
-        return "not estimable"
-    if not known(row["low90"]):
-        return "undecided"
-    inside = -margin < row["low90"] and row["high90"] < margin
-    nonzero = row["low"] > 0 or row["high"] < 0
-    if inside:
-        return "small" if nonzero else "no drift"
-    return "drifts" if nonzero else "undecided"
+    estimate = row["estimate"] if row["status"] == "ok" else None
+    kind = drift_shown(estimate, row["low"], row["high"], is_equivalent(row["low90"], row["high90"]))
+    return {"none": "no drift", "not_estimable": "not estimable"}.get(kind, kind)
 
 
 def _regret(frozen: Frozen, task: str) -> str:
-    widest, base = frozen.widths(task)[-1], frozen.widths(task)[0]
+    widest, base = frozen.widths(task)[-1], frozen.base_width(task)
     parts = [
         f"{frozen.named(row['subject'])} {_with_interval(row)}"
         for row in frozen.records("estimates", task=task, statistic="regret_cf", width=widest)
@@ -405,15 +297,15 @@ def _answer(frozen: Frozen, hypothesis: str) -> list[str]:
             parts = [row for row in frozen.judged(hypothesis, "condition") if row["task"] == whole["task"]]
             said = "; ".join(_condition(frozen, row) for row in parts)
             of_verdict = whole["p_refuted_holm" if whole["verdict"] == "refuted" else "p_holm"]
-            p = f" (Holm p {p_words(of_verdict)})" if known(of_verdict) else ""
-            out.append(f"{whole['task']}: {WORDS[whole['verdict']]}{p}. {_sentence(said)}")
+            p = f" (Holm p {p_value(of_verdict)})" if known(of_verdict) else ""
+            out.append(f"{whole['task']}: {WORDS[whole['verdict']]}{p}. {sentence(said)}")
     return out
 
 
 def _short_answer(frozen: Frozen, hypothesis: str) -> list[str]:
     """The claim, and its verdict in each task with the numbers that decide."""
     claim = next(h.claim for h in frozen.hypotheses.hypotheses if h.id == hypothesis)
-    return [f"{hypothesis}. {_sentence(claim)} {_overall(frozen, hypothesis)}"]
+    return [f"{hypothesis}. {sentence(claim)} {_overall(frozen, hypothesis)}"]
 
 
 def _overall(frozen: Frozen, hypothesis: str) -> str:
@@ -428,7 +320,7 @@ def _overall(frozen: Frozen, hypothesis: str) -> str:
         return f"{word} in any task" + (": it was not measured." if reasons == {NOT_MEASURED} else ".")
     each = [f"{WORDS[v]} in {listing(by_verdict[v])}" for v in WORDS if v in by_verdict]
     mixed = len(set(by_verdict) - {"not_estimable"}) > 1
-    return f"{word} overall: {'; '.join(each)}." if mixed else f"{_sentence('; '.join(each))}"
+    return f"{word} overall: {'; '.join(each)}." if mixed else f"{sentence('; '.join(each))}"
 
 
 def _condition(frozen: Frozen, row: Row) -> str:
@@ -443,23 +335,12 @@ def _condition(frozen: Frozen, row: Row) -> str:
     return f"{head} {value(row['estimate'], what)}{shown}{unit}: {WORDS[row['verdict']]}"
 
 
-def _sentence(text: str) -> str:
-    """With a capital first letter, unless that is a µ, and a full stop."""
-    first = text[0] if text[0] == "µ" else text[0].upper()
-    return first + text[1:] + ("" if text[-1] in ".!?" else ".")
-
-
 def about(frozen: Frozen, row: Row) -> str:
     """Of whom, and at which width."""
     width = f" at width {int(row['width'])}" if known(row["width"]) else ""
     # What it is compared with, or that it is of all four, stands in the statistic's own words.
     subject = re.sub(r"^interaction$| - best (single factor|other)$", "", row["subject"])
     return (f" of {frozen.named(subject)}" if subject else "") + width
-
-
-def p_words(p: Any) -> str:
-    """Three decimals, and `< 0.001` below that; a dash if there is none."""
-    return "< 0.001" if known(p) and p < 0.001 else number(p, 3)
 
 
 def _negative_control(frozen: Frozen) -> list[str]:
@@ -505,7 +386,7 @@ def _surprises(frozen: Frozen) -> list[str]:
         tasks = [row["task"] for row in frozen.judged(h.id, "task") if row["verdict"] == against]
         if tasks:
             verb = "refuted" if against == "refuted" else "supported"
-            out.append(f"{h.id} was expected to be {h.expects} and is {verb} in {listing(tasks)}. {_sentence(h.claim)}")
+            out.append(f"{h.id} was expected to be {h.expects} and is {verb} in {listing(tasks)}. {sentence(h.claim)}")
     for task in frozen.tasks:
         rows = frozen.records("control", task=task)
         if any(row["n_equal"] != row["n_pairs"] for row in rows):

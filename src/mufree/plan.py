@@ -237,6 +237,11 @@ def _order_in_sweep(run: Run) -> tuple[float | str, ...]:
     return run.width, run.seed, *variant, run.log2_lr
 
 
+def study_sweeps(study: Study, runs: Iterable[Run]) -> list[Sweep]:
+    """The runs of a study, as `expand` gives them, by sweeps of as many seeds and widths as it says."""
+    return group_sweeps(runs, study.seeds_per_sweep, study.widths_per_sweep)
+
+
 def group_sweeps(runs: Iterable[Run], seeds_per_sweep: int = 1, widths_per_sweep: int = 1) -> list[Sweep]:
     """The runs by sweep, in order of first appearance; within a sweep by width, seed, variant and ascending learning rate.
 

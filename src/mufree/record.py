@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mufree.config import Task
+from mufree.machine import cpu_name
 from mufree.plan import Run, training_flops, variant
 
 log = logging.getLogger(__name__)
@@ -294,8 +295,8 @@ def _read(path: Path) -> Record:
 def check_collected(planned: list[Run], rows: pa.Table) -> None:
     """Assert that the rows are exactly the planned runs and that their numbers may stand in one table.
 
-    Raises `RecordError` where a run is missing, unplanned or there twice, or where runs differ in `numerics`, precision or
-    kind of device, or within a task in the digest of their data.
+    Raises `RecordError` where a run is missing, unplanned or there twice, or where runs differ in `numerics` or kind of
+    device, or within a task in precision or the digest of their data. Tasks are never compared with one another.
     """
     found = rows.column("run_id").to_pylist()
     expected = {run.id for run in planned}
@@ -308,16 +309,19 @@ def check_collected(planned: list[Run], rows: pa.Table) -> None:
         if len(found) != len(expected) or set(found) != expected
         else []
     )
-    for column in ("numerics", "precision", "device"):
+    for column in ("numerics", "device"):
         values = set(rows.column(column).to_pylist())
         if len(values) > 1:
             problems.append(f"more than one {column}: {', '.join(map(str, sorted(values)))}")
-    digests: dict[str, set[str]] = {}
-    for task, digest in zip(rows.column("task").to_pylist(), rows.column("data_digest").to_pylist(), strict=True):
-        digests.setdefault(task, set()).add(digest)
-    for task, values in digests.items():
-        if len(values) > 1:
-            problems.append(f"task {task} was trained on more than one data set: {', '.join(sorted(values))}")
+    for column, what in (("precision", "precision"), ("data_digest", "data set")):
+        of_task: dict[str, set[str]] = {}
+        for task, value in zip(rows.column("task").to_pylist(), rows.column(column).to_pylist(), strict=True):
+            of_task.setdefault(task, set()).add(value)
+        problems += [
+            f"task {task} was trained with more than one {what}: {', '.join(sorted(values))}"
+            for task, values in of_task.items()
+            if len(values) > 1
+        ]
     if problems:
         shown = "\n  ".join(problems[:20]) + (f"\n  … and {len(problems) - 20} more" if len(problems) > 20 else "")
         raise RecordError(
@@ -353,17 +357,6 @@ def environment() -> dict[str, Any]:
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "packages": {name: _version(name) for name in PACKAGES},
     }
-
-
-def cpu_name() -> str:
-    """The processor's model name, as the kernel gives it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str | None:

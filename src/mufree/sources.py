@@ -11,7 +11,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent
 
-DATA = ("config.py", "data")
+DATA = ("config.py", "files.py", "data")
 TRAIN = (*DATA, "plan.py", "machine.py", "models", "parametrization.py", "optim", "train.py")
 STAGES: dict[str, tuple[str, ...]] = {
     "data": DATA,
@@ -21,8 +21,21 @@ STAGES: dict[str, tuple[str, ...]] = {
     "calibration": ("metrics",),
     "verdicts": ("hypotheses.py", "verdicts.py", "metrics/statistics.py"),
     "figures": ("figures",),
-    "report": ("report", "templates", "config.py", "verdicts.py", "figures/style.py"),  # display names come from there
-    "paper": ("hypotheses.py", "numbers.py", "paper.py", "freeze.py", "verdicts.py", "report", "figures"),
+    # Display names come from figures/style.py, the margin of drift from tables/transfer.py.
+    "report": ("report", "templates", "config.py", "verdicts.py", "figures/style.py", "tables/transfer.py"),
+    "paper": (
+        "hypotheses.py",
+        "numbers.py",
+        "paper.py",
+        "recipe.py",
+        "frozen.py",
+        "freeze.py",
+        "files.py",
+        "verdicts.py",
+        "tables/transfer.py",
+        "report",
+        "figures",
+    ),
 }
 
 

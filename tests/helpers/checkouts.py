@@ -1,4 +1,4 @@
-"""A checkout in a temporary folder, in which Snakemake really runs; for tests of the workflow and of clusters."""
+"""A copy of the project in which Snakemake really runs."""
 
 from __future__ import annotations
 

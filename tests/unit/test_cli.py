@@ -99,6 +99,14 @@ def test_a_sweep_trains_what_is_missing_and_writes_what_is_there(
     assert pq.read_table(tmp_path / "sweep/rows.parquet")["log2_lr"].to_pylist() == [-9, -8]
 
 
+def test_progress_is_that_of_the_whole_study(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweep(tmp_path, data) == 0
+    assert "study" not in capsys.readouterr().out
+    assert sweep(tmp_path, data, "--progress") == 0
+    assert "0 of 2 runs trained" in (said := capsys.readouterr().out)
+    assert "; study: 2 done, 6 to train, about" in said
+
+
 def test_a_device_that_is_not_there_is_no_silent_cpu(
     tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -187,6 +195,7 @@ def test_the_coordinate_check_has_a_row_for_every_method_and_scales_each_model_b
     [
         ("plan {folder}/absent.yaml", 2, ["absent.yaml", "Studies there: tiny"]),
         ("sweep --study {study} --sweep photo.x --data . --store . --out .", 2, ["photo.x"]),
+        ("sweep --runs [] --progress --data . --store . --out .", 2, ["--progress", "--study and --sweep"]),
         ("data --study {study} --task phto --out {folder}/out", 2, ["'phto'", "Known: photo"]),
         (
             "sweep --study {study} --sweep photo.sp_adamw.w16.s0 --data {folder}/no --store . --out .",

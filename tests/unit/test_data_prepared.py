@@ -7,6 +7,7 @@ import pytest
 
 from mufree.data import DataError, Split, load
 from mufree.data.prepared import Built, balanced_order, write
+from mufree.files import sha256
 
 
 def built(seed: int = 0, test: bool = True) -> Built:
@@ -134,7 +135,7 @@ def test_pickles_are_never_run(tmp_path: Path) -> None:
         pickle.loads(pickle.dumps(Trap()))
     np.save(out / "train_x.npy", np.array([Trap()], dtype=object), allow_pickle=True)
     manifest = json.loads((out / "manifest.json").read_text())
-    manifest["files"]["train_x.npy"]["sha256"] = prepared.sha256(out / "train_x.npy")
+    manifest["files"]["train_x.npy"]["sha256"] = sha256(out / "train_x.npy")
     manifest["digest"] = prepared._digest(manifest["files"], manifest["settings"])
     (out / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(DataError, match=r"train_x\.npy"):

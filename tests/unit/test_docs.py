@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -69,3 +70,11 @@ def test_what_the_cluster_study_costs_is_what_the_plan_says(capsys: pytest.Captu
     study = DOCS.parent / "experiments/cluster.yaml"
     assert main(["plan", str(study), "--cost", "--device", "cuda"]) == 0
     assert capsys.readouterr().out.strip() in (DOCS / "cluster.md").read_text(encoding="utf-8")
+
+
+def test_the_table_of_speed_is_the_one_that_was_measured() -> None:
+    root = DOCS.parent
+    command = [sys.executable, str(root / "benchmarks" / "bench.py"), "--table", str(DOCS / "measured" / "bench.csv")]
+    table = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    assert len(table.splitlines()) > 10
+    assert table in (DOCS / "performance.md").read_text(encoding="utf-8")

@@ -10,9 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from studies import with_grid
 
 from mufree import freeze as frozen
-from mufree.freeze import POINTS, FrozenError, freeze, thin, verify
+from mufree.config import Study
+from mufree.freeze import POINTS, FrozenError, freeze, missing_words, thin, verify
+from mufree.plan import expand
 
 PROVENANCE = {
     "core_hours": 1.5,
@@ -23,6 +26,9 @@ PROVENANCE = {
     "cpus_of_runs": ["a cpu"],
     "device": ["cpu"],
 }
+
+
+FULL = expand(Study.model_validate(with_grid(widths=[16])))
 
 
 def curves(**lengths: int) -> pa.Table:
@@ -50,6 +56,7 @@ def inputs(tmp_path: Path, study: str = "quickstart") -> dict[str, Any]:
         "curves": curves(train_loss=250, val_loss=20),
         "timings": pa.table({"run_id": ["r2", "r1"], "train_seconds": [1.0, 2.0], "flops": [10.0, 30.0]}),
         "provenance": PROVENANCE,
+        "full": FULL,
     }
 
 
@@ -97,11 +104,25 @@ def test_the_manifest_signs_every_file(tmp_path: Path) -> None:
     assert str(POINTS) in manifest["thinning"]
 
 
-@pytest.mark.parametrize(("study", "complete"), [("quickstart", False), ("pilot", False), ("cifar_wikitext", True)])
-def test_only_the_full_study_is_complete(tmp_path: Path, study: str, complete: bool) -> None:
-    manifest = freeze(tmp_path / "data", **inputs(tmp_path, study))
-    assert manifest["complete"] is complete
-    assert (study in manifest["missing"]) is not complete
+def test_a_stand_in_says_that_all_of_the_full_study_is_missing(tmp_path: Path) -> None:
+    manifest = freeze(tmp_path / "data", **inputs(tmp_path))
+    assert manifest["complete"] is False
+    assert "quickstart" in manifest["missing"]
+    assert "all runs are missing" in manifest["missing"]
+
+
+def test_a_study_with_every_run_of_the_full_one_is_complete(tmp_path: Path) -> None:
+    given = inputs(tmp_path)
+    ids = pa.array([run.id for run in FULL])
+    manifest = freeze(tmp_path / "data", **given | {"rows": given["rows"].set_column(0, "run_id", ids)})
+    assert (manifest["complete"], manifest["missing"]) == (True, "")
+
+
+def test_what_a_part_lacks_is_said_task_by_task() -> None:
+    assert missing_words("part", {FULL[0].id, "of another study"}, FULL).endswith(
+        "of whose 2 runs it has 1: photo 1 of 2."
+    )
+    assert missing_words("all", {run.id for run in FULL} | {"more"}, FULL) == ""
 
 
 def test_rows_come_back_and_times_are_summed(tmp_path: Path) -> None:

@@ -8,13 +8,13 @@ import pytest
 
 from mufree.machine import Processor, bfloat16_cost, parse_cpuinfo, this_processor, warn_of_cost
 
-INTEL = "processor\t: 0\nvendor_id\t: GenuineIntel\nflags\t\t: fpu avx2 avx512f amx_bf16\n\nprocessor\t: 1\n"
+INTEL = "processor\t: 0\nvendor_id\t: GenuineIntel\nmodel name\t: Xeon: 8\nflags\t: avx2 avx512f amx_bf16\n\nprocessor\t: 1\n"
 AMD = "processor\t: 0\nvendor_id\t: AuthenticAMD\nflags\t\t: fpu avx2 avx512f avx512_bf16\n"
 OLD = "processor\t: 0\nvendor_id\t: AuthenticAMD\nflags\t\t: fpu avx2 avx512fp16_like\n"
 
 
 def test_processors_are_told_apart_by_vendor_and_flags() -> None:
-    assert parse_cpuinfo(INTEL) == Processor(intel=True, avx512=True, bfloat16=True)
+    assert parse_cpuinfo(INTEL) == Processor("Xeon: 8", intel=True, avx512=True, bfloat16=True)
     assert parse_cpuinfo(AMD) == Processor(avx512=True, bfloat16=True)
     assert parse_cpuinfo(OLD) == Processor()
     assert parse_cpuinfo("") == parse_cpuinfo("Features\t: fp asimd bf16\n") == Processor()

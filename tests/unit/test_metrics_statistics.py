@@ -8,8 +8,6 @@ from scipy import stats
 from mufree.metrics.statistics import (
     agreement,
     at_level,
-    bootstrap,
-    contrast,
     cross_fitted,
     holm,
     jackknife,
@@ -64,6 +62,16 @@ def test_an_array_statistic_has_an_interval_for_each_element_and_none_where_any_
     assert np.isnan([both.low[1], both.high[1], both.se[1], both.estimate[2], both.low[2]]).all()
 
 
+def test_an_element_of_an_interval_is_the_interval_of_that_element() -> None:
+    values = np.random.default_rng(4).normal(size=(5, 3))
+    element = jackknife(lambda kept: values[kept].mean(axis=0), 5)[1]
+    alone = jackknife(lambda kept: values[kept, 1].mean(), 5)
+    assert element.n == 5
+    np.testing.assert_allclose(
+        [element.estimate, element.low, element.high, element.se], [alone.estimate, alone.low, alone.high, alone.se]
+    )
+
+
 def test_a_statistic_that_fails_on_all_seeds_alone_has_no_interval() -> None:
     interval = jackknife(lambda kept: np.nan if len(kept) == 3 else float(kept[0]), 3)
     assert np.isnan([interval.estimate, interval.se, interval.low, interval.high]).all()
@@ -110,8 +118,6 @@ def test_another_level_is_the_interval_made_at_that_level() -> None:
         at_level(jackknife(lambda kept: values[kept].mean(axis=0), 5), 0.90),
     )
     np.testing.assert_array_equal([made.low, made.high, made.se], [changed.low, changed.high, changed.se])
-    with pytest.raises(ValueError, match=r"bootstrap interval has no other level: make it anew at 0\.9"):
-        at_level(bootstrap(lambda kept: values[kept].mean(), 5, n_resamples=9), 0.9)
 
 
 def test_p_values_of_a_mean_are_those_of_the_t_test() -> None:
@@ -167,40 +173,6 @@ def test_holm_against_a_slow_implementation(p_values: list[float]) -> None:
     argument = np.array(p_values)
     np.testing.assert_allclose(holm(argument), slow.holm(p_values), rtol=1e-12)
     np.testing.assert_array_equal(argument, p_values)
-
-
-def test_a_contrast_is_the_paired_t_interval() -> None:
-    rng = np.random.default_rng(2)
-    a = rng.normal(0, 10, 5)
-    b = a + rng.normal(1, 0.1, 5)
-    interval = contrast(lambda kept: a[kept].mean(), lambda kept: b[kept].mean(), 5)
-    paired = stats.ttest_rel(a, b).confidence_interval(0.95)
-    np.testing.assert_allclose([interval.low, interval.high], [paired.low, paired.high])
-    assert interval.se < 1 < jackknife(lambda kept: a[kept].mean(), 5).se, "what seeds share cancels"
-
-
-def test_the_bootstrap_is_scipys_over_seeds_and_says_what_it_is() -> None:
-    values = np.random.default_rng(3).normal(size=8)
-    interval = bootstrap(lambda kept: values[kept].mean(), 8, n_resamples=500, rng=1)
-    same = stats.bootstrap((values,), np.mean, n_resamples=500, rng=1)
-    np.testing.assert_allclose([interval.low, interval.high], same.confidence_interval, rtol=1e-12)
-    assert float(interval.se) == pytest.approx(same.standard_error)
-    assert interval.kind == "bootstrap"
-    assert jackknife(lambda kept: values[kept].mean(), 8).kind == "t"
-
-
-def test_the_bootstrap_has_no_interval_below_five_seeds_nor_for_what_is_missing_or_constant() -> None:
-    values = np.arange(5.0)
-    few = bootstrap(lambda kept: values[kept].mean(), 4)
-    assert few.estimate == 1.5
-    assert np.isnan([few.low, few.high, few.se]).all()
-
-    def statistic(kept: np.ndarray) -> list[float]:
-        return [values[kept].mean(), 1.0, values[kept].mean() if 0 in kept else np.nan]
-
-    found = bootstrap(statistic, 5, n_resamples=200)
-    assert np.isnan(found.low).tolist() == np.isnan(found.se).tolist() == [False, True, True]
-    np.testing.assert_array_equal(found.estimate, [2, 1, 2])
 
 
 def test_cross_fitting_gives_each_seed_to_judge_what_the_others_chose() -> None:

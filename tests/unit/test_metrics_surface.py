@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from surfaces import make_surface, parabolas, random_surface
 
-from mufree.metrics.surface import Optimum, find_optimum, grid_argmin, optima
+from mufree.metrics.surface import Optimum, at_common_widths, common_widths, find_optimum, grid_argmin, optima
 
 
 def fit(losses: list[float], ran: list[bool] | None = None) -> Optimum:
@@ -109,3 +109,24 @@ def test_grid_argmin_is_the_argmin_of_the_optima() -> None:
 def test_cost_of_a_diverged_run_is_the_loss_at_initialisation() -> None:
     surface = make_surface([[[1.0, 9.0]]], diverged=[[[True, False]]])
     assert surface.cost.tolist() == [[[4.0, 9.0]]]
+
+
+def test_a_surface_at_some_widths_is_its_rows() -> None:
+    whole = random_surface(np.random.default_rng(0))
+    widths = whole.widths[[0, 2]]
+    some = whole.at_widths(np.array([*widths, 7]))  # it has no width 7
+    assert some.base_width == whole.base_width
+    np.testing.assert_array_equal(some.widths, widths)
+    np.testing.assert_array_equal(some.log2_lrs, whole.log2_lrs)
+    for name in ("loss", "initial_loss", "diverged"):
+        np.testing.assert_array_equal(getattr(some, name), getattr(whole, name)[[0, 2]])
+
+
+def test_surfaces_meet_at_the_widths_that_all_have() -> None:
+    whole = parabolas([-8.0, -8.5, -9.0, -9.5])
+    first, second = whole.at_widths(whole.widths[:3]), whole.at_widths(whole.widths[1:])
+    shared = whole.widths[1:3].tolist()
+    assert common_widths([first, second]).tolist() == shared
+    assert [surface.widths.tolist() for surface in at_common_widths([second, first])] == [shared, shared]
+    for surface in at_common_widths([second, first]):
+        np.testing.assert_array_equal(surface.loss, whole.loss[1:3])

@@ -11,9 +11,10 @@ import pytest
 import yaml
 
 from mufree import paper
+from mufree.frozen import Frozen
 from mufree.hypotheses import Hypotheses
 from mufree.metrics.statistics import t_interval
-from mufree.numbers import Frozen, collect, detectable_interaction, drift_class
+from mufree.numbers import collect, detectable_interaction, drift_words
 from mufree.verdicts import ESTIMATE_COLUMNS, judge
 
 HYPOTHESES = Hypotheses.model_validate(
@@ -45,6 +46,7 @@ def made_up(drifts: dict[str, dict[str, float]], **changes: Any) -> Frozen:
                         **{"task": task, "method": method, "width": width, "n_seeds": 5, "n_runs": 1, "n_diverged": 0},
                         **{"log2_lr_opt": -8.0, "log2_lr_opt_low": -8.1, "log2_lr_opt_high": -7.9},
                         **{"log2_lr_argmin": -8.0, "best_loss": 2.0, "flag": "ok"},
+                        **{"best_loss_se": 0.01, "sigma_seed": 0.02},
                     }
                 )
                 free = "schedulefree" in method
@@ -63,7 +65,7 @@ def made_up(drifts: dict[str, dict[str, float]], **changes: Any) -> Frozen:
     dataset = {"name": "photo_patches"}
     frozen: dict[str, Any] = {
         "manifest": {"complete": False, "missing": "m", "study": "s", "run_set": "0123abcd", "core_hours": 2.0},
-        "study": {"tasks": {task: {"description": f"A net on {task}", "dataset": dataset} for task in drifts}},
+        "study": {"tasks": {t: {"description": f"A net on {t}", "dataset": dataset, "base_width": 16} for t in drifts}},
         "hypotheses": HYPOTHESES,
         "provenance": {"data": [{"settings": dataset, "sizes": {"train": 1}, "digest": "d"}]},
         "tables": {
@@ -72,10 +74,15 @@ def made_up(drifts: dict[str, dict[str, float]], **changes: Any) -> Frozen:
             "control": control,
             "coordcheck_verdict": pd.DataFrame(checks),
             "anytime": pd.DataFrame(columns=["task"]),
+            "regret": pd.DataFrame(columns=["task", "method", "width"]),
+            "rate_ratio": pd.DataFrame(columns=["task", "numerator", "denominator"]),
+            "arms": pd.DataFrame(columns=["task", "method", "width", "horizon"]),
+            "weight_decay_optimum": pd.DataFrame(columns=["task", "method", "weight_decay_scaling"]),
         },
         "runs": pd.DataFrame(rows),
         "verdicts": judge(table, HYPOTHESES),
         "calibration": None,
+        "power": None,
         "checked_seeds": dict.fromkeys(drifts, 5),
     }
     return Frozen(**(frozen | changes))
@@ -101,6 +108,37 @@ def test_the_headline_shows_what_it_rests_on() -> None:
     assert "µP 0.00 [−0.06, +0.06], SP −1.00 [−1.06, −0.94]" in text
 
 
+def test_the_recipe_says_what_was_measured_and_nothing_else() -> None:
+    nothing = made_up({"a": TRANSFERS})
+    assert said(nothing, "recipe") == "a: µP with ScheduleFree was not run."
+    method, rival = "mup_schedulefree", "mup_adamw"
+    regret = {"task": "a", "method": method, "width": 64, "log2_lr_transferred": -7, "regret_cf": 0.01}
+    ratios = [{"task": "a", "numerator": method, "denominator": rival, "log2_ratio": x} for x in (1.0, 2.0)]
+    arms = [
+        {"task": "a", "method": method, "width": 16, "horizon": 1, "weight_decay": 0.0, "beta1": b, "best_loss": x}
+        for b, x in ((0.9, 2.0), (0.95, 1.5))
+    ]
+    decay = {"task": "a", "method": method, "width": 16, "weight_decay_scaling": "coupled", "weight_decay": 0.05}
+    tables = {
+        **nothing.tables,
+        "regret": pd.DataFrame([regret | {"regret_cf_low": 0.0, "regret_cf_high": 0.02}]),
+        "rate_ratio": pd.DataFrame(ratios),
+        "arms": pd.DataFrame([row | {"best_loss_se": 0.1} for row in arms]),
+        "weight_decay_optimum": pd.DataFrame([decay]),
+    }
+    text = said(made_up({"a": TRANSFERS}, tables=tables), "recipe")
+    assert "best at width 16, log2 −7, costs 0.010 [0.000, 0.020] nats at width 64." in text
+    assert "2.0 to 4.0 times AdamW's" in text
+    assert "0.95 1.500 ± 0.100 and 0.9 2.000 ± 0.100." in text
+    assert "is 0.05 at width 16 for" in text
+
+
+def test_a_regret_is_from_base_width_even_where_there_is_a_narrower_one() -> None:
+    frozen = made_up({"a": TRANSFERS})
+    study = {"tasks": {"a": dict(frozen.study["tasks"]["a"], base_width=64)}}
+    assert "from width 64 to 64" in said(made_up({"a": TRANSFERS}, study=study), "regret")
+
+
 @pytest.mark.parametrize(
     ("drift", "se", "wanted"),
     [
@@ -115,7 +153,7 @@ def test_the_headline_shows_what_it_rests_on() -> None:
 def test_what_a_drift_shows(drift: float, se: float, wanted: str) -> None:
     wide, narrow = t_interval(drift, se, 5), t_interval(drift, se, 5, 0.90)
     row = {"estimate": drift, "low": float(wide.low), "high": float(wide.high), "status": "ok"}
-    assert drift_class(row | {"low90": float(narrow.low), "high90": float(narrow.high)}) == wanted
+    assert drift_words(row | {"low90": float(narrow.low), "high90": float(narrow.high)}) == wanted
 
 
 def test_answers_say_over_all_tasks_and_then_each() -> None:
@@ -215,3 +253,34 @@ def test_a_character_without_latex_is_an_error() -> None:
     table = paper.DisplayTable("c", pd.DataFrame({"a": ["☃"]}))
     with pytest.raises(paper.PaperError, match=r"no LaTeX for ☃ in table x; add it to paper\.LATEX"):
         paper.to_latex(table, "x")
+
+
+def test_the_table_of_power_has_the_planned_design_alone() -> None:
+    row = {
+        "task": "a",
+        "method": "mup_adamw",
+        "widths": 4,
+        "width_range": 8.0,
+        "rates": 9,
+        "curvature": 0.02,
+        "run_sd": 0.03,
+    }
+    row |= {
+        "slope_sd": 0.0,
+        "equivalence": 0.5,
+        "detection": 1.0,
+        "interaction_half_width": 0.2,
+        "loss_half_width": 0.04,
+    }
+    power = pd.DataFrame(
+        [
+            row | {"n_seeds": 3, "planned": False, "half_width": 0.3},
+            row | {"n_seeds": 5, "planned": True, "half_width": 0.1},
+        ]
+    )
+    table = paper.display_tables(made_up({"a": TRANSFERS}, power=power))["power"]
+    assert table.frame[["Seeds", "Widths", "Drift", "None shown"]].values.tolist() == [
+        ["5", "4 over 8×", "±0.10", "50 %"]
+    ]
+    assert paper.to_latex(table, "tab:power").isascii()
+    assert "power" not in paper.display_tables(made_up({"a": TRANSFERS}))

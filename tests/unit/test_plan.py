@@ -97,6 +97,13 @@ def test_widths_may_share_a_sweep_and_stay_the_same_runs() -> None:
     assert {run.id for sweep in sweeps for run in sweep.runs} == {run.id for run in runs}
 
 
+def test_a_studys_sweeps_are_as_large_as_it_says() -> None:
+    plain = with_grid(widths=[16, 32, 64], seeds=[0, 1]) | {"seeds_per_sweep": 2, "widths_per_sweep": 2}
+    checked = Study.model_validate(plain)
+    sweeps = plan.study_sweeps(checked, plan.expand(checked))
+    assert [sweep.id for sweep in sweeps] == ["photo.mup_adamw.w16_32.s0_1", "photo.mup_adamw.w64.s0_1"]
+
+
 def labels(plain: dict[str, Any]) -> list[str]:
     """The variant of every run at the narrow width, at the first rate and seed, in the order of its sweep."""
     checked = Study.model_validate(plain)

@@ -160,7 +160,7 @@ def test_exactly_the_planned_runs_are_accepted() -> None:
         (lambda rows: [*rows, rows[0]], ["twice: photo.mup_adamw.w16.lr-9.s0"]),
         (lambda rows: [*rows[:-1], {**rows[-1], "device": "cuda"}], ["more than one device: cpu, cuda"]),
         (lambda rows: [*rows[:-1], {**rows[-1], "numerics": 99}], ["more than one numerics"]),
-        (lambda rows: [*rows[:-1], {**rows[-1], "precision": "bf16"}], ["more than one precision"]),
+        (lambda rows: [*rows[:-1], {**rows[-1], "precision": "bf16"}], ["task photo", "more than one precision"]),
         (lambda rows: [*rows[:-1], {**rows[-1], "data_digest": "x"}], ["task photo", "more than one data set"]),
     ],
 )
@@ -172,6 +172,18 @@ def test_anything_else_is_refused_by_name(
         record.check_collected(runs(), record.rows_table(change(rows)))
     for word in words:
         assert word in str(caught.value)
+
+
+def test_tasks_may_differ_in_precision() -> None:
+    plain = study()
+    plain["tasks"]["other"] = plain["tasks"]["photo"] | {
+        "training": plain["tasks"]["photo"]["training"] | {"precision": "bfloat16"}
+    }
+    plain["grids"][0]["tasks"] = ["photo", "other"]
+    planned = expand(Study.model_validate(plain))
+    found = table(*map(finished, planned))
+    assert set(found.column("precision").to_pylist()) == {"float32", "bfloat16"}
+    record.check_collected(planned, found)
 
 
 def test_unplanned_runs_are_refused() -> None:

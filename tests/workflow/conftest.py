@@ -1,13 +1,11 @@
-"""Checkouts in temporary folders, fresh and finished."""
+"""Checkouts in temporary folders."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from checkouts import ROOT, Checkout, copy_project, kill_group
-
-__all__ = ["ROOT", "Checkout", "kill_group"]
+from checkouts import Checkout, copy_project
 
 
 @pytest.fixture

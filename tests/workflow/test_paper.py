@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import ROOT, Checkout
+from checkouts import ROOT, Checkout
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ import re
 
 import pytest
 import yaml
-from conftest import ROOT, Checkout
+from checkouts import ROOT, Checkout
 
 from mufree import figures, tables
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import snakemake_executor_plugin_slurm
 import yaml
-from conftest import ROOT, Checkout
+from checkouts import ROOT, Checkout
 from snakemake.cli import get_argument_parser
 
 from mufree import jobs, plan

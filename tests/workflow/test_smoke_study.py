@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from conftest import Checkout, kill_group
+from checkouts import Checkout, kill_group
 
 from mufree.config import METHODS
 from mufree.figures import FIGURES

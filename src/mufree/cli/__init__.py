@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--store", type=Path, required=True, help="folder of the run store")
     sub.add_argument("--out", type=Path, required=True, help="folder for rows.parquet, curves.parquet, timings.parquet")
     sub.add_argument("--digest", help="digest of the sweep that is meant; an error if the study file says another one")
-    sub.add_argument("--progress", action="store_true", help="say at the end how far the study is")
+    sub.add_argument("--progress", action="store_true", help="say at the end how far --study is")
     sub.add_argument("--cores", type=int, default=1, help="cores to divide the time left by (default 1)")
     sub.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="kind of device (default cpu)")
 
@@ -181,6 +181,18 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--simulations", type=int, default=2000, help="studies a scenario and number of seeds")
     sub.add_argument("--seeds", type=int, nargs="+", default=[3, 5, 8], help="numbers of seeds of a study")
     sub.add_argument("--rng-seed", type=int, default=0)
+    sub.add_argument("--out", type=Path, required=True, help="the table (CSV)")
+
+    sub = command(
+        "power",
+        commands.power,
+        "Say what a study can see before it is run: simulate it with the noise and curvature of a pilot.",
+        "--pilot results/pilot/rows.parquet --study experiments/cifar_wikitext.yaml --out experiments/cifar_wikitext.power.csv",
+    )
+    sub.add_argument("--pilot", type=Path, required=True, help="rows of a finished pilot")
+    sub.add_argument("--study", type=Path, required=True, help="the planned study")
+    sub.add_argument("--seeds", type=int, nargs="*", default=[3, 5, 8], help="numbers of seeds besides the planned one")
+    sub.add_argument("--simulations", type=int, default=500, help="simulated studies a row")
     sub.add_argument("--out", type=Path, required=True, help="the table (CSV)")
 
     sub = command(

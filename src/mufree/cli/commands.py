@@ -192,7 +192,7 @@ def sweep(arguments: argparse.Namespace) -> None:
     """`mufree sweep`."""
     from mufree import record
 
-    runs = _sweep_runs(arguments)
+    runs, of_study = _sweep_runs(arguments)
     digest = _data_digest(arguments.data)
     records: dict[str, Record] = {}
     for run in runs:
@@ -210,7 +210,7 @@ def sweep(arguments: argparse.Namespace) -> None:
     record.write_table(arguments.out / "timings.parquet", record.timings_table(r.timing for r in found))
     record.write_table(arguments.out / "curves.parquet", record.concat_curves(r.curves for r in found))
     diverged = sum(r.row["status"] == "diverged" for r in found)
-    progress = f"; study: {_progress(expand(load_study(arguments.study)), arguments)}" if arguments.progress else ""
+    progress = f"; study: {_progress(of_study, arguments)}" if arguments.progress else ""
     print(
         f"{runs[0].task} {runs[0].method_name} {_widths(runs)}: {len(missing)} of {len(runs)} runs trained in "
         f"{_duration(time.monotonic() - started)}, {diverged} diverged{progress}",
@@ -231,11 +231,15 @@ def _data_digest(folder: Path) -> str:
         raise UserError(f"{folder / 'manifest.json'} can't be read ({error}); make it with `mufree data`") from error
 
 
-def _sweep_runs(arguments: argparse.Namespace) -> list[Run]:
+def _sweep_runs(arguments: argparse.Namespace) -> tuple[list[Run], list[Run]]:
+    """The runs of the sweep that is asked for, and all of its study."""
     if arguments.runs is not None:
-        return runs_from_json(arguments.runs)
+        if arguments.progress:
+            raise UserError("--progress is of a study; give --study and --sweep instead of --runs", 2)
+        return runs_from_json(arguments.runs), []
     study = load_study(arguments.study)
-    sweeps: dict[str, Sweep] = {s.id: s for s in jobs.deal(study, expand(study), arguments.device)}
+    of_study = expand(study)
+    sweeps = {s.id: s for s in jobs.deal(study, of_study, arguments.device)}
     if arguments.sweep not in sweeps:
         raise UserError(f"Unknown sweep '{arguments.sweep}'. `mufree plan {arguments.study} --sweeps` lists them.", 2)
     found = sweeps[arguments.sweep]
@@ -244,7 +248,7 @@ def _sweep_runs(arguments: argparse.Namespace) -> list[Run]:
             f"sweep {found.id} of {arguments.study} is {found.digest}, and {arguments.digest} was planned: the study file has "
             "changed since. Run the workflow again."
         )
-    return list(found.runs)
+    return list(found.runs), of_study
 
 
 def _train_all(runs: Sequence[Run], arguments: argparse.Namespace) -> Iterator[tuple[Run, Record]]:
@@ -277,7 +281,7 @@ def _train_all(runs: Sequence[Run], arguments: argparse.Namespace) -> Iterator[t
                 "run_id": run.id,
                 **{f"{phase}_seconds": seconds for phase, seconds in trace.seconds.items()},
                 "flops": training_flops(run) * trace.steps_done / run.training.steps,
-                "cpu": record.cpu_name(),
+                "cpu": machine.cpu_name(),
             }
             curves = record.curves_table(run.id, ((s.name, s.layer, s.steps, s.values) for s in trace.curves))
             log.info(
@@ -397,18 +401,13 @@ def metrics(arguments: argparse.Namespace) -> None:
     """`mufree metrics`."""
     import pandas as pd
 
-    from mufree import record, tables
-    from mufree.coordcheck import slopes, verdict
+    from mufree import coordcheck, record, tables
 
     rows = pd.read_parquet(arguments.rows)
     built = tables.build(rows, pd.read_parquet(arguments.curves))
-    # A task at a time, since tasks have different widths.
-    measured = [slopes(pd.read_parquet(path)) for path in arguments.coordcheck]
-    if measured:
-        built["coordcheck"] = pd.concat(measured, ignore_index=True)
-        built["coordcheck_verdict"] = verdict(built["coordcheck"])
+    built |= coordcheck.tables(pd.read_parquet(path) for path in arguments.coordcheck)
     for name, table in built.items():
-        record.write_text(arguments.out / f"{name}.csv", table.to_csv(index=False, float_format="%.8g"))
+        record.write_text(arguments.out / f"{name}.csv", tables.to_csv(table))
     record.write_json(arguments.out / "summary.json", tables.summary(rows, built))
 
 
@@ -486,6 +485,24 @@ def calibrate(arguments: argparse.Namespace) -> None:
     table = calibrate(arguments.simulations, arguments.seeds, arguments.rng_seed)
     record.write_text(arguments.out, table.to_csv(index=False, float_format="%.6g"))
     print(f"{int(table['within_bounds'].sum())} of {len(table)} rows within bounds; all of them: {arguments.out}")
+
+
+def power(arguments: argparse.Namespace) -> None:
+    """`mufree power`."""
+    import pyarrow.parquet as pq
+
+    from mufree import record
+    from mufree.tables.power import power_table
+
+    study = load_study(arguments.study)
+    pilot = pq.read_table(arguments.pilot, partitioning=None).to_pandas()
+    try:
+        table = power_table(pilot, study, arguments.seeds, arguments.simulations)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    record.write_text(arguments.out, table.to_csv(index=False, float_format="%.4g"))
+    shown = table[table["planned"]].drop(columns=["planned", "reason"])
+    print(shown.to_string(index=False, float_format="%.3g"))
 
 
 def usage(arguments: argparse.Namespace) -> None:

@@ -85,7 +85,7 @@ def coordcheck(arguments: argparse.Namespace) -> None:
 
 def _check_own(arguments: argparse.Namespace) -> None:
     """Print the verdict; raise `UserError` if the check fails or can't be made."""
-    from mufree import record
+    from mufree import record, tables
     from mufree.coordcheck import coord_check, cross_entropy, first_judged_step, slopes, verdict
     from mufree.optim import BaseShapesError
 
@@ -115,7 +115,7 @@ def _check_own(arguments: argparse.Namespace) -> None:
     shown = verdicts[["at", "passed", "worst_module", "worst_slope", "n_failed", "n_checked"]]
     print(shown.to_string(index=False, float_format="{:+.3f}".format))
     if arguments.out:
-        record.write_text(arguments.out, table.to_csv(index=False, float_format="%.8g"))
+        record.write_text(arguments.out, tables.to_csv(table))
     if arguments.figure:
         _draw(table, verdicts, arguments)
     if not verdicts["passed"].all():

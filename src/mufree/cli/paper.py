@@ -16,7 +16,7 @@ from mufree.cli.commands import UserError, load_study
 from mufree.hypotheses import Hypotheses
 
 if TYPE_CHECKING:
-    from mufree.numbers import Frozen
+    from mufree.frozen import Frozen
 
 Command = Callable[[str, Callable[[argparse.Namespace], None], str, str], argparse.ArgumentParser]
 
@@ -44,6 +44,7 @@ def add_commands(command: Command) -> None:
         "--provenance provenance.json --out paper/data",
     )
     sub.add_argument("--study", type=Path, required=True, help="the study file")
+    sub.add_argument("--full", type=Path, required=True, help="the study that the paper is about")
     sub.add_argument("--hypotheses", type=Path, required=True)
     for name in ("rows", "curves", "timings"):
         sub.add_argument(f"--{name}", type=Path, required=True, help=f"{name}.parquet of the study")
@@ -51,6 +52,7 @@ def add_commands(command: Command) -> None:
     sub.add_argument("--coordcheck", type=Path, nargs="*", default=[], help="raw coordinate checks, one a task")
     sub.add_argument("--provenance", type=Path, required=True)
     sub.add_argument("--calibration", type=Path, help="the simulation of the intervals (CSV), if it was made")
+    sub.add_argument("--power", type=Path, help="what the study was sized by (CSV of `mufree power`), if it was")
     sub.add_argument("--out", type=Path, required=True, help="folder to write; what stands there is replaced")
 
     sub = command(
@@ -100,7 +102,7 @@ def verdicts(arguments: argparse.Namespace) -> None:
     """`mufree verdicts`."""
     import pandas as pd
 
-    from mufree import record
+    from mufree import record, tables
     from mufree.verdicts import judge
 
     hypotheses = load_hypotheses(arguments.hypotheses)
@@ -108,7 +110,7 @@ def verdicts(arguments: argparse.Namespace) -> None:
         frame = judge(pd.read_csv(arguments.estimates), hypotheses)
     except ValueError as error:
         raise UserError(str(error)) from error
-    record.write_text(arguments.out, frame.to_csv(index=False, float_format="%.8g"))
+    record.write_text(arguments.out, tables.to_csv(frame))
 
 
 def freeze(arguments: argparse.Namespace) -> None:
@@ -130,6 +132,7 @@ def freeze(arguments: argparse.Namespace) -> None:
         tables=arguments.tables,
         coordcheck=arguments.coordcheck,
         calibration=arguments.calibration,
+        power=arguments.power,
     )
     try:
         record.check_collected(expand(study), rows)
@@ -141,6 +144,7 @@ def freeze(arguments: argparse.Namespace) -> None:
             curves=curves,
             timings=timings,
             provenance=_read_json(arguments.provenance),
+            full=expand(load_study(arguments.full)),
         )
     except (record.RecordError, frozen.FrozenError) as error:
         raise UserError(str(error)) from error
@@ -195,7 +199,7 @@ def _load_frozen(folder: Path, verdicts_file: Path) -> Frozen:
     import pandas as pd
 
     from mufree import freeze as frozen
-    from mufree.numbers import read
+    from mufree.frozen import read
 
     try:
         manifest = frozen.verify(folder)

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from mufree.config import Cifar10
-from mufree.data.prepared import Array, Built, DataError, Split, balanced_order, sha256
+from mufree.data.prepared import Array, Built, DataError, Split, balanced_order
+from mufree.files import sha256
 
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 STAGED = "cifar10.npz"

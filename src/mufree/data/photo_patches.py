@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mufree.config import PhotoPatches
-from mufree.data.prepared import Array, Built, DataError, Split, sha256
+from mufree.data.prepared import Array, Built, DataError, Split
+from mufree.files import sha256
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mufree.files import replacing, sha256
 
 Array = NDArray[Any]
 Kind = Literal["image", "text"]
@@ -72,12 +72,6 @@ class Prepared:
     digest: str
 
 
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def balanced_order(labels: Array, seed: int) -> NDArray[np.int64]:
     """A permutation of the examples of which every prefix is balanced: classes take turns, at random within a class.
 
@@ -101,22 +95,8 @@ def write(built: Built, settings: Mapping[str, Any], out: Path) -> None:
         raise DataError(
             f"{out} exists and is not a prepared data set; it won't be replaced. Remove it or choose another"
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    previous = out.with_name(f".{out.name}.{os.getpid()}.previous")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
-        _write_files(built, settings, partial)
-        if out.exists():
-            out.rename(previous)
-        partial.rename(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        if previous.exists() and not out.exists():
-            previous.rename(out)
-        raise
-    shutil.rmtree(previous, ignore_errors=True)
+    with replacing(out) as folder:
+        _write_files(built, settings, folder)
 
 
 def _looks_prepared(folder: Path, texts: Mapping[str, str]) -> bool:

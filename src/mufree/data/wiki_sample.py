@@ -11,8 +11,9 @@ from itertools import islice
 from pathlib import Path
 
 from mufree.config import WikiSample
-from mufree.data.prepared import Built, DataError, sha256
+from mufree.data.prepared import Built, DataError
 from mufree.data.text import build_text
+from mufree.files import sha256
 
 PATTERN = "enwiki-latest-pages-articles1.xml-*-shortened.bz2"
 LEAST_CHARACTERS = 1000

@@ -8,8 +8,9 @@ import re
 from pathlib import Path
 
 from mufree.config import WikiText2
-from mufree.data.prepared import Built, DataError, sha256
+from mufree.data.prepared import Built, DataError
 from mufree.data.text import build_text
+from mufree.files import sha256
 
 REPOSITORY = "Salesforce/wikitext"
 REVISION = "b08601e04326c79dfdd32d625aee71d232d685c3"

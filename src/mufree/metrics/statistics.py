@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -17,16 +16,12 @@ Bools = NDArray[np.bool_]
 MIN_POINTS = 3
 """A slope needs this many points: two always lie on a line."""
 
-BOOTSTRAP_SEEDS = 5
-"""With fewer seeds there are too few resamples to make an interval of."""
-
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its confidence interval, element by element; 0-dimensional arrays for a single number.
+    """An estimate with its confidence interval by Student's t, element by element; 0-dimensional arrays for a single number.
 
     `se` is the standard error and `n` the number of seeds. `low`, `high` and `se` are NaN where no interval is estimable.
-    `kind` says how it was made: `t`, the primary one, or `bootstrap`, which has to be labelled wherever it is shown.
     """
 
     estimate: Floats
@@ -34,7 +29,11 @@ class Interval:
     high: Floats
     se: Floats
     n: int
-    kind: Literal["t", "bootstrap"] = "t"
+
+    def __getitem__(self, k: int) -> Interval:
+        """The interval of one element."""
+        estimate, low, high, se = (np.asarray(x[k]) for x in (self.estimate, self.low, self.high, self.se))
+        return Interval(estimate, low, high, se, self.n)
 
 
 def t_interval(estimate: ArrayLike, se: ArrayLike, n: int, level: float = 0.95) -> Interval:
@@ -66,42 +65,6 @@ def jackknife(statistic: Callable[[Ints], ArrayLike], n_seeds: int, level: float
     return t_interval(estimate, np.where(np.isnan(estimate), np.nan, se), n_seeds, level)
 
 
-def contrast(
-    a: Callable[[Ints], ArrayLike], b: Callable[[Ints], ArrayLike], n_seeds: int, level: float = 0.95
-) -> Interval:
-    """Jackknife interval of a − b, each seed dropped from both at once, as for `jackknife`.
-
-    Seeds are shared, so the noise they have in common cancels; two separate intervals would not show it.
-    """
-    return jackknife(lambda kept: np.asarray(a(kept)) - np.asarray(b(kept)), n_seeds, level)
-
-
-def bootstrap(
-    statistic: Callable[[Ints], ArrayLike], n_seeds: int, level: float = 0.95, n_resamples: int = 2000, rng: int = 0
-) -> Interval:
-    """Bias-corrected and accelerated bootstrap interval over the seeds: secondary, never in the jackknife's place.
-
-    `statistic` is as for `jackknife`, and gets positions with repeats; so it must not be cross-fitted, since a repeated seed
-    would both choose and judge. Only for 5 seeds or more: with fewer, and where any replicate is NaN or all are equal, there
-    is an estimate and no interval. Even at 5 it is too narrow; see `jackknife`. The same rng gives the same interval.
-    """
-    from scipy import stats  # slow to import
-
-    seeds = np.arange(n_seeds)
-    estimate = np.asarray(statistic(seeds), np.float64)
-    missing = np.full_like(estimate, np.nan)
-    if n_seeds < BOOTSTRAP_SEEDS:
-        return Interval(estimate, missing, missing, missing, n_seeds, "bootstrap")
-    with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
-        warnings.simplefilter("ignore")  # scipy warns of replicates that are NaN or all equal, and returns NaN
-        result = stats.bootstrap(
-            (seeds,), statistic, vectorized=False, n_resamples=n_resamples, confidence_level=level, rng=rng
-        )
-    known = np.isfinite(result.confidence_interval.low + result.confidence_interval.high + estimate)
-    low, high, se = (np.where(known, x, np.nan) for x in (*result.confidence_interval, result.standard_error))
-    return Interval(estimate, low, high, se, n_seeds, "bootstrap")
-
-
 def cross_fitted(statistic: Callable[[Ints, Ints], ArrayLike], n_seeds: int) -> Floats:
     """`statistic(others, judged)` for each seed, stacked, [n_seeds, …]; NaN for a single seed.
 
@@ -115,9 +78,7 @@ def cross_fitted(statistic: Callable[[Ints, Ints], ArrayLike], n_seeds: int) -> 
 
 
 def at_level(interval: Interval, level: float) -> Interval:
-    """The same estimate and standard error at another level, by Student's t; ValueError for a bootstrap interval."""
-    if interval.kind != "t":
-        raise ValueError(f"A {interval.kind} interval has no other level: make it anew at {level}.")
+    """The same estimate and standard error at another level."""
     return t_interval(interval.estimate, interval.se, interval.n, level)
 
 

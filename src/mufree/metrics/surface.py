@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Literal
 
 import numpy as np
@@ -86,6 +88,18 @@ class Surface:
             self.diverged[:, :, seeds],
         )
 
+    def at_widths(self, widths: Ints) -> Surface:
+        """The surface at these widths only, of those that it has."""
+        here = np.isin(self.widths, widths)
+        return Surface(
+            self.base_width,
+            self.widths[here],
+            self.log2_lrs,
+            self.loss[here],
+            self.initial_loss[here],
+            self.diverged[here],
+        )
+
 
 @dataclass(frozen=True)
 class Optimum:
@@ -136,6 +150,17 @@ def find_optimum(log2_lrs: Floats, mean_loss: Floats, ran: Bools) -> Optimum:
     vertex = float(np.clip(-b / (2 * a), x.min(), x.max()))
     fit_loss = loss + float(a * vertex**2 + b * vertex + c)
     return Optimum("ok", argmin + vertex, argmin, loss, fit_loss, float(a))
+
+
+def common_widths(surfaces: Iterable[Surface]) -> Ints:
+    """The widths (or horizons) that all of the surfaces have, ascending."""
+    return reduce(np.intersect1d, (surface.widths for surface in surfaces))
+
+
+def at_common_widths(surfaces: Sequence[Surface]) -> list[Surface]:
+    """Each surface at `common_widths`."""
+    widths = common_widths(surfaces)
+    return [surface.at_widths(widths) for surface in surfaces]
 
 
 def optima(surface: Surface) -> list[Optimum]:

@@ -7,12 +7,13 @@ from typing import Any
 
 from mufree.report.blocks import Block, points, table
 from mufree.report.words import MISSING
+from mufree.tables.transfer import EQUIVALENCE_MARGIN
 
 HOW_TO_READ = [
     "Learning rates are powers of two, and a “doubling” is a factor of two. Under µP a rate is the one at base width.",
     "Best rate: the vertex of a parabola through the mean losses within two doublings of the best rate of the grid. Drift: "
     "the slope of the best log2 rate on log2 width; 0 is perfect transfer, and Adam under SP is expected near −1. A drift "
-    "counts as none only if its 90 % interval is inside ±0.25: an interval that includes 0 is no proof.",
+    f"counts as none only if its 90 % interval is inside ±{EQUIVALENCE_MARGIN}: an interval that includes 0 is no proof.",
     "Regret: what using the base width's best rate costs, against the best rate of the grid at that width. Cross-fitted: both "
     "rates are chosen on the other seeds, so that no seed judges itself. It may be slightly negative. Read drift and regret "
     "together: in a flat valley the optimum wanders and costs nothing.",

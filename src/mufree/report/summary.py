@@ -13,15 +13,16 @@ from mufree.report.best import best_sentence
 from mufree.report.blocks import Block, heading, points, table, text
 from mufree.report.facts import Facts, Record
 from mufree.report.stability import diverged_sentence
-from mufree.report.transfer import DRIFT_MARGIN, drift_class
+from mufree.report.transfer import drift_class
 from mufree.report.verdicts import KINDS, answer, in_words
 from mufree.report.words import MISSING, count, interval, known, listing, number, plain, verdict
+from mufree.tables.transfer import EQUIVALENCE_MARGIN
 from mufree.verdicts import PRIMARY_SEEDS
 
 DRIFTS = {
     "drifts": "drifts",
-    "none": f"does not drift beyond ±{DRIFT_MARGIN}",
-    "small": f"moves, but by less than ±{DRIFT_MARGIN},",
+    "none": f"does not drift beyond ±{EQUIVALENCE_MARGIN}",
+    "small": f"moves, but by less than ±{EQUIVALENCE_MARGIN},",
     "undecided": "is undecided",
     "not_estimable": "has no estimable drift",
 }
@@ -141,8 +142,8 @@ def _drifts(facts: Facts) -> list[str]:
     rows = facts.records("transfer")
     words = {
         "drifts": "The best learning rate drifts with width in",
-        "none": f"The best learning rate does not drift beyond ±{DRIFT_MARGIN} doublings per doubling of width in",
-        "small": f"The best learning rate moves, but by less than ±{DRIFT_MARGIN} doublings per doubling of width, in",
+        "none": f"The best learning rate does not drift beyond ±{EQUIVALENCE_MARGIN} doublings per doubling of width in",
+        "small": f"The best learning rate moves, but by less than ±{EQUIVALENCE_MARGIN} doublings per doubling of width, in",
         "undecided": "Whether the best learning rate drifts with width is undecided in",
         "not_estimable": "The drift of the best learning rate is not estimable in",
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
 from mufree.report.blocks import Block, points, table
@@ -20,10 +22,9 @@ from mufree.report.words import (
     verdict,
     with_interval,
 )
+from mufree.tables.transfer import EQUIVALENCE_MARGIN
 
 FIGURES = ("loss_vs_lr", "optimum_vs_width", "regret_vs_width")
-DRIFT_MARGIN = 0.25
-"""Doublings per doubling of width; a drift inside it counts as none (METRICS, section 1)."""
 FLAGS = {
     "argmin_only": "no parabola fits; the best rate of the grid stands in",
     "edge_low": "best at the lowest rate of the grid; the optimum may be lower",
@@ -62,13 +63,22 @@ def limits(facts: Facts) -> list[str]:
 
 
 def drift_class(row: Record) -> str:
-    """`none`, `drifts`, `small` (not 0, but inside the margin), `undecided` or `not_estimable`."""
-    if row["status"] != "ok" or not known(row["drift"]):
+    """What the drift of a row of the transfer table shows: see `drift_shown`."""
+    estimate = row["drift"] if row["status"] == "ok" else None
+    return drift_shown(estimate, row["drift_low"], row["drift_high"], bool(verdict(row["equivalent"])))
+
+
+def drift_shown(estimate: Any, low: Any, high: Any, equivalent: bool) -> str:
+    """`none`, `drifts`, `small` (not 0, but inside the margin), `undecided` or `not_estimable`, by the 95 % interval.
+
+    `equivalent` says whether the 90 % interval is inside the margin: `tables.transfer.is_equivalent`.
+    """
+    if not known(estimate):
         return "not_estimable"
-    if not (known(row["drift_low"]) and known(row["drift_high"])):
+    if not (known(low) and known(high)):
         return "undecided"
-    excludes_zero = row["drift_low"] > 0 or row["drift_high"] < 0
-    if verdict(row["equivalent"]):
+    excludes_zero = low > 0 or high < 0
+    if equivalent:
         return "small" if excludes_zero else "none"
     return "drifts" if excludes_zero else "undecided"
 
@@ -87,7 +97,7 @@ def _drift(row: Record, facts: Facts) -> str:
     if not known(row["drift_low"]):
         return f"{text}, without an interval ({'one seed' if facts.seeds == [1] else reason}), so nothing is decided."
     text += f", 95 % interval {interval(row['drift_low'], row['drift_high'], 2, sign=True)}"
-    margin = f"±{DRIFT_MARGIN}"
+    margin = f"±{EQUIVALENCE_MARGIN}"
     meaning = {
         "none": f"no drift beyond {margin} (the 90 % interval is inside)",
         "small": f"not zero, yet inside {margin} (the 90 % interval is)",

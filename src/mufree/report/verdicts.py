@@ -30,6 +30,7 @@ WORDS = {
     "inconclusive": "inconclusive",
     "not_estimable": "not estimable",
 }
+"""Verdicts as they are read, in the order in which they are listed."""
 KINDS = {
     "primary": "Hypotheses of this study",
     "replication": "What others have published, tried again here",

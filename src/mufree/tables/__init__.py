@@ -19,7 +19,7 @@ from mufree.tables.cases import PRIMARY, Records, make_cases
 from mufree.tables.contrasts import contrasts
 from mufree.tables.summary import summary
 
-__all__ = ["COLUMNS", "build", "summary"]
+__all__ = ["COLUMNS", "build", "summary", "to_csv"]
 
 COLUMNS: dict[str, list[str]] = {
     "optima": [
@@ -146,3 +146,8 @@ def build(rows: pd.DataFrame, curves: pd.DataFrame) -> dict[str, pd.DataFrame]:
         tables[name][column] = tables[name][column].astype("boolean")  # a verdict may be missing
     others = pd.DataFrame(contrasts(cases, horizons, maps), columns=CONTRASTS)
     return tables | {"estimates": long_form.estimates(tables, others)}
+
+
+def to_csv(table: pd.DataFrame) -> str:
+    """A table as the text of its file: numbers with 8 digits, what is missing empty."""
+    return table.to_csv(index=False, float_format="%.8g")

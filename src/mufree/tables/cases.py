@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from mufree.config import METHODS
 from mufree.metrics.statistics import Floats, Interval, jackknife
-from mufree.metrics.surface import Optimum, Surface, optima
+from mufree.metrics.surface import Optimum, Surface, common_widths, optima
 from mufree.metrics.transfer import regret_held, transferred_rate
 
 log = logging.getLogger(__name__)
@@ -122,6 +122,32 @@ def over_common_seeds(
     common = sorted(set.intersection(*(set(seeds) for _, seeds in parts)))
     surfaces = [surface.keep(np.searchsorted(seeds, common)) for surface, seeds in parts]
     return jackknife(lambda kept: statistic([surface.keep(kept) for surface in surfaces]), len(common))
+
+
+def widest_shared(cases: Sequence[Case]) -> tuple[int, list[int]]:
+    """The widest width that all cases have, and its position in each."""
+    widest = int(common_widths(case.surface for case in cases).max())
+    return widest, [case.widths.index(widest) for case in cases]
+
+
+def interval_columns(name: str, interval: Interval, ends: str | None = None) -> dict[str, float]:
+    """The columns `name`, `name_low` and `name_high` of one number's interval; with `ends`, that stands before low and high."""
+    before = f"{name}_" if ends is None else ends
+    return {
+        name: float(interval.estimate),
+        f"{before}low": float(interval.low),
+        f"{before}high": float(interval.high),
+    }
+
+
+def status(interval: Interval, why_not: str) -> dict[str, str]:
+    """`ok`, or `not_estimable` with the reason; an estimate without an interval is ok and says why it has none."""
+    if np.isnan(interval.estimate):
+        return {"status": "not_estimable", "reason": "no seed in common" if interval.n == 0 else why_not}
+    if np.isnan(interval.se):
+        why = "one seed, so no interval" if interval.n < 2 else "too few seeds for an interval"
+        return {"status": "ok", "reason": why}
+    return {"status": "ok", "reason": ""}
 
 
 def make_cases(rows: pd.DataFrame) -> list[Case]:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
 from typing import Any
-
-import numpy as np
 
 from mufree.metrics import stability, transfer
 from mufree.metrics.schedule import horizon_drift
 from mufree.metrics.statistics import Floats, Interval
-from mufree.metrics.surface import Surface
-from mufree.tables.cases import Case, Records, joint, over_common_seeds
-from mufree.tables.schedule import OverHorizons, anytime_extremes, at_widths, rivalries, status
+from mufree.metrics.surface import Surface, at_common_widths
+from mufree.tables.cases import Case, Records, interval_columns, joint, over_common_seeds, status, widest_shared
+from mufree.tables.schedule import OverHorizons, anytime_extremes, at_common_horizons, rivalries
 from mufree.tables.stability import common_offsets, window
 from mufree.tables.tuning import best_of_3_excess, canonical, rivals
 from mufree.tables.weight_decay import DecayMap, decay_difference
@@ -22,7 +19,7 @@ from mufree.tables.weight_decay import DecayMap, decay_difference
 
 def contrasts(cases: Sequence[Case], horizons: Sequence[OverHorizons], maps: Sequence[DecayMap]) -> Records:
     """All of them, in the long form of `estimates` without the columns that follow from the others."""
-    offsets = {task: common_offsets(list(group)) for task, group in groupby(cases, key=lambda case: case.task)}
+    offsets = common_offsets(cases)
     return [
         *(row for four in canonical(cases) for row in _against_best_single(four, offsets[four[0].task])),
         *(row for four in canonical(cases) for row in _against_best(four)),
@@ -42,12 +39,10 @@ def _row(
         "subject": subject,
         "width": width,
         "statistic": statistic,
-        "estimate": float(value.estimate),
-        "low": float(value.low),
-        "high": float(value.high),
+        **interval_columns("estimate", value, ends=""),
         "n_seeds": value.n,
         "unit": unit,
-        **status(value.estimate, value.se, value.n, why),
+        **status(value, why),
     }
 
 
@@ -55,8 +50,7 @@ def _against_best_single(four: list[Case], offsets: Floats) -> Iterator[dict[str
     """µP × ScheduleFree minus the better of the two methods that have one factor alone, at the widest width."""
     _, sp_free, mup, both = four
     parts = [both, sp_free, mup]
-    widest = max(set.intersection(*(set(case.widths) for case in parts)))
-    places = [case.widths.index(widest) for case in parts]
+    widest, places = widest_shared(parts)
     rates = [window(case, offsets) for case in parts]
     single: dict[str, tuple[Callable[[Surface, int], float], str]] = {
         "sensitivity_vs_best_single": (lambda s, i: float(stability.lr_sensitivity(s, rates[i])[places[i]]), "nats"),
@@ -77,8 +71,7 @@ def _less_the_lower(statistic: Callable[[Surface, int], float]) -> Callable[[lis
 
 def _against_best(four: list[Case]) -> Iterator[dict[str, Any]]:
     """Best loss of µP × ScheduleFree minus the lowest of the other three, at the widest width."""
-    widest = max(set.intersection(*(set(case.widths) for case in four)))
-    places = [case.widths.index(widest) for case in four]
+    widest, places = widest_shared(four)
 
     def statistic(surfaces: list[Surface]) -> float:
         losses = [float(stability.best_loss(s)[k]) for s, k in zip(surfaces, places, strict=True)]
@@ -94,13 +87,8 @@ def _ratio_slopes(cases: Sequence[Case]) -> Iterator[dict[str, Any]]:
     for free, other in rivals(cases):
         subject = f"{free.method} / {other.method}"
         why = "fewer than 3 widths have both optima inside the grid"
-        value = joint([free, other], _ratio_slope)
+        value = joint([free, other], lambda s: transfer.rate_ratio_slope(*at_common_widths(s)))
         yield _row(free.task, subject, None, "rate_ratio_slope", value, "doublings per doubling", why)
-
-
-def _ratio_slope(surfaces: list[Surface]) -> float:
-    widths = np.intersect1d(surfaces[0].widths, surfaces[1].widths)
-    return transfer.rate_ratio_slope(*(at_widths(surface, widths) for surface in surfaces))
 
 
 def _anytime(horizons: Sequence[OverHorizons]) -> Iterator[dict[str, Any]]:
@@ -113,8 +101,7 @@ def _anytime(horizons: Sequence[OverHorizons]) -> Iterator[dict[str, Any]]:
 def _horizon_drifts(horizons: Sequence[OverHorizons]) -> Iterator[dict[str, Any]]:
     """|h| of the schedule-free method minus |h| of its rival: below 0, its best rate depends less on the horizon."""
     for free, rival in rivalries(horizons):
-        steps = np.intersect1d(free.surface.widths, rival.surface.widths)
-        parts = [(at_widths(one.surface, steps), one.seeds) for one in (free, rival)]
+        parts = at_common_horizons(free, rival)
         value = over_common_seeds(parts, lambda s: abs(horizon_drift(s[0])) - abs(horizon_drift(s[1])))
         subject = f"{free.case.method} - {rival.case.method}"
         unit, why = "doublings per doubling", "fewer than 3 horizons have both optima inside the grid"
@@ -149,8 +136,7 @@ def _embedding_arms(four: list[Case], cases: Sequence[Case]) -> Iterator[dict[st
 def _embedding_arm(plain: Case, arm: Case, mup: Case) -> Iterator[dict[str, Any]]:
     """The share of the gap in |drift|, and in regret at the widest width."""
     parts = [plain, arm, mup]
-    widest = max(set.intersection(*(set(case.widths) for case in parts)))
-    places = [case.widths.index(widest) for case in parts]
+    widest, places = widest_shared(parts)
     why = "there is no gap between SP and µP, or an optimum is not inside the grid"
     drift = joint(parts, lambda s: _share_closed(*(abs(transfer.drift(x)) for x in s)))
     yield _row(arm.task, arm.method, None, "embedding_gap_closed_drift", drift, "share", why)

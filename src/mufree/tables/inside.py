@@ -11,10 +11,7 @@ import pandas as pd
 from mufree.metrics import dynamics as within
 from mufree.metrics.control import same_bits
 from mufree.metrics.statistics import Floats, Interval, jackknife
-from mufree.tables.cases import Case, Records
-
-EPSILON_SHARE = 0.1
-"""ε above this share of the median √v of a layer changes its updates (METRICS, section 2)."""
+from mufree.tables.cases import Case, Records, interval_columns
 
 
 def dynamics_points(cases: Sequence[Case], curves: pd.DataFrame) -> pd.DataFrame:
@@ -45,9 +42,7 @@ def dynamics(cases: Sequence[Case], points: pd.DataFrame) -> Records:
                     **case.names,
                     "layer": layer,
                     "quantity": quantity,
-                    "slope": float(slope.estimate),
-                    "slope_low": float(slope.low),
-                    "slope_high": float(slope.high),
+                    **interval_columns("slope", slope),
                     "n_seeds": len(case.seeds),
                     "n_widths": int(np.isfinite(within.complete_log2_means(grid)).sum()),
                 }
@@ -103,7 +98,7 @@ def epsilon(cases: Sequence[Case], curves: pd.DataFrame) -> Records:
                         "median_sqrt_v": float(medians.median()),
                         "epsilon": float(runs["eps"].iloc[0]),
                         "ratio": ratio,
-                        "flagged": bool(ratio > EPSILON_SHARE),
+                        "flagged": bool(ratio > within.EPSILON_FLAG),
                     }
                 )
     return records

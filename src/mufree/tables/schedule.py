@@ -14,9 +14,20 @@ import pandas as pd
 
 from mufree.metrics import schedule, transfer
 from mufree.metrics.stability import best_loss
-from mufree.metrics.statistics import MIN_POINTS, Floats, Interval, Ints, t_interval
-from mufree.metrics.surface import Surface, grid_argmin, optima
-from mufree.tables.cases import PRIMARY, Case, Records, Role, common_seeds, joint, over_common_seeds, surface_of
+from mufree.metrics.statistics import MIN_POINTS, Floats, at_level
+from mufree.metrics.surface import Surface, at_common_widths, common_widths, grid_argmin, optima
+from mufree.tables.cases import (
+    PRIMARY,
+    Case,
+    Records,
+    Role,
+    common_seeds,
+    interval_columns,
+    joint,
+    over_common_seeds,
+    status,
+    surface_of,
+)
 
 HORIZON = re.compile(r"T/\d+")
 """The variant of a run that differs from the primary one in its length alone."""
@@ -121,25 +132,23 @@ def anytime(found: Sequence[OverHorizons]) -> Records:
     """One schedule-free run against rivals that were told the horizon, of the same parametrization and kind of optimizer."""
     records = []
     for free, rival in rivalries(found):
-        common = np.intersect1d(free.surface.widths, rival.surface.widths)
-        mine, other = at_widths(free.surface, common), at_widths(rival.surface, common)
-        gap = over_common_seeds([(mine, free.seeds), (other, rival.seeds)], lambda s: schedule.anytime_gaps_cf(*s))
-        narrow = t_interval(gap.estimate, gap.se, gap.n, 0.90)
+        parts = at_common_horizons(free, rival)
+        (mine, _), (other, _) = parts
+        gap = over_common_seeds(parts, lambda s: schedule.anytime_gaps_cf(*s))
+        narrow = at_level(gap, 0.90)
         losses, rivals = _tuned_at_last(mine), best_loss(other)
-        for h, steps in enumerate(common):
+        for h, steps in enumerate(mine.widths):
             records.append(
                 {
                     **_pair(free, rival),
                     "horizon": float(steps) / free.steps,
                     "loss": losses[h],
                     "rival_loss": rivals[h],
-                    "gap": gap.estimate[h],
-                    "gap_low": gap.low[h],
-                    "gap_high": gap.high[h],
+                    **interval_columns("gap", gap[h]),
                     "gap_low90": narrow.low[h],
                     "gap_high90": narrow.high[h],
                     "n_seeds": gap.n,
-                    **status(gap.estimate[h], gap.se[h], gap.n, "no rate is free of divergence on both sides"),
+                    **status(gap[h], "no rate is free of divergence on both sides"),
                 }
             )
     return records
@@ -149,12 +158,9 @@ def anytime_extremes(found: Sequence[OverHorizons]) -> Records:
     """The greatest and the mean anytime gap over the horizons of each pair, for the estimates."""
     records = []
     for free, rival in rivalries(found):
-        common = np.intersect1d(free.surface.widths, rival.surface.widths)
-        parts = [(at_widths(free.surface, common), free.seeds), (at_widths(rival.surface, common), rival.seeds)]
-        gaps = over_common_seeds(parts, lambda s: _extremes(schedule.anytime_gaps_cf(*s)))
+        gaps = over_common_seeds(at_common_horizons(free, rival), lambda s: _extremes(schedule.anytime_gaps_cf(*s)))
         for i, name in enumerate(("anytime_max", "anytime_mean")):
-            value = Interval(gaps.estimate[i], gaps.low[i], gaps.high[i], gaps.se[i], gaps.n)
-            records.append({**_pair(free, rival), "statistic": name, "interval": value})
+            records.append({**_pair(free, rival), "statistic": name, "interval": gaps[i]})
     return records
 
 
@@ -176,15 +182,11 @@ def horizon(found: Sequence[OverHorizons]) -> Records:
             {
                 **one.case.names,
                 "width": one.width,
-                "drift": float(drift.estimate),
-                "drift_low": float(drift.low),
-                "drift_high": float(drift.high),
+                **interval_columns("drift", drift),
                 "n_horizons": len(one.surface.widths),
-                "regret": float(regret.estimate),
-                "regret_low": float(regret.low),
-                "regret_high": float(regret.high),
+                **interval_columns("regret", regret),
                 "n_seeds": drift.n,
-                **status(drift.estimate, drift.se, drift.n, why),
+                **status(drift, why),
             }
         )
     return records
@@ -224,20 +226,18 @@ def _same_but_schedule(constant: Role, scheduled: Role) -> bool:
 
 
 def _premium(constant: Case, scheduled: Case) -> Iterator[dict[str, Any]]:
-    widths = np.intersect1d(constant.surface.widths, scheduled.surface.widths)
-    value = joint([constant, scheduled], lambda s: schedule.premium_cf(*(at_widths(x, widths) for x in s)))
-    for k, width in enumerate(widths):
+    both = [constant, scheduled]
+    value = joint(both, lambda s: schedule.premium_cf(*at_common_widths(s)))
+    for k, width in enumerate(common_widths(case.surface for case in both)):
         yield {
             "task": constant.task,
             "parametrization": constant.role.parametrization,
             "width": int(width),
             "constant": constant.method,
             "scheduled": scheduled.method,
-            "premium": value.estimate[k],
-            "premium_low": value.low[k],
-            "premium_high": value.high[k],
+            **interval_columns("premium", value[k]),
             "n_seeds": value.n,
-            **status(value.estimate[k], value.se[k], value.n, "no rate is free of divergence on both sides"),
+            **status(value[k], "no rate is free of divergence on both sides"),
         }
 
 
@@ -254,6 +254,12 @@ def rivalries(found: Sequence[OverHorizons]) -> Iterator[tuple[OverHorizons, Ove
                 yield free, rival
 
 
+def at_common_horizons(free: OverHorizons, rival: OverHorizons) -> list[tuple[Surface, list[int]]]:
+    """The surfaces of both at the horizons that they share, each with its seeds."""
+    surfaces = at_common_widths([free.surface, rival.surface])
+    return list(zip(surfaces, (free.seeds, rival.seeds), strict=True))
+
+
 def _pair(free: OverHorizons, rival: OverHorizons) -> dict[str, object]:
     return {
         "task": free.case.task,
@@ -268,25 +274,3 @@ def _tuned_at_last(surface: Surface) -> Floats:
     """Mean loss at each horizon of the rate that is best at the last one, [H]."""
     best = int(grid_argmin(surface)[-1])
     return np.full(len(surface.widths), math.nan) if best < 0 else np.asarray(surface.mean_loss[:, best])
-
-
-def at_widths(surface: Surface, widths: Ints) -> Surface:
-    """The rows of a surface at these widths (or horizons)."""
-    here = np.isin(surface.widths, widths)
-    return Surface(
-        surface.base_width,
-        surface.widths[here],
-        surface.log2_lrs,
-        surface.loss[here],
-        surface.initial_loss[here],
-        surface.diverged[here],
-    )
-
-
-def status(estimate: object, se: object, n: int, why_not: str) -> dict[str, str]:
-    """`ok`, or `not_estimable` with the reason; an estimate without an interval is ok and says why it has none."""
-    if np.isnan(np.asarray(estimate, np.float64)):
-        return {"status": "not_estimable", "reason": "no seed in common" if n == 0 else why_not}
-    if np.isnan(np.asarray(se, np.float64)):
-        return {"status": "ok", "reason": "one seed, so no interval" if n < 2 else "too few seeds for an interval"}
-    return {"status": "ok", "reason": ""}

@@ -12,7 +12,7 @@ import pandas as pd
 from mufree.metrics import smoothness as smooth
 from mufree.metrics import stability as stable
 from mufree.metrics.statistics import Bools, Floats, wilson
-from mufree.tables.cases import CANONICAL, Case, Records, mean_interval
+from mufree.tables.cases import CANONICAL, Case, Records, interval_columns, mean_interval
 
 SPIKE_FACTORS = (1, 2, 4)
 """Multiples of the best rate at which spikes are counted."""
@@ -20,22 +20,21 @@ SPIKE_FACTORS = (1, 2, 4)
 
 def stability(cases: Sequence[Case]) -> Records:
     """Divergence, headroom, LR sensitivity and basin of every width."""
-    records = []
-    for _, group in groupby(cases, key=lambda case: case.task):
-        of_task = list(group)
-        offsets = common_offsets(of_task)
-        for case in of_task:
-            records += _stability_of(case, offsets)
-    return records
+    offsets = common_offsets(cases)
+    return [row for case in cases for row in _stability_of(case, offsets[case.task])]
 
 
-def common_offsets(cases: Sequence[Case]) -> Floats:
-    """The window of a task: what the study's four methods have in common, or all methods where none of the four was run.
+def common_offsets(cases: Sequence[Case]) -> dict[str, Floats]:
+    """The window of each task: what the study's four methods have in common, or all methods where none of the four was run.
 
     Other methods are judged over the same window if their grid has it: a control with a short grid must not narrow it.
     """
-    four = [case for case in cases if case.method in CANONICAL] or cases
-    return stable.common_offsets((case.surface, case.optima) for case in four)
+    found = {}
+    for task, group in groupby(cases, key=lambda case: case.task):
+        of_task = list(group)
+        four = [case for case in of_task if case.method in CANONICAL] or of_task
+        found[task] = stable.common_offsets((case.surface, case.optima) for case in four)
+    return found
 
 
 def window(case: Case, offsets: Floats) -> Bools:
@@ -50,10 +49,10 @@ def _stability_of(case: Case, offsets: Floats) -> Records:
     rates = window(case, offsets)
     sensitivity = case.over_seeds(lambda kept: stable.lr_sensitivity(kept, rates))
     normalised = stable.lr_sensitivity_normalised(surface, rates)
-    largest = stable.max_stable_log2_lr(surface)
+    largest, headroom = stable.max_stable_log2_lr(surface), stable.headroom(surface)
     basin = stable.basin(surface)
     records = []
-    for k, (width, optimum) in enumerate(zip(case.widths, case.optima, strict=True)):
+    for k, width in enumerate(case.widths):
         runs = case.runs[case.runs["width"] == width]
         inside = surface.log2_lrs[rates[k]]
         n, diverged = len(inside) * surface.n_seeds, int(surface.diverged[k, rates[k]].sum())
@@ -71,10 +70,8 @@ def _stability_of(case: Case, offsets: Floats) -> Records:
                 "diverged_low": low,
                 "diverged_high": high,
                 "log2_lr_max": largest[k],
-                "headroom": math.nan if optimum.censored else largest[k] - optimum.log2_lr,
-                "lr_sensitivity": sensitivity.estimate[k],
-                "lr_sensitivity_low": sensitivity.low[k],
-                "lr_sensitivity_high": sensitivity.high[k],
+                "headroom": headroom[k],
+                **interval_columns("lr_sensitivity", sensitivity[k]),
                 "lr_sensitivity_normalised": normalised[k],
                 "span": offsets[-1] - offsets[0] if len(offsets) else math.nan,
                 "basin_width": basin.width[k],
@@ -120,9 +117,7 @@ def smoothness(cases: Sequence[Case], curves: pd.DataFrame) -> Records:
                         "width": width,
                         "at": at,
                         "log2_lr": optimum.log2_lr_argmin,
-                        "tvx": float(mean.estimate),
-                        "tvx_low": float(mean.low),
-                        "tvx_high": float(mean.high),
+                        **interval_columns("tvx", mean),
                         "n_seeds": int(np.isfinite(values).sum()),
                     }
                 )
@@ -161,9 +156,7 @@ def _spikes(
         "lr_factor": factor,
         "log2_lr": log2_lr,
         "series": series,
-        "score": float(mean.estimate),
-        "score_low": float(mean.low),
-        "score_high": float(mean.high),
+        **interval_columns("score", mean),
         "n_spikes": int(counts[:, 0].sum()),
         "n_points": int(counts[:, 1].sum()),
         "window": size,

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 import pandas as pd
 
 from mufree.metrics import stability, transfer
-from mufree.metrics.statistics import MIN_POINTS, Floats, Interval, jackknife, t_interval
+from mufree.metrics.statistics import MIN_POINTS, Floats, Interval, at_level, jackknife
 from mufree.metrics.surface import grid_argmin
-from mufree.tables.cases import Case, Records
+from mufree.tables.cases import Case, Records, interval_columns
 
 EQUIVALENCE_MARGIN = 0.25
-"""|drift| below this, in doublings per doubling of width, counts as no drift."""
+"""|drift| below this, in doublings per doubling of width, counts as no drift (METRICS, section 1)."""
 
 NEGLIGIBLE_REGRET = 0.01
 """Nats. A regret is good below this or below two standard deviations over seeds, whichever is larger."""
@@ -80,20 +80,17 @@ def drift(cases: Sequence[Case]) -> Records:
     records = []
     for case in cases:
         drift = case.over_seeds(transfer.drift)
-        drift90 = t_interval(drift.estimate, drift.se, drift.n, 0.90)
+        drift90 = at_level(drift, 0.90)
         positions = transfer.optimum_positions(case.surface)
         used = positions[~np.isnan(positions)]
         estimable = len(used) >= MIN_POINTS
-        inside = bool(drift90.low > -EQUIVALENCE_MARGIN and drift90.high < EQUIVALENCE_MARGIN)
         records.append(
             {
                 **case.names,
-                "drift": float(drift.estimate),
-                "drift_low": float(drift.low),
-                "drift_high": float(drift.high),
+                **interval_columns("drift", drift),
                 "drift_low90": float(drift90.low),
                 "drift_high90": float(drift90.high),
-                "equivalent": None if np.isnan(drift90.se) else inside,
+                "equivalent": None if np.isnan(drift90.se) else is_equivalent(drift90.low, drift90.high),
                 "drift_range": float(np.ptp(used)) if len(used) > 1 else math.nan,
                 "n_widths": len(used),
                 "n_censored": len(positions) - len(used),
@@ -103,6 +100,11 @@ def drift(cases: Sequence[Case]) -> Records:
             }
         )
     return records
+
+
+def is_equivalent(low90: SupportsFloat, high90: SupportsFloat) -> bool:
+    """Whether the 90 % interval of a drift lies inside the margin; not where it is NaN."""
+    return float(low90) > -EQUIVALENCE_MARGIN and float(high90) < EQUIVALENCE_MARGIN
 
 
 def _why_no_drift(case: Case) -> str:
@@ -139,9 +141,7 @@ def regret(cases: Sequence[Case]) -> Records:
                     **case.names,
                     "width": width,
                     "log2_lr_transferred": base.log2_lr_argmin if base else math.nan,
-                    "regret_cf": cross_fitted.estimate[k],
-                    "regret_cf_low": cross_fitted.low[k],
-                    "regret_cf_high": cross_fitted.high[k],
+                    **interval_columns("regret_cf", cross_fitted[k]),
                     "regret": same_seed[k],
                     "regret_in_sigma": same_seed[k] / sigma[k] if sigma[k] > 0 else math.nan,
                     "rho": rho[k],
@@ -186,8 +186,8 @@ def transfer_error(cases: Sequence[Case]) -> Records:
         records.append(
             {
                 **case.names,
-                **_numbers("mean", mean),
-                **_numbers("max", worst),
+                **interval_columns("mean", mean),
+                **interval_columns("max", worst),
                 "n_pairs": transfer.transfer_error_pairs(case.surface),
                 "n_seeds": mean.n,
                 "status": "not_estimable" if np.isnan(mean.estimate) else "ok",
@@ -215,7 +215,7 @@ def _wider(case: Case, losses: pd.DataFrame) -> dict[str, Any]:
         "log2_lr": rate,
         "share_worse": worse / points if points else math.nan,
         "n_points": points,
-        **_numbers("tau", tau),
+        **interval_columns("tau", tau),
         "n_widths": len(case.widths),
         "n_seeds": len(case.seeds),
         "status": "ok" if points else "not_estimable",
@@ -241,12 +241,3 @@ def _train_losses(case: Case, runs: pd.DataFrame, losses: pd.DataFrame) -> Float
     points = pd.MultiIndex.from_product([case.widths, steps])
     shape = (len(case.widths), len(steps), len(case.seeds))
     return losses_of.reindex(index=points, columns=case.seeds).to_numpy(np.float64).reshape(shape)
-
-
-def _numbers(name: str, interval: Interval) -> dict[str, float]:
-    """An interval's columns."""
-    return {
-        name: float(interval.estimate),
-        f"{name}_low": float(interval.low),
-        f"{name}_high": float(interval.high),
-    }

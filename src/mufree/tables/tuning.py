@@ -13,9 +13,8 @@ from mufree.metrics import cost as tuning_cost
 from mufree.metrics import interaction as factors
 from mufree.metrics import stability, transfer
 from mufree.metrics.statistics import Bools, Floats, Interval
-from mufree.metrics.surface import Surface
-from mufree.tables.cases import CANONICAL, Case, Records, joint
-from mufree.tables.schedule import at_widths, status
+from mufree.metrics.surface import Surface, at_common_widths, common_widths
+from mufree.tables.cases import CANONICAL, Case, Records, interval_columns, joint, status, widest_shared
 from mufree.tables.stability import common_offsets, window
 
 TARGET = 0.02
@@ -75,9 +74,7 @@ def _cost(case: Case) -> Iterator[dict[str, Any]]:
         yield {
             **case.names,
             "width": width,
-            "best_of_3_excess": excess.estimate[k],
-            "best_of_3_low": excess.low[k],
-            "best_of_3_high": excess.high[k],
+            **interval_columns("best_of_3_excess", excess[k], ends="best_of_3_"),
             "k_eps": tuning_cost.trials_to_reach(tuning_cost.expected_best_of_k(losses), losses.min() + TARGET),
             "eps": TARGET,
             "flops_saved": math.nan if at_base else float(tuning_cost.flops_saved(grid[surface.base], one[k], grid[k])),
@@ -100,9 +97,9 @@ def rate_ratio(cases: Sequence[Case]) -> Records:
 
 
 def _rate_ratio(free: Case, other: Case) -> Iterator[dict[str, Any]]:
-    widths = np.intersect1d(free.surface.widths, other.surface.widths)
-    ratio = joint([free, other], lambda s: transfer.rate_ratios(*(at_widths(x, widths) for x in s)))
-    for k, width in enumerate(widths):
+    both = [free, other]
+    ratio = joint(both, lambda s: transfer.rate_ratios(*at_common_widths(s)))
+    for k, width in enumerate(common_widths(case.surface for case in both)):
         why = "an optimum lies at an edge of the grid, or all diverged"
         yield {
             "task": free.task,
@@ -110,11 +107,9 @@ def _rate_ratio(free: Case, other: Case) -> Iterator[dict[str, Any]]:
             "numerator": free.method,
             "denominator": other.method,
             "width": int(width),
-            "log2_ratio": ratio.estimate[k],
-            "low": ratio.low[k],
-            "high": ratio.high[k],
+            **interval_columns("log2_ratio", ratio[k], ends=""),
             "n_seeds": ratio.n,
-            **status(ratio.estimate[k], ratio.se[k], ratio.n, why),
+            **status(ratio[k], why),
         }
 
 
@@ -129,13 +124,12 @@ def canonical(cases: Sequence[Case]) -> Iterator[list[Case]]:
 
 def interaction(cases: Sequence[Case]) -> Records:
     """The four cells, both main effects and the difference in differences of each statistic, at the widest width they share."""
-    windows = {task: common_offsets(list(group)) for task, group in groupby(cases, key=lambda case: case.task)}
-    return [row for four in canonical(cases) for row in _interaction(four, windows[four[0].task])]
+    offsets = common_offsets(cases)
+    return [row for four in canonical(cases) for row in _interaction(four, offsets[four[0].task])]
 
 
 def _interaction(four: list[Case], offsets: Floats) -> Iterator[dict[str, Any]]:
-    widest = max(set.intersection(*(set(case.widths) for case in four)))
-    for name, statistic in _statistics(four, widest, [window(case, offsets) for case in four]).items():
+    for name, statistic in _statistics(four, [window(case, offsets) for case in four]).items():
         found = _effects(four, statistic)
         for i, effect in enumerate((*CANONICAL, *factors.EFFECTS)):
             why = f"{name.replace('_', ' ')} is not estimable for one of the methods"
@@ -143,12 +137,10 @@ def _interaction(four: list[Case], offsets: Floats) -> Iterator[dict[str, Any]]:
                 "task": four[0].task,
                 "statistic": name,
                 "effect": effect,
-                "estimate": found.estimate[i],
-                "low": found.low[i],
-                "high": found.high[i],
+                **interval_columns("estimate", found[i], ends=""),
                 "n_seeds": found.n,
                 "unit": UNITS[name],
-                **status(found.estimate[i], found.se[i], found.n, why),
+                **status(found[i], why),
             }
 
 
@@ -162,11 +154,9 @@ def _effects(four: list[Case], statistic: Callable[[list[Surface]], list[float]]
     return joint(four, effects)
 
 
-def _statistics(
-    four: Sequence[Case], widest: int, rates: Sequence[Bools]
-) -> dict[str, Callable[[list[Surface]], list[float]]]:
+def _statistics(four: Sequence[Case], rates: Sequence[Bools]) -> dict[str, Callable[[list[Surface]], list[float]]]:
     """Each statistic as a function of the four surfaces."""
-    places = [case.widths.index(widest) for case in four]
+    _, places = widest_shared(four)
 
     def at_widest(values: Callable[[Surface, int], Floats]) -> Callable[[list[Surface]], list[float]]:
         return lambda surfaces: [float(values(s, i)[k]) for i, (s, k) in enumerate(zip(surfaces, places, strict=True))]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from mufree.metrics.statistics import Bools, Floats, Interval, Ints, jackknife
+from mufree.metrics.statistics import Bools, Floats, Interval, Ints, agreement, jackknife
 from mufree.tables.cases import PRIMARY, Case, Records
 
 
@@ -39,6 +39,11 @@ class DecayMap:
             return None
         row, column = np.unravel_index(int(np.nanargmin(mean)), mean.shape)
         return int(row), int(column)
+
+    def best_row(self, kept: Ints) -> int | None:
+        """Position of the best decay on these seeds, whichever rate it goes with."""
+        best = self.best(kept)
+        return None if best is None else best[0]
 
 
 def maps(cases: Sequence[Case]) -> list[DecayMap]:
@@ -105,14 +110,13 @@ def weight_decay_optimum(found: Sequence[DecayMap]) -> Records:
             numbers: dict[str, object] = {"flag": "all_diverged"}
         else:
             row, column = best
-            others = [one.best(np.delete(np.arange(len(one.seeds)), s)) for s in range(len(one.seeds))]
             decay, rate = one.decays[row], one.log2_lrs[column]
             numbers = {
                 "weight_decay": decay,
                 "log2_lr": rate,
                 "log2_lr_weight_decay": rate + math.log2(decay) if decay > 0 else math.nan,
                 "best_loss": one.loss[row, column].mean(),
-                "agreement": np.mean([o is not None and o[0] == row for o in others]) if len(others) > 1 else math.nan,
+                "agreement": agreement(one.best_row, len(one.seeds)),
                 "flag": _flag(one, row, column),
             }
         records.append({**one.names, "n_seeds": len(one.seeds), **numbers})

@@ -1,0 +1,61 @@
+"""What somebody who trains with µP and ScheduleFree should do, in sentences made from a frozen study's tables."""
+
+from __future__ import annotations
+
+from mufree.frozen import Frozen
+from mufree.report.terms import bounds, statistic
+from mufree.report.weight_decay import decay
+from mufree.report.words import known, listing, number, plus_minus
+
+METHOD, RIVAL = "mup_schedulefree", "mup_adamw"
+
+
+def recipe(frozen: Frozen, task: str) -> str:
+    """Where to tune and what it costs, the rate beside AdamW's, β₁ and the weight decay; what wasn't measured is left out."""
+    parts = [part(frozen, task) for part in (_transfer, _rate, _momentum, _decay)]
+    return f"{task}: {' '.join(part for part in parts if part) or 'µP with ScheduleFree was not run.'}"
+
+
+def _transfer(frozen: Frozen, task: str) -> str:
+    widest = frozen.widths(task)[-1]
+    for row in frozen.records("regret", task=task, method=METHOD, width=widest):
+        if known(row["regret_cf"]):
+            shown = bounds(row["regret_cf_low"], row["regret_cf_high"], statistic("regret_cf"))
+            return (
+                f"The rate that was best at width {frozen.base_width(task)}, log2 {number(row['log2_lr_transferred'], 0)}, "
+                f"costs {number(row['regret_cf'])} {shown} nats at width {widest}."
+            )
+    return ""
+
+
+def _rate(frozen: Frozen, task: str) -> str:
+    rows = frozen.records("rate_ratio", task=task, numerator=METHOD, denominator=RIVAL)
+    ratios = [2 ** row["log2_ratio"] for row in rows if known(row["log2_ratio"])]
+    if not ratios:
+        return ""
+    span = " to ".join(sorted({number(min(ratios), 1), number(max(ratios), 1)}, key=float))
+    return f"ScheduleFree's best rate is {span} times AdamW's."
+
+
+def _momentum(frozen: Frozen, task: str) -> str:
+    base = frozen.base_width(task)
+    rows = [
+        row
+        for row in frozen.records("arms", task=task, method=METHOD, width=base, horizon=1)
+        if row["weight_decay"] == 0 and known(row["best_loss"])
+    ]
+    if len({row["beta1"] for row in rows}) < 2:
+        return ""
+    rows.sort(key=lambda row: float(row["best_loss"]))
+    losses = listing([f"{row['beta1']:g} {plus_minus(row['best_loss'], row['best_loss_se'])}" for row in rows])
+    return f"Of β₁ at width {base}, each with a rate of its own, the lowest first, loss ± standard error: {losses}."
+
+
+def _decay(frozen: Frozen, task: str) -> str:
+    said = []
+    for method in (METHOD, RIVAL):
+        rows = frozen.records("weight_decay_optimum", task=task, method=method, weight_decay_scaling="coupled")
+        found = [f"{decay(row['weight_decay'])} at width {row['width']}" for row in rows if known(row["weight_decay"])]
+        if found:
+            said.append(f"{listing(found)} for {frozen.named(method)}")
+    return f"The best weight decay tried, coupled, is {'; '.join(said)}." if said else ""
