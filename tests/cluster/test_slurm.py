@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 from checkouts import Checkout, kill_group
 from slurm import Slurm, wait_for
@@ -20,10 +21,20 @@ Local = Callable[[str], Checkout]
 
 
 @pytest.fixture(autouse=True)
-def no_job_left(slurm: Slurm) -> Iterator[None]:
+def nothing_left(slurm: Slurm, checkout: Checkout) -> Iterator[None]:
+    """End what a test left running. `proctrack/linuxproc` loses sight of a process whose parent went down with the node."""
     yield
-    slurm.set_node("resume") if slurm.state_of_node() == "down" else None
+    if slurm.state_of_node() == "down":
+        slurm.set_node("resume")
     slurm.cancel_all()
+    for process in running_in(checkout.path):
+        process.kill()
+
+
+def running_in(folder: Path) -> list[psutil.Process]:
+    """Processes whose command names a file in `folder`."""
+    processes = psutil.process_iter(["cmdline"])
+    return [each for each in processes if any(f"{folder}/" in part for part in each.info["cmdline"] or [])]
 
 
 def through_profile(
