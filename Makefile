@@ -9,10 +9,10 @@ READY := $(VENV)/.ready
 SNAKEMAKE := $(BIN)/snakemake --cores all --config study=$(STUDY)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: study test lint bench bench-quick setup clean help
+.PHONY: study test test-cluster lint bench bench-quick setup clean help
 
 help: ## list these commands
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 study: $(READY) ## train a study and write its report (STUDY=quickstart)
 	@$(SNAKEMAKE)
@@ -21,6 +21,9 @@ study: $(READY) ## train a study and write its report (STUDY=quickstart)
 
 test: $(READY) lint ## linters and all tests
 	@$(BIN)/python -m pytest
+
+test-cluster: $(READY) ## studies on a real SLURM of one node, started for it (root on Debian)
+	@MUFREE_TEST_CLUSTER=1 $(BIN)/python -m pytest tests/cluster --durations=0
 
 lint: $(READY) ## linters alone
 	@$(BIN)/ruff check

@@ -20,6 +20,11 @@ include: "rules/publish.smk"
 include: "rules/paper.smk"
 
 
+# A GPU is held by the job that uses it: a limit on `gpu` counts those on this machine, not those of submitted jobs.
+resource_scopes:
+    gpu="local",
+
+
 wildcard_constraints:
     study=STUDY.name,
     task="|".join(STUDY.tasks),
@@ -31,6 +36,7 @@ wildcard_constraints:
 localrules:
     all,
     sweeps,
+    shard,
     figures,
 
 
@@ -47,6 +53,12 @@ rule sweeps:
         expand("results/{study}/rows.parquet", study=STUDY.name),
 
 
+rule shard:
+    """The sweeps of one part of the study (`--config shard=2/4`), for one of several allocations."""
+    input:
+        [rows_of(sweep) for sweep in MY_SWEEPS],
+
+
 rule figures:
     """All figures, without the report."""
     input:
@@ -59,8 +71,9 @@ rule figures:
 
 
 onstart:
+    cores = parallel_jobs()
     shell(
-        "mufree plan {STUDY_FILE:q} --store results/{STUDY.name}/runs --cores {workflow.cores}"
+        "mufree plan {STUDY_FILE:q} --device {DEVICE} --store results/{STUDY.name}/runs --cores {cores}"
     )
 
 

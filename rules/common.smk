@@ -8,20 +8,24 @@ import yaml
 from pydantic import ValidationError
 from snakemake.exceptions import WorkflowError
 
-from mufree import sources
+from mufree import jobs, sources
 from mufree.config import Study, explain
 from mufree.plan import (
     canonical_json,
     dataset_id,
     expand as expand_runs,
     study_datasets,
-    study_sweeps,
 )
 
 STARTED = time.time()
 STUDY_FILE = f"experiments/{config.get('study', 'quickstart')}.yaml"
 DATA_DIR = config.get("data_dir", os.environ.get("MUFREE_DATA_DIR", "data"))
 DEVICE = config.get("device", "cpu")
+# The longest that a job may ask for, in minutes: the limit of the partition.
+MAX_MINUTES = config.get("max_minutes")
+# Of several allocations that share a study, which one this is: 2/4 trains the second quarter of the sweeps.
+SHARD = str(config.get("shard", "1/1"))
+KNOWN_CONFIG = ["study", "data_dir", "device", "max_minutes", "shard"]
 FIGURES = [
     "loss_vs_lr",
     "optimum_vs_width",
@@ -40,10 +44,20 @@ FIGURES = [
 
 def read_study(file):
     """The study in `file`, or an error that says what to mend."""
-    unknown = sorted(set(config) - {"study", "data_dir", "device"})
+    unknown = sorted(set(config) - set(KNOWN_CONFIG))
     if unknown:
         raise WorkflowError(
-            f"Unknown --config {', '.join(unknown)}. Known: study, data_dir, device"
+            f"Unknown --config {', '.join(unknown)}. Known: {', '.join(KNOWN_CONFIG)}"
+        )
+    if DEVICE not in jobs.RATES:
+        raise WorkflowError(
+            f"Unknown device '{DEVICE}'. Known: {', '.join(jobs.RATES)}"
+        )
+    if MAX_MINUTES is not None and (
+        not isinstance(MAX_MINUTES, int) or MAX_MINUTES < 1
+    ):
+        raise WorkflowError(
+            f"max_minutes is {MAX_MINUTES!r}; give the partition's limit in minutes, such as 1440"
         )
     path = Path(workflow.basedir) / file
     if not path.exists():
@@ -66,12 +80,29 @@ def read_study(file):
     return study
 
 
+def read_shard(sweeps):
+    """The sweeps of the part of the study that `--config shard` asks for."""
+    number, _, count = SHARD.partition("/")
+    try:
+        return jobs.shard(sweeps, DEVICE, int(number), int(count))
+    except ValueError:
+        raise WorkflowError(
+            f"shard is '{SHARD}'; give a part and their number, such as 1/4 and up to 4/4"
+        )
+
+
+def parallel_jobs():
+    """Cores to divide the time by; where jobs are submitted, how many of them may run."""
+    return workflow.resource_settings.cores or workflow.resource_settings.nodes or 1
+
+
 STUDY = read_study(STUDY_FILE)
 RUNS = expand_runs(STUDY)
 SWEEPS = {
     (s.task, s.method, s.width_label, s.seed_label): s
-    for s in study_sweeps(STUDY, RUNS)
+    for s in jobs.deal(STUDY, RUNS, DEVICE)
 }
+MY_SWEEPS = read_shard(list(SWEEPS.values()))
 CELLS = {
     "study": [STUDY.name] * len(SWEEPS),
     **dict(zip(["task", "method", "widths", "seeds"], zip(*SWEEPS))),
@@ -79,8 +110,40 @@ CELLS = {
 DATASETS = study_datasets(STUDY)
 LARGEST_SWEEP = max(sweep.flops for sweep in SWEEPS.values())
 
+
+def rows_of(sweep):
+    """The file that a finished sweep leaves."""
+    return f"results/{STUDY.name}/sweeps/{sweep.task}/{sweep.method}/w{sweep.width_label}/s{sweep.seed_label}/rows.parquet"
+
+
+def minutes_of(wildcards, attempt):
+    """The run time that a sweep asks for."""
+    estimate = jobs.sweep_seconds(sweep_of(wildcards), DEVICE)
+    return jobs.minutes_to_ask(estimate, attempt, MAX_MINUTES)
+
+
+def memory_of(wildcards, attempt):
+    """The main memory that a sweep asks for, in MB."""
+    return jobs.memory_to_ask(jobs.memory_mb(sweep_of(wildcards).runs, DEVICE), attempt)
+
+
+def check_minutes_of(wildcards, attempt):
+    """The run time that a task's coordinate check asks for; it always runs on a CPU."""
+    runs = jobs.coordinate_check_runs(STUDY, wildcards.task)
+    estimate = jobs.START_SECONDS + sum(jobs.seconds(run, "cpu") for run in runs)
+    return jobs.minutes_to_ask(estimate, attempt, MAX_MINUTES)
+
+
+def check_memory_of(wildcards, attempt):
+    """The main memory that a task's coordinate check asks for, in MB."""
+    runs = jobs.coordinate_check_runs(STUDY, wildcards.task)
+    return jobs.memory_to_ask(jobs.memory_mb(runs, "cpu"), attempt)
+
+
 if workflow.is_main_process:
     logger.info(f"Study {STUDY.name}: {len(RUNS)} runs in {len(SWEEPS)} sweeps.")
+    left = [s for s in MY_SWEEPS if not Path(rows_of(s)).exists()]
+    logger.info(jobs.describe(left, DEVICE, MAX_MINUTES))
 
 
 def manifest(wildcards):
@@ -99,9 +162,10 @@ def sweep_priority(wildcards):
 
 
 def report_usage():
-    """Say how well the cores were used, if anything was trained."""
+    """Say how well the cores were used, if anything was trained on a known number of them."""
     timings = Path(f"results/{STUDY.name}/timings.parquet")
-    if timings.exists() and timings.stat().st_mtime > STARTED:
+    cores = workflow.resource_settings.cores
+    if cores and timings.exists() and timings.stat().st_mtime > STARTED:
         shell(
-            "mufree usage --timings {timings:q} --store results/{STUDY.name}/runs --since {STARTED} --cores {workflow.cores}"
+            "mufree usage --timings {timings:q} --store results/{STUDY.name}/runs --since {STARTED} --cores {cores}"
         )

@@ -20,7 +20,8 @@ rule sweep:
         "../envs/mufree.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
+        mem_mb=memory_of,
+        runtime=minutes_of,
         gpu=1 if DEVICE == "cuda" else 0,
     params:
         sweep=lambda wildcards: sweep_of(wildcards).id,
@@ -29,8 +30,9 @@ rule sweep:
         device=DEVICE,
     message:
         "Train {wildcards.task} {wildcards.method} widths {wildcards.widths} seeds {wildcards.seeds}"
+    # exec, so that a signal that ends the job reaches the sweep, which then saves the run that it is in.
     shell:
-        "mufree sweep --study {input.study:q} --sweep {params.sweep:q} --digest {params.digest} --data $(dirname {input.manifest:q}) --device {params.device}"
+        "exec mufree sweep --study {input.study:q} --sweep {params.sweep:q} --digest {params.digest} --data $(dirname {input.manifest:q}) --device {params.device}"
         " --store results/{wildcards.study}/runs --out $(dirname {output.rows:q})"
         " --progress --cores $(nproc) 2> {log:q}"
 
@@ -51,7 +53,8 @@ rule coordinate_check:
         "../envs/mufree.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
+        mem_mb=check_memory_of,
+        runtime=check_minutes_of,
     params:
         task=lambda wildcards: canonical_json(STUDY.tasks[wildcards.task]),
         cells=lambda wildcards: sorted(
@@ -91,8 +94,10 @@ rule collect:
         "results/{study}/logs/collect.log",
     conda:
         "../envs/mufree.yaml"
+    params:
+        device=DEVICE,
     message:
         "Collect the runs"
     shell:
-        "mufree collect --study {input.study:q} --out $(dirname {output.rows:q})"
+        "mufree collect --study {input.study:q} --device {params.device} --out $(dirname {output.rows:q})"
         " --sweeps 'results/{wildcards.study}/sweeps/{{task}}/{{method}}/w{{widths}}/s{{seeds}}' 2> {log:q}"

@@ -342,11 +342,22 @@ class Study(Closed):
     runs are dealt out to jobs changes no number and no identity."""
     widths_per_sweep: Positive = 1
     """Neighbouring widths that one job trains; as with seeds."""
+    minutes_per_job: Positive | None = None
+    """Put so many seeds and neighbouring widths into a job that it takes about so long, by the assumed rate of the device, in
+    place of seeds_per_sweep and widths_per_sweep. For clusters, where jobs of seconds wait longer than they run."""
 
     @property
     def all_methods(self) -> dict[str, Method]:
         """The built-in methods and the study's own, by name."""
         return METHODS | self.methods
+
+    @model_validator(mode="after")
+    def _jobs_are_dealt_out_in_one_way(self) -> Self:
+        if self.minutes_per_job is not None and (self.seeds_per_sweep, self.widths_per_sweep) != (1, 1):
+            raise ValueError(
+                "minutes_per_job takes the place of seeds_per_sweep and widths_per_sweep; remove one or the other"
+            )
+        return self
 
     @model_validator(mode="after")
     def _names_are_known(self) -> Self:

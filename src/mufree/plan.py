@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import product
 
@@ -110,6 +111,19 @@ def training_flops(run: Run) -> float:
     weights = model.depth * (4 + 2 * model.ffn_ratio) * width**2
     attention = 2 * model.depth * positions * width
     return 6.0 * steps * positions * (weights + attention)
+
+
+def evaluation_flops(run: Run) -> float:
+    """FLOPs of a run's evaluations: a third of a training step's for each example, 2 of the 6.
+
+    Schedule-free and averaged runs are evaluated at x and at y, and recompute BatchNorm's statistics at x.
+    """
+    training = run.training
+    averaged = run.method.average != "none" or run.method.optimizer.endswith("schedulefree")
+    examples = training.eval_examples * (2 if averaged else 1)
+    if averaged and run.model.name == "resnet":
+        examples += training.batchnorm_batches * training.batch_size
+    return training_flops(run) / 3 * training.evaluations * examples / (training.steps * training.batch_size)
 
 
 def canonical_json(value: Closed | Iterable[Closed]) -> str:
@@ -234,16 +248,69 @@ def group_sweeps(runs: Iterable[Run], seeds_per_sweep: int = 1, widths_per_sweep
     The widths of a method on a task are cut into groups of `widths_per_sweep`, and the seeds of a group into sweeps of
     `seeds_per_sweep`; the last ones may be smaller.
     """
+    return [
+        sweep
+        for of_method in _by_method(runs)
+        for widths in _chunks({run.width for run in of_method}, widths_per_sweep)
+        for sweep in _by_seeds([run for run in of_method if run.width in widths], seeds_per_sweep)
+    ]
+
+
+def pack_sweeps(runs: Iterable[Run], seconds_of: Callable[[Run], float], target: float) -> list[Sweep]:
+    """The runs by sweep, each of `target` seconds or less where a width at a seed takes no more; ordered as by `group_sweeps`.
+
+    Neighbouring widths of a method on a task share a sweep as long as all their runs take no more than `target`. A width that
+    takes more is cut by seeds, as evenly as can be. One width at one seed is never cut.
+    """
+    sweeps: list[Sweep] = []
+    for of_method in _by_method(runs):
+        for widths in _filled(_seconds_by(lambda run: run.width, of_method, seconds_of), target):
+            chosen = [run for run in of_method if run.width in widths]
+            by_seed = _seconds_by(lambda run: run.seed, chosen, seconds_of)
+            fitting = len(by_seed)
+            if sum(by_seed.values()) > target:
+                fitting = max(1, int(target / max(by_seed.values())))
+            sweeps += _by_seeds(chosen, math.ceil(len(by_seed) / math.ceil(len(by_seed) / fitting)))
+    return sweeps
+
+
+def _seconds_by(
+    key_of: Callable[[Run], int], runs: Iterable[Run], seconds_of: Callable[[Run], float]
+) -> dict[int, float]:
+    totals: dict[int, float] = {}
+    for run in runs:
+        totals[key_of(run)] = totals.get(key_of(run), 0.0) + seconds_of(run)
+    return totals
+
+
+def _filled(needed: dict[int, float], target: float) -> list[list[int]]:
+    """Neighbouring widths in groups that need no more than `target`, or are one width."""
+    groups: list[list[int]] = []
+    filled = math.inf
+    for width in sorted(needed):
+        filled += needed[width]
+        if filled > target:
+            groups.append([])
+            filled = needed[width]
+        groups[-1].append(width)
+    return groups
+
+
+def _by_method(runs: Iterable[Run]) -> list[list[Run]]:
+    """The runs of each task and method, in order of first appearance."""
     by_method: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         by_method.setdefault((run.task, run.method_name), []).append(run)
+    return list(by_method.values())
+
+
+def _by_seeds(runs: list[Run], seeds_per_sweep: int) -> list[Sweep]:
+    """The runs of one task, method and group of widths as sweeps of so many seeds."""
+    widths = tuple(sorted({run.width for run in runs}))
     return [
-        Sweep(*names, widths=widths, seeds=seeds, runs=tuple(sorted(chosen, key=_order_in_sweep)))
-        for names, of_method in by_method.items()
-        for widths in _chunks({run.width for run in of_method}, widths_per_sweep)
-        for at_widths in [[run for run in of_method if run.width in widths]]
-        for seeds in _chunks({run.seed for run in at_widths}, seeds_per_sweep)
-        for chosen in [[run for run in at_widths if run.seed in seeds]]
+        Sweep(runs[0].task, runs[0].method_name, widths, seeds, tuple(sorted(chosen, key=_order_in_sweep)))
+        for seeds in _chunks({run.seed for run in runs}, seeds_per_sweep)
+        for chosen in [[run for run in runs if run.seed in seeds]]
     ]
 
 

@@ -66,6 +66,12 @@ def test_links_lead_somewhere(path: Path) -> None:
         assert (DOCS / target).exists(), target
 
 
+def test_what_the_cluster_study_costs_is_what_the_plan_says(capsys: pytest.CaptureFixture[str]) -> None:
+    study = DOCS.parent / "experiments/cluster.yaml"
+    assert main(["plan", str(study), "--cost", "--device", "cuda"]) == 0
+    assert capsys.readouterr().out.strip() in (DOCS / "cluster.md").read_text(encoding="utf-8")
+
+
 def test_the_table_of_speed_is_the_one_that_was_measured() -> None:
     root = DOCS.parent
     command = [sys.executable, str(root / "benchmarks" / "bench.py"), "--table", str(DOCS / "measured" / "bench.csv")]

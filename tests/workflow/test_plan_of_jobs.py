@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import ast
 import re
-from pathlib import Path
 
 import pytest
 import yaml
 from checkouts import ROOT, Checkout
-from snakemake.cli import get_argument_parser
 
 from mufree import figures, tables
 
 STUDIES = sorted(path.stem for path in (ROOT / "experiments").glob("*.yaml") if path.stem != "hypotheses")
-RULES = set(
-    re.findall(r"^rule (\w+):", "".join(p.read_text() for p in [ROOT / "Snakefile", *ROOT.glob("rules/*.smk")]), re.M)
-)
 
 
 def test_jobs_of_the_smoke_study(checkout: Checkout) -> None:
@@ -73,9 +68,30 @@ def test_a_mistake_in_a_study_is_an_error_before_anything_runs(checkout: Checkou
     assert not (checkout.path / "results").exists()
 
 
-def test_an_unknown_config_key_is_an_error(checkout: Checkout) -> None:
-    said = checkout.snakemake("--dry-run", check=False, stduy="quickstart")
-    assert "Unknown --config stduy" in said
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("stduy", "quickstart", "Unknown --config stduy"),
+        ("device", "gpu", "Unknown device 'gpu'. Known: cpu, cuda"),
+        ("shard", "3/2", "shard is '3/2'"),
+        ("max_minutes", "1d", "max_minutes is '1d'"),
+    ],
+)
+def test_a_mistake_in_config_is_an_error_that_says_so(checkout: Checkout, key: str, value: str, words: str) -> None:
+    said = checkout.snakemake("--dry-run", check=False, **{key: value})
+    assert words in said
+    assert "Traceback" not in said
+
+
+def test_shards_train_every_sweep_once_and_nothing_else(checkout: Checkout) -> None:
+    first, second = (
+        set(re.findall(r"Train (\S+ \S+ widths \S+ seeds \S+)", checkout.snakemake("--dry-run", "shard", shard=part)))
+        for part in ("1/2", "2/2")
+    )
+    assert first
+    assert second
+    assert not first & second
+    assert len(first | second) == checkout.planned_jobs()["sweep"]
 
 
 def listed(name: str, file: str) -> list[str]:
@@ -88,15 +104,6 @@ def listed(name: str, file: str) -> list[str]:
 def test_rules_and_package_agree_on_tables_and_figures() -> None:
     assert listed("FIGURES", "common.smk") == list(figures.FIGURES)
     assert set(listed("TABLES", "analyse.smk")) == {*tables.COLUMNS, "coordcheck", "coordcheck_verdict"}
-
-
-@pytest.mark.parametrize("profile", sorted(ROOT.glob("profiles/*/config.yaml")), ids=lambda path: path.parent.name)
-def test_every_key_of_a_profile_is_an_option_of_snakemake(profile: Path) -> None:
-    options = {option.lstrip("-") for action in get_argument_parser()._actions for option in action.option_strings}
-    settings = yaml.safe_load(profile.read_text())
-    assert set(settings) <= options
-    for key in ("set-threads", "set-resources"):
-        assert set(settings.get(key, {})) <= RULES
 
 
 def test_every_caption_belongs_to_something_in_the_report() -> None:

@@ -64,6 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--cores", type=int, default=1, help="cores to divide the time by (default 1)")
     sub.add_argument("--sweeps", action="store_true", help="list the sweeps")
+    sub.add_argument("--cost", action="store_true", help="a table of what each task may cost, at the assumed rate")
+    sub.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="kind of device (default cpu)")
 
     sub = command(
         "data",
@@ -130,6 +132,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--study", type=Path, required=True, help="the study file")
     sub.add_argument("--sweeps", required=True, help="folder of a sweep, with {task}, {method}, {widths} and {seeds}")
     sub.add_argument("--out", type=Path, required=True, help="folder for rows.parquet, curves.parquet, timings.parquet")
+    sub.add_argument(
+        "--device", default="cpu", choices=["cpu", "cuda"], help="kind of device that trained (default cpu)"
+    )
 
     sub = command(
         "metrics",

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from mufree import config, ranks
-from mufree.plan import Run, expand, make_run, runs_from_json, study_sweeps, training_flops
+from mufree import config, jobs, ranks
+from mufree.plan import Run, Sweep, expand, make_run, runs_from_json, training_flops
 from mufree.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -30,12 +30,6 @@ if TYPE_CHECKING:
     from mufree.train import Trace
 
 log = logging.getLogger(__name__)
-
-ASSUMED_FLOPS = 1e10
-"""Training FLOP/s of one core where the store has no run to learn from: a slow core, float32."""
-
-ASSUMED_STEP_SECONDS = 0.005
-"""What a step costs besides, however small the network."""
 
 MAX_LEARNT_FROM = 400
 """Finished runs whose times are read for an estimate; reading one takes about half a millisecond."""
@@ -107,11 +101,26 @@ def plan(arguments: argparse.Namespace) -> None:
     """`mufree plan`."""
     study = load_study(arguments.study)
     runs = expand(study)
-    sweeps = study_sweeps(study, runs)
+    sweeps = jobs.deal(study, runs, arguments.device)
     if arguments.sweeps:
         for sweep_ in sweeps:
             print(f"{sweep_.id}\t{len(sweep_.runs)} runs")
+    if arguments.cost:
+        _print_cost(sweeps, arguments.device)
     print(f"Study {study.name}: {len(runs)} runs in {len(sweeps)} sweeps, {_progress(runs, arguments)}.", flush=True)
+
+
+def _print_cost(sweeps: Sequence[Sweep], device: jobs.Device) -> None:
+    """What each task is assumed to cost, as a table in Markdown, and what all jobs ask for."""
+    unit = "GPU-hours" if device == "cuda" else "core-hours"
+    print(f"| task | jobs | runs | {unit} | longest job | largest memory |\n| --- | --- | --- | --- | --- | --- |")
+    for task in [*dict.fromkeys(sweep_.task for sweep_ in sweeps), "all"]:
+        chosen = [sweep_ for sweep_ in sweeps if task in (sweep_.task, "all")]
+        hours = [jobs.sweep_seconds(sweep_, device) / 3600 for sweep_ in chosen]
+        memory = max(jobs.memory_to_ask(jobs.memory_mb(sweep_.runs, device)) for sweep_ in chosen) / 1000
+        runs = sum(len(sweep_.runs) for sweep_ in chosen)
+        print(f"| {task} | {len(chosen)} | {runs} | {sum(hours):,.1f} | {max(hours):,.1f} h | {memory:.1f} GB |")
+    print(f"\n{jobs.describe(sweeps, device)}\n")
 
 
 def _progress(runs: Sequence[Run], arguments: argparse.Namespace) -> str:
@@ -124,13 +133,14 @@ def _progress(runs: Sequence[Run], arguments: argparse.Namespace) -> str:
     missing = [run for run in runs if run.id not in finished]
     if not missing:
         return f"{len(done)} done, nothing to train"
-    seconds_of, learnt = _estimator(store, done)
+    seconds_of, learnt = _estimator(store, done, arguments.device)
     left = _duration(sum(map(seconds_of, missing)) / arguments.cores)
-    assumed = "" if learnt else f", assuming {ASSUMED_FLOPS / 1e9:.0f} GFLOP/s a core"
-    return f"{len(done)} done, {len(missing)} to train, about {left} on {arguments.cores} core(s){assumed}"
+    assumed = "" if learnt else f", assuming {jobs.RATES[arguments.device]}"
+    unit = "GPU" if arguments.device == "cuda" else "core"
+    return f"{len(done)} done, {len(missing)} to train, about {left} on {arguments.cores} {unit}(s){assumed}"
 
 
-def _estimator(store: Path | None, done: Sequence[Run]) -> tuple[Callable[[Run], float], bool]:
+def _estimator(store: Path | None, done: Sequence[Run], device: jobs.Device) -> tuple[Callable[[Run], float], bool]:
     """Seconds that a run may take, learnt from finished ones: those of its task and width, else of its model, else assumed.
 
     Also whether there was anything to learn from. Evaluation is in the seconds.
@@ -153,7 +163,7 @@ def _estimator(store: Path | None, done: Sequence[Run]) -> tuple[Callable[[Run],
         flops, taken = totals.get((run.task, run.width)) or totals.get((run.model.name,)) or (0.0, 0.0)
         if flops > 0:
             return training_flops(run) * taken / flops
-        return training_flops(run) / ASSUMED_FLOPS + run.training.steps * ASSUMED_STEP_SECONDS
+        return jobs.seconds(run, device)
 
     return seconds, bool(totals)
 
@@ -284,7 +294,7 @@ def _sweep_runs(arguments: argparse.Namespace) -> tuple[list[Run], list[Run]]:
         return runs_from_json(arguments.runs), []
     study = load_study(arguments.study)
     of_study = expand(study)
-    sweeps = {s.id: s for s in study_sweeps(study, of_study)}
+    sweeps = {s.id: s for s in jobs.deal(study, of_study, arguments.device)}
     if arguments.sweep not in sweeps:
         raise UserError(f"Unknown sweep '{arguments.sweep}'. `mufree plan {arguments.study} --sweeps` lists them.", 2)
     found = sweeps[arguments.sweep]
@@ -483,7 +493,7 @@ def collect(arguments: argparse.Namespace) -> None:
     runs = expand(study)
     folders = [
         Path(arguments.sweeps.format(task=s.task, method=s.method, widths=s.width_label, seeds=s.seed_label))
-        for s in study_sweeps(study, runs)
+        for s in jobs.deal(study, runs, arguments.device)
     ]
     joined: dict[str, pa.Table] = {}
     for name in ("rows", "timings", "curves"):
