@@ -41,7 +41,7 @@ ONE_LONG_RUN = SMALL | {
     "title": "One run that takes more than a minute",
     "tasks": {
         "photo-mlp": SMALL["tasks"]["photo-mlp"]
-        | {"training": {"steps": 80000, "batch_size": 64, "evaluations": 20, "eval_examples": 128}}
+        | {"training": {"steps": 160000, "batch_size": 64, "evaluations": 20, "eval_examples": 128}}
     },
     "grids": [
         {"tasks": ["photo-mlp"], "methods": ["mup_schedulefree"], "widths": [16], "log2_lrs": [-9], "seeds": [0]}
