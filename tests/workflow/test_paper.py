@@ -82,6 +82,25 @@ def make_numbers(project: Checkout) -> dict[str, list[str]]:
     return sentences
 
 
+# --- the runs themselves ---------------------------------------------------------------------------------------------
+
+
+def test_frozen_runs_come_out_again_and_a_changed_one_is_found(finished: Checkout, copy: Checkout) -> None:
+    again = ["rerun", "--frozen", str(DATA), "--prepared", str(finished.path / "results/prepared")]
+    again += ["--share", "0.1", "--out", "results/rerun"]
+    done = mufree(copy, *again)
+    assert (done.returncode, "6 of 61 runs" in done.stdout) == (0, True), done.stderr
+    chosen = json.loads((copy.path / "results/rerun/rerun.json").read_text())["runs"]
+    path = copy.path / DATA / "rows.parquet"
+    rows = pd.read_parquet(path)
+    rows.loc[rows["run_id"] == chosen[0], "train_loss"] *= 1 + 2**-50
+    rows.to_parquet(path)
+    sign(copy)
+    done = mufree(copy, *again)
+    assert done.returncode == 1
+    assert f"1 of 6 runs came out differently, such as {chosen[0]}" in done.stderr
+
+
 # --- what it leaves --------------------------------------------------------------------------------------------------
 
 

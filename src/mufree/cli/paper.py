@@ -1,4 +1,4 @@
-"""`mufree verdicts`, and what freezes a study and builds the paper from it. Loads no torch."""
+"""`mufree verdicts`, and what freezes a study and builds the paper from it. Loads no torch but to train runs again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from mufree import config
-from mufree.cli.commands import UserError, load_study
+from mufree.cli.commands import UserError, load_study, sweep
 from mufree.hypotheses import Hypotheses
 
 if TYPE_CHECKING:
@@ -64,6 +64,20 @@ def add_commands(command: Command) -> None:
     sub.add_argument("frozen", type=Path, help="the frozen folder")
     sub.add_argument("--recompute", action="store_true", help="also make the tables anew from the runs, and compare")
     sub.add_argument("--out", type=Path, required=True, help="JSON that says what was checked")
+
+    sub = command(
+        "rerun",
+        rerun,
+        "Train a random share of the frozen runs from scratch, and compare them bit for bit.",
+        "--frozen paper/data --prepared results/prepared --share 0.02 --out results/rerun",
+    )
+    sub.add_argument("--frozen", type=Path, required=True, help="the frozen folder")
+    sub.add_argument("--prepared", type=Path, required=True, help="folder of the prepared data sets, each by its id")
+    sub.add_argument("--share", type=float, default=0.02, help="share of the runs (default 0.02)")
+    sub.add_argument("--seed", type=int, default=0, help="of the choice (default 0)")
+    sub.add_argument(
+        "--out", type=Path, required=True, help="folder for the runs and rerun.json; a second call goes on there"
+    )
 
     sub = command(
         "numbers",
@@ -164,6 +178,65 @@ def check_frozen(arguments: argparse.Namespace) -> None:
         raise UserError(str(error)) from error
     checked = {"run_set": manifest["run_set"], "files": len(manifest["files"]), "rows_of_tables_made_anew": tables}
     record.write_json(arguments.out, checked)
+
+
+def rerun(arguments: argparse.Namespace) -> None:
+    """`mufree rerun`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from mufree import freeze as frozen
+    from mufree import record
+    from mufree.plan import NUMERICS, canonical_json, dataset_id, expand
+    from mufree.rerun import differences, differing_curves, sample
+
+    try:
+        manifest = frozen.verify(arguments.frozen)
+        text = (arguments.frozen / "study.yaml").read_text(encoding="utf-8")
+        study = config.Study.model_validate(yaml.safe_load(text))
+        chosen = sample(expand(study), arguments.share, arguments.seed)
+    except (frozen.FrozenError, ValueError) as error:
+        raise UserError(str(error)) from error
+    if manifest["numerics"] != [NUMERICS]:
+        raise UserError(f"{arguments.frozen} is of NUMERICS {manifest['numerics']}, and this package has {NUMERICS}")
+    tables: dict[str, list[pa.Table]] = {"rows": [], "curves": []}
+    for task in study.tasks:
+        runs = [run for run in chosen if run.task == task]
+        if not runs:
+            continue
+        out = arguments.out / task
+        sweep(
+            argparse.Namespace(
+                **{
+                    "runs": canonical_json(runs),
+                    "study": None,
+                    "sweep": None,
+                    "digest": None,
+                    "progress": False,
+                    "out": out,
+                },
+                **{"data": arguments.prepared / dataset_id(study.tasks[task].dataset), "store": arguments.out / "runs"},
+                **{"device": "cpu", "ddp": False, "runs_per_gpu": 1, "checkpoint_minutes": 10.0},
+            )
+        )
+        for name, found in tables.items():
+            found.append(pq.read_table(out / f"{name}.parquet", partitioning=None))
+    again = record.collected_rows(chosen, study.tasks, pa.concat_tables(tables["rows"]))
+    odd = differences(pq.read_table(arguments.frozen / "rows.parquet", partitioning=None), again)
+    curves = differing_curves(
+        pq.read_table(arguments.frozen / "curves.parquet", partitioning=None),
+        frozen.thin(record.concat_curves(tables["curves"])),
+    )
+    about = {"run_set": manifest["run_set"], "seed": arguments.seed, "runs": [run.id for run in chosen]}
+    record.write_json(arguments.out / "rerun.json", {**about, "rows": odd, "curves": curves})
+    if odd or curves:
+        names = sorted({*odd, *curves})
+        raise UserError(
+            f"{len(names)} of {len(chosen)} runs came out differently, such as {names[0]}: {arguments.out}/rerun.json"
+        )
+    print(
+        f"{len(chosen)} of {manifest['runs']} runs trained from scratch: rows and curves are the frozen ones, bit for bit"
+    )
 
 
 def numbers(arguments: argparse.Namespace) -> None:
