@@ -168,7 +168,8 @@ def test_a_time_limit_shorter_than_a_run_ends_in_the_same_bits(slurm: Slurm, che
     wait_for(lambda: list(runs.glob("*.checkpoint")), "a checkpoint was saved")
     assert not list(runs.glob("*.parquet"))
     finish(checkout, process)
-    tries = [job for job in slurm.jobs() if job not in before]
+    submitted = {job: comment for job, comment in slurm.jobs().items() if job not in before}
+    tries = sorted((job for job, comment in submitted.items() if comment.startswith("rule_sweep")), key=int)
     assert len(tries) >= 2
     assert {slurm.details(job)["TimeLimit"] for job in tries} == {"00:01:00"}
     assert {slurm.details(job)["JobState"] for job in tries[:-1]} <= {"TIMEOUT", "FAILED"}
