@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from mufree.config import METHODS
 from mufree.figures import display_names
 from mufree.hypotheses import Hypotheses
 
@@ -79,6 +80,13 @@ class Frozen:
     def seeds(self, task: str) -> list[int]:
         """How many seeds the methods were judged by: one number, unless they differ."""
         return sorted(int(n) for n in self.tables["optima"].query("task == @task")["n_seeds"].unique())
+
+    @property
+    def least_seeds(self) -> int:
+        """The fewest seeds that one of the study's four methods was judged by; controls beside them may have fewer."""
+        optima = self.tables["optima"]
+        of_four = optima[optima["method"].isin(list(METHODS))]
+        return int((of_four if len(of_four) else optima)["n_seeds"].min())
 
     def records(self, table: str, **where: Any) -> list[dict[str, Any]]:
         """Rows of a table with the given values, in its order."""

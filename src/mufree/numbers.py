@@ -88,7 +88,7 @@ def _counts(frozen: Frozen) -> dict[str, dict[str, Any]]:
     hours = float(frozen.manifest["core_hours"])
     out["core_hours"] = _number(number(hours, 1), hours, "MANIFEST.json: core_hours")
     out["diverged_share"] = _number(percent(diverged / len(runs)), diverged / len(runs), "rows.parquet: status")
-    least = min(seeds for task in frozen.tasks for seeds in frozen.seeds(task))
+    least = frozen.least_seeds
     out["least_seeds"] = _number(str(least), least, "tables/optima.csv: n_seeds")
     out["wilson_none"] = _number(percent(_none_of(least), 0), _none_of(least), f"Wilson's interval of 0 of {least}")
     power = detectable_interaction(least)
@@ -408,7 +408,7 @@ def _calibration(frozen: Frozen) -> list[str]:
     """For each statistic, how often its nominal 95 % interval covers the truth with as many seeds as the study has."""
     if frozen.calibration is None:
         return ["No simulation of the intervals is part of this frozen study."]
-    least = min(n for task in frozen.tasks for n in frozen.seeds(task))
+    least = frozen.least_seeds
     table = frozen.calibration[frozen.calibration["n_seeds"].eq(least)]
     if table.empty:
         return [f"The intervals were not simulated for {count(least, 'seed')}."]
@@ -435,11 +435,11 @@ def _scope(frozen: Frozen, task: str) -> str:
 
 
 def _seeds(frozen: Frozen) -> str:
-    least = min(n for task in frozen.tasks for n in frozen.seeds(task))
+    least = frozen.least_seeds
     wanted = 5
     if least < wanted:
         return f"With {count(least, 'seed')} the study is exploratory by its own rules, which ask for {wanted}."
-    return f"Every primary cell has at least {least} seeds, as the study's rules ask."
+    return f"Every primary cell of the four methods has at least {least} seeds, as the study's rules ask."
 
 
 def _seeds_words(frozen: Frozen, task: str) -> str:

@@ -47,6 +47,13 @@ class Paper:
     def tasks(self) -> list[str]:
         return sorted(self.rows["task"].unique())
 
+    @property
+    def least_seeds(self) -> int:
+        """Of the four methods; a control may have fewer."""
+        optima = self.table("optima")
+        four = [f"{p}_{o}" for p in ("sp", "mup") for o in ("adamw", "schedulefree")]
+        return int(optima[optima["method"].isin(four)]["n_seeds"].min())
+
     def said(self, claim: str) -> list[str]:
         sentences: list[str] = self.numbers["sentences"][claim]
         return sentences

@@ -122,7 +122,7 @@ def test_claim_scope(paper: Paper) -> None:
 
 
 def test_claim_seeds(paper: Paper) -> None:
-    least = paper.table("optima")["n_seeds"].min()
+    least = paper.least_seeds
     (text,) = paper.said("seeds")
     assert ("exploratory" in text) is bool(least < 5)
     assert shows(text, least)
@@ -131,7 +131,7 @@ def test_claim_seeds(paper: Paper) -> None:
 def test_claim_detectable(paper: Paper) -> None:
     from scipy.stats import t
 
-    least = paper.table("optima")["n_seeds"].min()
+    least = paper.least_seeds
     assert _number(paper, "least_seeds")["value"] == least
     if least > 1:
         wanted = (t.ppf(0.975, least - 1) + t.ppf(0.8, least - 1)) * (4 / least) ** 0.5
@@ -139,7 +139,7 @@ def test_claim_detectable(paper: Paper) -> None:
 
 
 def test_claim_wilson(paper: Paper) -> None:
-    n, z = paper.table("optima")["n_seeds"].min(), 1.959963984540054
+    n, z = paper.least_seeds, 1.959963984540054
     assert _number(paper, "wilson_none")["value"] == pytest.approx(z**2 / (n + z**2))
 
 
@@ -342,7 +342,7 @@ def test_claim_calibration(paper: Paper) -> None:
         assert text.startswith("No simulation")
         return
     table = pd.read_csv(path)
-    table = table[table["n_seeds"] == paper.table("optima")["n_seeds"].min()]
+    table = table[table["n_seeds"] == paper.least_seeds]
     for name, rows in table.groupby("statistic"):
         (text,) = [line for line in paper.said("calibration") if line.startswith(CALIBRATED[str(name)] + ", ")]
         assert all(shows(text, 100 * bound) for bound in (rows["coverage"].min(), rows["coverage"].max()))

@@ -139,6 +139,16 @@ def test_a_regret_is_from_base_width_even_where_there_is_a_narrower_one() -> Non
     assert "from width 64 to 64" in said(made_up({"a": TRANSFERS}, study=study), "regret")
 
 
+def test_a_control_with_fewer_seeds_does_not_make_the_study_exploratory() -> None:
+    frozen = made_up({"a": TRANSFERS})
+    optima = frozen.tables["optima"]
+    control = optima.tail(1).assign(method="sp_sgd", n_seeds=3)
+    tables = {**frozen.tables, "optima": pd.concat([optima, control], ignore_index=True)}
+    assert made_up({"a": TRANSFERS}, tables=tables).least_seeds == 5
+    fewer = {**frozen.tables, "optima": optima.assign(n_seeds=3)}
+    assert "exploratory" in said(made_up({"a": TRANSFERS}, tables=fewer), "seeds")
+
+
 @pytest.mark.parametrize(
     ("drift", "se", "wanted"),
     [
