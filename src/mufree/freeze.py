@@ -108,8 +108,14 @@ def freeze(
     return manifest
 
 
+def is_part(found: Collection[str], full: Iterable[Run]) -> bool:
+    """Whether runs, by their ids, are some of the full study's and no others."""
+    return bool(found) and set(found) < {run.id for run in full}
+
+
 def missing_words(study: str, found: Collection[str], full: Iterable[Run]) -> str:
     """What a study lacks of the full one, task by task, by the ids of its runs; empty where it has all."""
+    full = list(full)
     planned: dict[str, list[bool]] = {}
     for run in full:
         planned.setdefault(run.task, []).append(run.id in found)
@@ -121,6 +127,10 @@ def missing_words(study: str, found: Collection[str], full: Iterable[Run]) -> st
     if not here:
         return f"{opening}of which all runs are missing."
     tasks = ", ".join(f"{task} {sum(done)} of {len(done)}" for task, done in planned.items())
+    if is_part(found, full):
+        return (
+            f"This is a part of the full study on CIFAR-10 and WikiText-2: of its {runs} runs it has {here} ({tasks})."
+        )
     return f"{opening}of whose {runs} runs it has {here}: {tasks}."
 
 
@@ -199,10 +209,12 @@ def _manifest(
         raise FrozenError(
             f"the frozen study would be {total / 1e6:.1f} MB, more than {MAX_BYTES / 1e6:.0f}; the largest files are {sizes}"
         )
-    missing = missing_words(study, set(rows.column("run_id").to_pylist()), full)
+    found, full = set(rows.column("run_id").to_pylist()), list(full)
+    missing = missing_words(study, found, full)
     return {
         "study": study,
         "complete": not missing,
+        "part": is_part(found, full),
         "missing": missing,
         "run_set": files["rows.parquet"]["sha256"][:8],
         "runs": rows.num_rows,

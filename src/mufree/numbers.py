@@ -47,6 +47,7 @@ def collect(frozen: Frozen, figures: Sequence[str]) -> dict[str, Any]:
     """The whole of `numbers.json`; `figures` are those that the paper may show, by name."""
     return {
         "complete": bool(frozen.manifest["complete"]),
+        "part": bool(frozen.manifest.get("part")),
         "missing": frozen.manifest["missing"],
         "study": frozen.manifest["study"],
         "run_set": frozen.manifest["run_set"],

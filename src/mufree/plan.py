@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from itertools import product
 
@@ -163,6 +163,35 @@ def expand(study: Study) -> list[Run]:
             )
             runs[run.id] = run
     return list(runs.values())
+
+
+def finished_part(study: Study, finished: Collection[str], name: str) -> Study:
+    """What is whole of a study that is still being trained, as a study `name` of its own.
+
+    It has, of each grid, the widths at which all runs are among `finished` (ids), and the tasks and methods that remain. Raises
+    pydantic's ValidationError where these are no study, as when a task's base width is not finished.
+    """
+    grids = []
+    for grid in study.grids:
+        cells = [grid.model_copy(update={"widths": [width]}) for width in grid.widths]
+        whole = [
+            width
+            for width, cell in zip(grid.widths, cells, strict=True)
+            if {run.id for run in expand(study.model_copy(update={"grids": [cell]}))} <= set(finished)
+        ]
+        if whole:
+            grids.append(grid.model_copy(update={"widths": whole}))
+    tasks = {task for grid in grids for task in grid.tasks}
+    methods = {method for grid in grids for method in grid.methods}
+    part = study.model_copy(
+        update={
+            "name": name,
+            "tasks": {key: task for key, task in study.tasks.items() if key in tasks},
+            "methods": {key: method for key, method in study.methods.items() if key in methods},
+            "grids": grids,
+        }
+    )
+    return Study.model_validate(part.model_dump(mode="json"))
 
 
 def make_run(

@@ -247,10 +247,15 @@ def discard_checkpoint(store: Path, run: Run) -> None:
         path.unlink(missing_ok=True)
 
 
+def sign(record: Record) -> dict[str, str]:
+    """A record's `row` and `timing` as JSON, and `sha256`, the checksum of these and its curves; equal records, equal text."""
+    row, timing = (json.dumps(part, sort_keys=True) for part in (record.row, record.timing))
+    return {"row": row, "timing": timing, "sha256": _checksum(row, timing, record.curves)}
+
+
 def save_run(store: Path, run: Run, record: Record) -> None:
     """Keep a finished run: one file, complete or not there at all."""
-    row, timing = (json.dumps(part, sort_keys=True) for part in (record.row, record.timing))
-    metadata = {"mufree.row": row, "mufree.timing": timing, "mufree.sha256": _checksum(row, timing, record.curves)}
+    metadata = {f"mufree.{name}": text for name, text in sign(record).items()}
     write_table(store_path(store, run), record.curves.replace_schema_metadata(metadata))
 
 
@@ -264,7 +269,7 @@ def load_run(store: Path, run: Run, data_digest: str) -> Record | None:
     if not path.exists():
         return None
     try:
-        record = _read(path)
+        record = read_run(path)
     except RecordError as error:
         aside = path.with_name(path.name + ".damaged")
         path.replace(aside)
@@ -290,7 +295,8 @@ def _metadata(path: Path) -> dict[str, str]:
         raise RecordError(f"{path} can't be read: {error}") from error
 
 
-def _read(path: Path) -> Record:
+def read_run(path: Path) -> Record:
+    """What `save_run` wrote. Raises `RecordError` if the file can't be read or its checksum is wrong."""
     metadata = _metadata(path)
     try:
         table = pq.read_table(path, partitioning=None)

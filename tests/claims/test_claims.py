@@ -99,6 +99,7 @@ def test_claim_stand_in(paper: Paper) -> None:
     assert paper.numbers["complete"] is complete
     assert bool(paper.numbers["missing"]) is not complete
     assert paper.manifest["study"] == "cifar_wikitext" or not complete
+    assert paper.numbers["part"] is (paper.numbers["missing"].startswith("This is a part of the full study"))
 
 
 def test_claim_size(paper: Paper) -> None:

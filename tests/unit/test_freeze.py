@@ -106,7 +106,7 @@ def test_the_manifest_signs_every_file(tmp_path: Path) -> None:
 
 def test_a_stand_in_says_that_all_of_the_full_study_is_missing(tmp_path: Path) -> None:
     manifest = freeze(tmp_path / "data", **inputs(tmp_path))
-    assert manifest["complete"] is False
+    assert (manifest["complete"], manifest["part"]) == (False, False)
     assert "quickstart" in manifest["missing"]
     assert "all runs are missing" in manifest["missing"]
 
@@ -115,12 +115,17 @@ def test_a_study_with_every_run_of_the_full_one_is_complete(tmp_path: Path) -> N
     given = inputs(tmp_path)
     ids = pa.array([run.id for run in FULL])
     manifest = freeze(tmp_path / "data", **given | {"rows": given["rows"].set_column(0, "run_id", ids)})
-    assert (manifest["complete"], manifest["missing"]) == (True, "")
+    assert (manifest["complete"], manifest["part"], manifest["missing"]) == (True, False, "")
+    manifest = freeze(tmp_path / "part", **given | {"rows": given["rows"].set_column(0, "run_id", ids).slice(1)})
+    assert (manifest["complete"], manifest["part"]) == (False, True)
 
 
 def test_what_a_part_lacks_is_said_task_by_task() -> None:
     assert missing_words("part", {FULL[0].id, "of another study"}, FULL).endswith(
         "of whose 2 runs it has 1: photo 1 of 2."
+    )
+    assert missing_words("part", {FULL[0].id}, FULL) == (
+        "This is a part of the full study on CIFAR-10 and WikiText-2: of its 2 runs it has 1 (photo 1 of 2)."
     )
     assert missing_words("all", {run.id for run in FULL} | {"more"}, FULL) == ""
 

@@ -64,7 +64,14 @@ def made_up(drifts: dict[str, dict[str, float]], **changes: Any) -> Frozen:
     checks = [{"task": task, "method": method, "passed": "mup" in method} for task in drifts for method in METHODS]
     dataset = {"name": "photo_patches"}
     frozen: dict[str, Any] = {
-        "manifest": {"complete": False, "missing": "m", "study": "s", "run_set": "0123abcd", "core_hours": 2.0},
+        "manifest": {
+            "complete": False,
+            "part": False,
+            "missing": "m",
+            "study": "s",
+            "run_set": "0123abcd",
+            "core_hours": 2.0,
+        },
         "study": {"tasks": {t: {"description": f"A net on {t}", "dataset": dataset, "base_width": 16} for t in drifts}},
         "hypotheses": HYPOTHESES,
         "provenance": {"data": [{"settings": dataset, "sizes": {"train": 1}, "digest": "d"}]},

@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from studies import study, with_grid, with_task
 
 from mufree import plan
@@ -223,3 +224,49 @@ def test_planning_imports_nothing_heavy() -> None:
     code = "import sys, mufree.plan, mufree.sources; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "numpy", "pandas", "matplotlib", "pyarrow", "mup", "schedulefree"} & set(loaded)
+
+
+# --- a part of a study -----------------------------------------------------------------------------------------------
+
+
+def two_tasks() -> Study:
+    plain = study()
+    plain["tasks"]["other"] = plain["tasks"]["photo"]
+    plain["methods"] = {"mup_sgd": {"parametrization": "mup", "optimizer": "sgd", "schedule": "cosine"}}
+    wide = {"widths": [16, 32, 64], "log2_lrs": [-9, -8], "seeds": [0, 1]}
+    plain["grids"] = [
+        wide | {"tasks": ["photo", "other"], "methods": ["mup_adamw"]},
+        wide | {"tasks": ["photo"], "methods": ["mup_sgd"], "horizons": [2]},
+        wide | {"tasks": ["photo"], "methods": ["sp_adamw"]},
+    ]
+    return Study.model_validate(plain)
+
+
+def test_a_finished_study_is_its_own_part() -> None:
+    whole = two_tasks()
+    ids = [run.id for run in plan.expand(whole)]
+    part = plan.finished_part(whole, ids, "all")
+    assert part == whole.model_copy(update={"name": "all"})
+    assert [run.id for run in plan.expand(part)] == ids
+
+
+def test_a_part_has_the_widths_that_are_whole_in_a_grid() -> None:
+    whole = two_tasks()
+    runs = plan.expand(whole)
+    lacking = next(run for run in runs if run.task == "other" and run.width == 32)
+    narrow = [run.id for run in runs if run.method_name != "mup_sgd" or run.width == 64]
+    part = plan.finished_part(whole, [name for name in narrow if name != lacking.id], "part")
+    assert [grid.widths for grid in part.grids] == [[16, 64], [64], [16, 32, 64]]
+    assert part.grids[1].horizons == [2]
+
+
+def test_a_part_leaves_out_tasks_and_methods_that_no_grid_has_finished() -> None:
+    whole = two_tasks()
+    part = plan.finished_part(whole, [run.id for run in plan.expand(whole) if run.method_name == "sp_adamw"], "part")
+    assert (list(part.tasks), list(part.methods), len(part.grids)) == (["photo"], [], 1)
+
+
+def test_a_part_without_a_base_width_is_no_study() -> None:
+    whole = two_tasks()
+    with pytest.raises(ValidationError, match="base_width 16 is in no width list"):
+        plan.finished_part(whole, [run.id for run in plan.expand(whole) if run.width != 16], "part")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from mufree.cli import commands, coordcheck, paper
+from mufree.cli import commands, coordcheck, paper, sittings
 
 Handler = Callable[[argparse.Namespace], None]
 
@@ -189,6 +189,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, required=True, help="folder for report.pdf and report.html")
 
     paper.add_commands(command)
+    sittings.add_commands(command)
 
     sub = command(
         "calibrate",
