@@ -14,7 +14,7 @@ from typing import Any
 
 from mufree.coordcheck import MAX_SLOPE
 from mufree.frozen import Frozen
-from mufree.recipe import recipe
+from mufree.recipe import recipe, times
 from mufree.report.captions import FIGURE_CAPTIONS
 from mufree.report.setting import caveat_of
 from mufree.report.terms import bounds, statistic, value, with_unit
@@ -156,6 +156,7 @@ def sentences(frozen: Frozen) -> dict[str, list[str]]:
     return {
         "size": [_size(frozen)],
         "headline": _headline(frozen),
+        "in-short": _in_short(frozen),
         "tally": [_tally(frozen)],
         "drift": [_drift(frozen, task) for task in frozen.tasks],
         "regret": [_regret(frozen, task) for task in frozen.tasks],
@@ -213,6 +214,34 @@ def _headline(frozen: Frozen) -> list[str]:
             ]
             shown = "" if verdict == "not_estimable" else f" (drift with its 95 % interval, {'; '.join(drifts)})"
             out.append(f"On {listing(tasks)}, {text}{shown}.")
+    return out
+
+
+def _in_short(frozen: Frozen) -> list[str]:
+    """What comes after the headline: the cost of keeping a rate, and how ScheduleFree's rate and loss compare under µP."""
+    out = []
+    for task in frozen.tasks:
+        widest = frozen.widths(task)[-1]
+        regrets = {
+            row["subject"]: row for row in frozen.records("estimates", statistic="regret_cf", task=task, width=widest)
+        }
+        losses = frozen.records("estimates", statistic="loss_vs_best", task=task, width=widest)
+        ratio = times(frozen, task)
+        parts = []
+        if {"mup_schedulefree", "sp_schedulefree"} <= set(regrets):
+            mup, sp = (_with_interval(regrets[f"{kind}_schedulefree"]) for kind in ("mup", "sp"))
+            parts.append(
+                f"keeping the base width's rate costs ScheduleFree {mup} nats at width {widest} under µP and {sp} under SP"
+            )
+        if ratio:
+            parts.append(f"its best rate under µP is {ratio} times AdamW's")
+        if losses and known(losses[0]["estimate"]):
+            loss = _with_interval(losses[0])
+            parts.append(
+                f"its loss under µP at width {widest} differs from the best of the other three methods by {loss}"
+            )
+        if parts:
+            out.append(f"On {task}, {'; '.join(parts)}.")
     return out
 
 
@@ -371,8 +400,13 @@ def _coordinate_check(frozen: Frozen) -> list[str]:
             for kind in ("mup", "sp")
         )
         text = f"{task}: µP passes {sum(mup)} of {len(mup)} checks, SP passes {sum(sp)} of {len(sp)}"
+        failing = dict.fromkeys(
+            frozen.named(row["method"])
+            for row in rows
+            if parametrization[row["method"]] == "mup" and str(row["passed"]) != "True"
+        )
         doubts = [
-            *(["what is said of µP here is in doubt"] if not all(mup) else []),
+            *([f"what is said of {listing(list(failing))} here is in doubt"] if failing else []),
             *(["the check does not tell µP from SP"] if any(sp) else []),
         ]
         out.append(f"{text}; {' and '.join(doubts) or 'as it has to be'}.")

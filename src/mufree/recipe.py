@@ -29,12 +29,15 @@ def _transfer(frozen: Frozen, task: str) -> str:
 
 
 def _rate(frozen: Frozen, task: str) -> str:
+    found = times(frozen, task)
+    return f"ScheduleFree's best rate is {found} times AdamW's." if found else ""
+
+
+def times(frozen: Frozen, task: str) -> str:
+    """ScheduleFree's best rate under µP as a multiple of AdamW's, from the least to the largest of all widths; or nothing."""
     rows = frozen.records("rate_ratio", task=task, numerator=METHOD, denominator=RIVAL)
     ratios = [2 ** row["log2_ratio"] for row in rows if known(row["log2_ratio"])]
-    if not ratios:
-        return ""
-    span = " to ".join(sorted({number(min(ratios), 1), number(max(ratios), 1)}, key=float))
-    return f"ScheduleFree's best rate is {span} times AdamW's."
+    return " to ".join(sorted({number(f(ratios), 1) for f in (min, max)}, key=float)) if ratios else ""
 
 
 def _momentum(frozen: Frozen, task: str) -> str:

@@ -163,6 +163,55 @@ def test_claim_headline(paper: Paper) -> None:
         assert openings[verdicts[task]] in text
 
 
+def test_claim_in_short(paper: Paper) -> None:
+    """Regrets under µP and SP, the ratio of rates, and the loss beside the best other method."""
+    estimates = paper.table("estimates")
+    for task in paper.tasks:
+        widest = paper.primary[paper.primary["task"] == task]["width"].max()
+        here = estimates[(estimates["task"] == task) & (estimates["width"] == widest)]
+        regret = here[here["statistic"] == "regret_cf"].set_index("subject")
+        loss = here[here["statistic"] == "loss_vs_best"].dropna(subset="estimate")
+        ratios = (
+            paper.table("rate_ratio").query("task == @task and numerator == 'mup_schedulefree'")["log2_ratio"].dropna()
+        )
+        expected = {
+            "keeping": {"mup_schedulefree", "sp_schedulefree"} <= set(regret.index),
+            "its best rate": bool(len(ratios)),
+            "its loss": bool(len(loss)),
+        }
+        found = [line for line in paper.said("in-short") if line.startswith(f"On {task}, ")]
+        assert len(found) == any(expected.values())
+        parts = found[0].removeprefix(f"On {task}, ").split("; ") if found else []
+        assert [name for name in expected if expected[name]] == [
+            name for part in parts for name in expected if part.startswith(name)
+        ]
+        for part in parts:
+            if part.startswith("keeping"):
+                assert f"at width {widest} under µP" in part
+                for side, method in zip(
+                    part.split("under µP and "), ("mup_schedulefree", "sp_schedulefree"), strict=True
+                ):
+                    assert all(shows(side, value) for value in regret.loc[method, ["estimate", "low", "high"]].dropna())
+            elif part.startswith("its best rate"):
+                assert all(shows(part, value) for value in (2 ** ratios.min(), 2 ** ratios.max()))
+            else:
+                assert all(shows(part, value) for value in loss.iloc[0][["estimate", "low", "high"]].dropna())
+
+
+def test_the_readme_gives_the_answer_of_the_frozen_study(paper: Paper) -> None:
+    """Between its marks: `mufree answer` writes it there."""
+    if not (ROOT / "README.md").exists():
+        pytest.skip("a copy of the project without its README")
+    _, _, rest = (ROOT / "README.md").read_text(encoding="utf-8").partition("<!-- answer -->\n")
+    answer, mark, _ = rest.partition("<!-- /answer -->")
+    assert mark
+    assert [line for line in answer.splitlines() if line] == [
+        *([paper.numbers["missing"]] if paper.numbers["missing"] else []),
+        *paper.said("headline"),
+        *paper.said("in-short"),
+    ]
+
+
 def test_claim_tally(paper: Paper) -> None:
     primary = [h["id"] for h in paper.hypotheses if h["kind"] == "primary"]
     found = [_verdicts(paper)[name]["all"] for name in primary]

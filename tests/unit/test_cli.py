@@ -29,6 +29,7 @@ COMMANDS = (
     "check-frozen",
     "numbers",
     "paper",
+    "answer",
     "pack",
     "unpack",
     "part",
@@ -238,3 +239,16 @@ def test_a_sweep_that_changed_since_it_was_planned_is_not_trained(
     assert main([*sweep, "--digest", "0123456789ab"]) == 1
     assert "0123456789ab was planned" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_answer_goes_between_its_marks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    numbers, readme = tmp_path / "numbers.json", tmp_path / "README.md"
+    numbers.write_text(json.dumps({"missing": "", "sentences": {"headline": ["One."], "in-short": ["Two.", "Three."]}}))
+    readme.write_text("# A\n<!-- answer -->\nold\n<!-- /answer -->\nB\n")
+    for _ in range(2):
+        assert main(["answer", "--numbers", str(numbers), str(readme)]) == 0
+        assert readme.read_text() == "# A\n<!-- answer -->\nOne.\n\nTwo.\n\nThree.\n<!-- /answer -->\nB\n"
+    readme.write_text("# A\n<!-- answer -->\nB\n")
+    assert main(["answer", "--numbers", str(numbers), str(readme)]) == 1
+    assert "lacks the lines" in capsys.readouterr().err
+    assert readme.read_text() == "# A\n<!-- answer -->\nB\n"

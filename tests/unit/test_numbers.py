@@ -204,7 +204,7 @@ def test_the_gate_says_what_it_is_worth() -> None:
     assert said(frozen, "coordinate-check") == "a: µP passes 2 of 2 checks, SP passes 0 of 2; as it has to be."
     frozen.tables["coordcheck_verdict"]["passed"] = [True, False, False, True]
     text = said(frozen, "coordinate-check")
-    assert "in doubt" in text
+    assert "what is said of µP · AdamW + cosine here is in doubt" in text
     assert "does not tell µP from SP" in text
 
 

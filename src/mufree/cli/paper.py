@@ -18,6 +18,9 @@ from mufree.hypotheses import Hypotheses
 if TYPE_CHECKING:
     from mufree.frozen import Frozen
 
+ANSWER = ("<!-- answer -->", "<!-- /answer -->")
+"""What the answer stands between in the README."""
+
 Command = Callable[[str, Callable[[argparse.Namespace], None], str, str], argparse.ArgumentParser]
 
 
@@ -89,6 +92,15 @@ def add_commands(command: Command) -> None:
     sub.add_argument("--verdicts", type=Path, required=True, help="the table of verdicts")
     sub.add_argument("--figures", nargs="*", default=[], metavar="NAME", help="figures that need a caption")
     sub.add_argument("--out", type=Path, required=True, help="folder for numbers.json and tables/")
+
+    sub = command(
+        "answer",
+        answer,
+        "Put the paper's answer into the README, between its marks.",
+        "--numbers results/paper/numbers.json README.md",
+    )
+    sub.add_argument("--numbers", type=Path, required=True, help="numbers.json of the paper")
+    sub.add_argument("readme", type=Path, help="a text with the lines <!-- answer --> and <!-- /answer -->")
 
     sub = command(
         "paper",
@@ -253,6 +265,20 @@ def numbers(arguments: argparse.Namespace) -> None:
         raise UserError(str(error)) from error
     captions = {name: {"caption": table.caption, "note": table.note} for name, table in tables.items()}
     record.write_json(arguments.out / "numbers.json", {**made.collect(frozen, arguments.figures), "tables": captions})
+
+
+def answer(arguments: argparse.Namespace) -> None:
+    """`mufree answer`."""
+    from mufree import record
+
+    found = _read_json(arguments.numbers)
+    before, opening, rest = arguments.readme.read_text(encoding="utf-8").partition(f"{ANSWER[0]}\n")
+    _, closing, after = rest.partition(ANSWER[1])
+    if not (opening and closing):
+        raise UserError(f"{arguments.readme} lacks the lines {ANSWER[0]} and {ANSWER[1]} that the answer goes between")
+    said = [found["missing"], *found["sentences"]["headline"], *found["sentences"]["in-short"]]
+    text = "\n\n".join(filter(None, said))
+    record.write_text(arguments.readme, f"{before}{opening}{text}\n{closing}{after}")
 
 
 def paper(arguments: argparse.Namespace) -> None:
