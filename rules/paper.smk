@@ -63,22 +63,21 @@ rule freeze:
         ),
         study=STUDY_FILE,
         full="experiments/cifar_wikitext.yaml",
+        power="experiments/cifar_wikitext.power.csv",
         hypotheses="experiments/hypotheses.yaml",
     log:
         f"results/{STUDY.name}/logs/freeze.log",
     conda:
         "../envs/mufree.yaml"
     params:
-        # Hours of simulation, so it is taken along where it was made.
-        calibration=lambda wildcards: (
-            "--calibration results/calibration.csv"
-            if Path("results/calibration.csv").exists()
-            else ""
-        ),
-        power=lambda wildcards: (
-            f"--power experiments/{STUDY.name}.power.csv"
-            if Path(f"experiments/{STUDY.name}.power.csv").exists()
-            else ""
+        # Hours of simulation, and of no study: taken along from where it was made, or from what was frozen before.
+        calibration=lambda wildcards: next(
+            (
+                f"--calibration {path}"
+                for path in ["results/calibration.csv", "paper/data/calibration.csv"]
+                if Path(path).exists()
+            ),
+            "",
         ),
     message:
         "Freeze study {STUDY.name} for the paper"
@@ -86,7 +85,7 @@ rule freeze:
     shell:
         "mufree freeze --study {input.study:q} --full {input.full:q} --hypotheses {input.hypotheses:q} --rows {input.rows:q}"
         " --curves {input.curves:q} --timings {input.timings:q} --tables $(dirname {input.tables[0]:q})"
-        " --coordcheck {input.coordcheck:q} --provenance {input.provenance:q} {params.calibration} {params.power}"
+        " --coordcheck {input.coordcheck:q} --provenance {input.provenance:q} {params.calibration} --power {input.power:q}"
         " --out paper/data 2> {log:q}"
 
 

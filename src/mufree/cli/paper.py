@@ -55,7 +55,7 @@ def add_commands(command: Command) -> None:
     sub.add_argument("--coordcheck", type=Path, nargs="*", default=[], help="raw coordinate checks, one a task")
     sub.add_argument("--provenance", type=Path, required=True)
     sub.add_argument("--calibration", type=Path, help="the simulation of the intervals (CSV), if it was made")
-    sub.add_argument("--power", type=Path, help="what the study was sized by (CSV of `mufree power`), if it was")
+    sub.add_argument("--power", type=Path, help="what --full was sized by (CSV of `mufree power`)")
     sub.add_argument("--out", type=Path, required=True, help="folder to write; what stands there is replaced")
 
     sub = command(
@@ -152,13 +152,16 @@ def freeze(arguments: argparse.Namespace) -> None:
     rows, curves, timings = (
         pq.read_table(path, partitioning=None) for path in (arguments.rows, arguments.curves, arguments.timings)
     )
+    full = expand(load_study(arguments.full))
+    # What the full study was sized by says nothing on one that stands in for it.
+    of_full = {run.id for run in full} >= set(rows.column("run_id").to_pylist())
     copies = frozen.copies_of(
         study=arguments.study,
         hypotheses=arguments.hypotheses,
         tables=arguments.tables,
         coordcheck=arguments.coordcheck,
         calibration=arguments.calibration,
-        power=arguments.power,
+        power=arguments.power if of_full else None,
     )
     try:
         record.check_collected(expand(study), rows)
@@ -170,7 +173,7 @@ def freeze(arguments: argparse.Namespace) -> None:
             curves=curves,
             timings=timings,
             provenance=_read_json(arguments.provenance),
-            full=expand(load_study(arguments.full)),
+            full=full,
         )
     except (record.RecordError, frozen.FrozenError) as error:
         raise UserError(str(error)) from error
