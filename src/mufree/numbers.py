@@ -20,7 +20,7 @@ from mufree.report.setting import caveat_of
 from mufree.report.terms import bounds, statistic, value, with_unit
 from mufree.report.transfer import drift_shown
 from mufree.report.verdicts import WORDS, p_value
-from mufree.report.words import count, known, listing, number, percent, sentence, span
+from mufree.report.words import count, known, listing, number, percent, plain, sentence, span
 from mufree.tables.transfer import EQUIVALENCE_MARGIN, is_equivalent
 from mufree.verdicts import NOT_MEASURED
 
@@ -465,8 +465,9 @@ def _scope(frozen: Frozen, task: str) -> str:
     rates = span([int(x) for x in runs["log2_lr"]])
     return (
         f"{task}: {_description(frozen, task)}; widths {span(frozen.widths(task))}, log2 rates {rates}, "
-        f"{count(int(first['steps']), 'step')} of {int(first['batch_size'])}, {_seeds_words(frozen, task)}."
-    )
+        f"{count(int(first['steps']), 'step')} of {int(first['batch_size'])}, {_seeds_words(frozen, task)}. "
+        + plain(frozen.study["tasks"][task].get("note"))
+    ).rstrip()
 
 
 def _seeds(frozen: Frozen) -> str:
@@ -521,12 +522,15 @@ def _error_bars(frozen: Frozen, tasks: Sequence[str]) -> str:
 
 
 def _data_words(frozen: Frozen, tasks: Sequence[str]) -> str:
-    """Data sets of some tasks, with a caveat where splits are not used as published."""
+    """Data sets of some tasks, with a caveat where splits, or a copy, are not as published."""
     out = []
     for task in tasks:
-        dataset = frozen.study["tasks"][task]["dataset"]
+        settings = frozen.study["tasks"][task]
+        dataset = settings["dataset"]
         manifest = next((m for m in frozen.provenance["data"] if m["settings"]["name"] == dataset["name"]), None)
-        caveat = caveat_of(manifest) if manifest else ""
+        # What a note opens with, up to its colon, is what has to be known beside every number.
+        opening = plain(settings.get("note")).partition(":")[0]
+        caveat = (caveat_of(manifest) if manifest else "") or opening
         name = str(dataset["name"]).replace("_", " ")
         out.append(f"{name} ({caveat[0].lower()}{caveat[1:].rstrip('.')})" if caveat else name)
     return ", ".join(dict.fromkeys(out))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any
 
@@ -200,8 +201,8 @@ def test_claim_in_short(paper: Paper) -> None:
 
 def test_the_readme_gives_the_answer_of_the_frozen_study(paper: Paper) -> None:
     """Between its marks: `mufree answer` writes it there."""
-    if not (ROOT / "README.md").exists():
-        pytest.skip("a copy of the project without its README")
+    if "MUFREE_PAPER" in os.environ:
+        pytest.skip("the paper is being built, and the README comes after it")
     _, _, rest = (ROOT / "README.md").read_text(encoding="utf-8").partition("<!-- answer -->\n")
     answer, mark, _ = rest.partition("<!-- /answer -->")
     assert mark

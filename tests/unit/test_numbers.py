@@ -213,6 +213,15 @@ def test_no_sentence_begins_with_a_greek_capital() -> None:
     assert not [text for lines in found.values() for text in lines if "Μ" in text]
 
 
+def test_what_a_note_opens_with_stands_beside_every_number_and_all_of_it_in_the_limits() -> None:
+    frozen = made_up({"a": TRANSFERS})
+    frozen.study["tasks"]["a"]["note"] = "From a copy: it differs a little."
+    assert collect(frozen, ["loss_vs_lr"])["captions"]["a"]["loss_vs_lr"].endswith(
+        "data: photo patches (from a copy); run set 0123abcd."
+    )
+    assert said(frozen, "scope").endswith(" From a copy: it differs a little.")
+
+
 # --- numbers, captions, tables ---------------------------------------------------------------------------------------
 
 
