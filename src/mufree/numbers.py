@@ -47,7 +47,7 @@ def collect(frozen: Frozen, figures: Sequence[str]) -> dict[str, Any]:
     """The whole of `numbers.json`; `figures` are those that the paper may show, by name."""
     return {
         "complete": bool(frozen.manifest["complete"]),
-        "part": bool(frozen.manifest.get("part")),
+        "part": bool(frozen.manifest["part"]),
         "missing": frozen.manifest["missing"],
         "study": frozen.manifest["study"],
         "run_set": frozen.manifest["run_set"],
@@ -315,7 +315,9 @@ def _diverged(frozen: Frozen, task: str) -> str:
     parts = []
     for method in frozen.methods(task):
         mine = runs[runs["method"].eq(method)]
-        parts.append(f"{frozen.named(method)} {int(mine['status'].eq('diverged').sum())} of {len(mine)}")
+        stuck = sum(int(row["n_learnt_nothing"]) for row in frozen.records("stability", task=task, method=method))
+        besides = f", and {stuck} learnt nothing" if stuck else ""
+        parts.append(f"{frozen.named(method)} {int(mine['status'].eq('diverged').sum())} of {len(mine)}{besides}")
     return f"{task}: {'; '.join(parts)}."
 
 

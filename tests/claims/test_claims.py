@@ -358,7 +358,10 @@ def test_claim_diverged(paper: Paper) -> None:
         mine = rows[rows["task"] == task]
         text = paper.about("diverged", task)
         for _, runs in mine.groupby("method"):
-            assert f" {(runs['status'] == 'diverged').sum()} of {len(runs)}" in text
+            diverged = runs["status"] == "diverged"
+            stuck = (~diverged & (runs["train_loss"] > runs["initial_loss"] - 0.01)).sum()
+            besides = f", and {stuck} learnt nothing" if stuck else ""
+            assert re.search(rf" {diverged.sum()} of {len(runs)}{besides}[;.]", text)
 
 
 def test_claim_negative_control(paper: Paper) -> None:

@@ -290,6 +290,7 @@ def make_stability(optima: pd.DataFrame, seeds: int) -> pd.DataFrame:
         n_nonfinite=0,
         n_above_start=optima.n_diverged,
         n_rebound=0,
+        n_learnt_nothing=0,
         window_low=optima.log2_lr_argmin - 2,
         window_high=optima.log2_lr_argmin + 2,
         window_runs=5 * seeds,

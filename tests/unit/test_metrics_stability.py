@@ -10,6 +10,7 @@ from mufree.metrics.stability import (
     count_spikes,
     diverged_fraction,
     headroom,
+    learnt_nothing,
     lr_sensitivity,
     lr_sensitivity_normalised,
     max_stable_log2_lr,
@@ -231,3 +232,10 @@ def test_spikes_against_a_slow_implementation(seed: int) -> None:
     found = count_spikes(series, 50, 4.0)
     assert found == slow.count_spikes(series.tolist(), 50, 4.0)
     assert 0 < found[0] < found[1] < 250
+
+
+def test_a_run_at_the_loss_that_it_started_with_learnt_nothing_unless_it_diverged() -> None:
+    start = np.full(5, 2.3)
+    end = np.array([2.2999, 2.2899, 1.5, 2.3001, np.nan])
+    diverged = np.array([False, False, False, True, True])
+    assert learnt_nothing(start, end, diverged).tolist() == [True, False, False, False, False]

@@ -81,6 +81,7 @@ def made_up(drifts: dict[str, dict[str, float]], **changes: Any) -> Frozen:
             "control": control,
             "coordcheck_verdict": pd.DataFrame(checks),
             "anytime": pd.DataFrame(columns=["task"]),
+            "stability": pd.DataFrame(columns=["task", "method", "n_learnt_nothing"]),
             "regret": pd.DataFrame(columns=["task", "method", "width"]),
             "rate_ratio": pd.DataFrame(columns=["task", "numerator", "denominator"]),
             "arms": pd.DataFrame(columns=["task", "method", "width", "horizon"]),

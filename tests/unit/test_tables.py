@@ -232,6 +232,7 @@ def test_a_method_whose_runs_all_diverged_keeps_its_rows_without_numbers() -> No
     assert built["transfer"].query("method == 'mup_adamw'")["n_censored"].tolist() == [3]
     stability = built["stability"].query("method == 'mup_adamw'")
     assert stability["n_rebound"].tolist() == [33, 33, 33]
+    assert stability["n_learnt_nothing"].tolist() == [0, 0, 0]
     assert stability[["log2_lr_max", "headroom", "lr_sensitivity", "diverged_fraction"]].isna().all(axis=None)
     assert built["stability"].query("method == 'sp_adamw'")["span"].tolist() == [10, 10, 10]
     assert math.isnan(built["loss"].query("method == 'mup_adamw'")["mean_loss"].iloc[0])

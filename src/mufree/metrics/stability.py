@@ -17,8 +17,20 @@ Censored = Literal["", "low", "high", "both"]
 BASIN_TOLERANCE = 0.02
 """Nats above the best loss at which a basin ends."""
 
+LEARNT_NOTHING = 0.01
+"""Nats below the loss at initialisation that a run has to reach, or it learnt nothing."""
+
 SPIKE_DEVIATIONS = 7.0
 """Standard deviations above the rolling mean that make a spike (OLMo 2)."""
+
+
+def learnt_nothing(initial_loss: Floats, train_loss: Floats, diverged: Bools) -> Bools:
+    """Runs that did not diverge, and yet ended less than `LEARNT_NOTHING` below where they started; all of one shape.
+
+    A network whose units are dead predicts the frequencies of the classes and stays at the loss that a zero readout starts
+    with, by chance a little above it (and so diverged) or a little below.
+    """
+    return ~diverged & (train_loss > initial_loss - LEARNT_NOTHING)
 
 
 def common_offsets(cells: Iterable[tuple[Surface, list[Optimum]]]) -> Floats:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mufree.figures import ordered
+from mufree.metrics.stability import LEARNT_NOTHING
 from mufree.report.blocks import Block, points, table
 from mufree.report.facts import Facts, Record
 from mufree.report.words import MISSING, flag_words, interval, known, listing, number, percent, with_interval
@@ -85,6 +86,7 @@ def _divergence(facts: Facts) -> list[Block]:
             str(row["n_nonfinite"]),
             str(row["n_above_start"]),
             str(row["n_rebound"]),
+            str(row["n_learnt_nothing"]),
             _share(row),
             f"{number(row['window_low'], 0)} to {number(row['window_high'], 0)}"
             if known(row["window_low"])
@@ -96,10 +98,20 @@ def _divergence(facts: Facts) -> list[Block]:
         return []
     caption = (
         f"Divergence at width {facts.widest} by kind: not finite; training loss at the end above where it started; a rebound "
-        "from its lowest. And the share diverged in a window of rates of equal width around each method's own optimum, with "
+        f"from its lowest. Learnt nothing: not diverged, yet at the end less than {LEARNT_NOTHING} nats below the start. And "
+        "the share diverged in a window of rates of equal width around each method's own optimum, with "
         f"Wilson's 95 % interval. {facts.where}"
     )
-    columns = ["Method", "Runs", "Not finite", "Above start", "Rebound", "Share in window", "Window (log2)"]
+    columns = [
+        "Method",
+        "Runs",
+        "Not finite",
+        "Above start",
+        "Rebound",
+        "Learnt nothing",
+        "Share in window",
+        "Window (log2)",
+    ]
     return [table(caption, columns, rows, missing="every run diverged, or no optimum inside the grid", fill=[0])]
 
 

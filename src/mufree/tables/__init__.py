@@ -38,6 +38,7 @@ COLUMNS: dict[str, list[str]] = {
     ],
     "stability": [
         *("task", "method", "width", "n_runs", "n_diverged", "n_nonfinite", "n_above_start", "n_rebound"),
+        "n_learnt_nothing",
         *("window_low", "window_high", "window_runs", "window_diverged"),
         *("diverged_fraction", "diverged_low", "diverged_high", "log2_lr_max", "headroom"),
         *("lr_sensitivity", "lr_sensitivity_low", "lr_sensitivity_high", "lr_sensitivity_normalised", "span"),

@@ -62,6 +62,7 @@ def _stability_of(case: Case, offsets: Floats) -> Records:
                 **case.names,
                 "width": width,
                 **divergences(runs),
+                "n_learnt_nothing": learnt_nothing(runs),
                 "window_low": inside[0] if n else math.nan,
                 "window_high": inside[-1] if n else math.nan,
                 "window_runs": n,
@@ -88,6 +89,12 @@ def divergences(runs: pd.DataFrame) -> dict[str, int]:
     """How many runs there are, how many diverged, and how."""
     kinds = {f"n_{kind}": int((runs["divergence"] == kind).sum()) for kind in ("nonfinite", "above_start", "rebound")}
     return {"n_runs": len(runs), "n_diverged": int((runs["status"] == "diverged").sum()), **kinds}
+
+
+def learnt_nothing(runs: pd.DataFrame) -> int:
+    """How many runs learnt nothing, besides those that diverged."""
+    initial, final = (runs[name].to_numpy(np.float64) for name in ("initial_loss", "train_loss"))
+    return int(stable.learnt_nothing(initial, final, runs["status"].eq("diverged").to_numpy()).sum())
 
 
 def smoothness(cases: Sequence[Case], curves: pd.DataFrame) -> Records:
