@@ -1,6 +1,8 @@
 """The article, from the frozen study in paper/data alone, and how a study is frozen. Nothing here trains."""
 
 FROZEN = Path(workflow.basedir) / "paper/data"
+# What was tried after the results of the study in FROZEN: a study of its own, frozen apart.
+FOLLOW_UPS = Path(workflow.basedir) / "paper/follow_ups"
 PAPER_FIGURES = [
     "loss_vs_lr",
     "optimum_vs_width",
@@ -28,18 +30,30 @@ PAPER_TABLES = [
 ]
 
 
-# Tasks of the frozen study with their descriptions; none before a study was frozen.
-PAPER_TASKS = {
-    name: task["description"]
-    for path in FROZEN.glob("study.yaml")
-    for name, task in yaml.safe_load(path.read_text(encoding="utf-8"))["tasks"].items()
-}
+def frozen_tasks(folder):
+    """Tasks of a frozen study with their descriptions; none before one was frozen."""
+    return {
+        name: task["description"]
+        for path in folder.glob("study.yaml")
+        for name, task in yaml.safe_load(path.read_text(encoding="utf-8"))[
+            "tasks"
+        ].items()
+    }
+
+
+PAPER_TASKS = frozen_tasks(FROZEN)
+FOLLOW_UP_TASKS = frozen_tasks(FOLLOW_UPS)
+FROZEN_FOLDERS = ["paper/data", *(["paper/follow_ups"] if FOLLOW_UP_TASKS else [])]
 # A change of any file is seen. The manifest is asked for even before there is one.
 FROZEN_FILES = ["paper/data/MANIFEST.json"] + [
     path.relative_to(workflow.basedir).as_posix()
-    for path in sorted(FROZEN.rglob("*"))
-    if path.is_file() and path.name != "MANIFEST.json"
+    for folder in (FROZEN, FOLLOW_UPS)
+    for path in sorted(folder.rglob("*"))
+    if path.is_file() and path != FROZEN / "MANIFEST.json"
 ]
+
+
+IS_FOLLOW_UP = STUDY.name == FOLLOW_UPS.name
 
 
 localrules:
@@ -47,7 +61,7 @@ localrules:
 
 
 rule freeze:
-    """Freeze the study of --config study=NAME into paper/data, which the article is built from."""
+    """Freeze the study of --config study=NAME into paper/data, which the article is built from; or follow_ups, beside it."""
     input:
         rows=f"results/{STUDY.name}/rows.parquet",
         curves=f"results/{STUDY.name}/curves.parquet",
@@ -62,8 +76,8 @@ rule freeze:
             task=STUDY.tasks,
         ),
         study=STUDY_FILE,
-        full="experiments/cifar_wikitext.yaml",
-        power="experiments/cifar_wikitext.power.csv",
+        full=STUDY_FILE if IS_FOLLOW_UP else "experiments/cifar_wikitext.yaml",
+        power=[] if IS_FOLLOW_UP else "experiments/cifar_wikitext.power.csv",
         hypotheses="experiments/hypotheses.yaml",
     log:
         f"results/{STUDY.name}/logs/freeze.log",
@@ -75,22 +89,24 @@ rule freeze:
             (
                 f"--calibration {path}"
                 for path in ["results/calibration.csv", "paper/data/calibration.csv"]
-                if Path(path).exists()
+                if Path(path).exists() and not IS_FOLLOW_UP
             ),
             "",
         ),
+        power=lambda wildcards, input: f"--power {input.power}" if input.power else "",
+        out="paper/follow_ups" if IS_FOLLOW_UP else "paper/data",
     message:
         "Freeze study {STUDY.name} for the paper"
     # No output: what is frozen is a source of the article, which must not pull training in.
     shell:
         "mufree freeze --study {input.study:q} --full {input.full:q} --hypotheses {input.hypotheses:q} --rows {input.rows:q}"
         " --curves {input.curves:q} --timings {input.timings:q} --tables $(dirname {input.tables[0]:q})"
-        " --coordcheck {input.coordcheck:q} --provenance {input.provenance:q} {params.calibration} --power {input.power:q}"
-        " --out paper/data 2> {log:q}"
+        " --coordcheck {input.coordcheck:q} --provenance {input.provenance:q} {params.calibration} {params.power}"
+        " --out {params.out} 2> {log:q}"
 
 
 rule check_frozen:
-    """The frozen files are those of their manifest."""
+    """Frozen files are those of their manifest."""
     input:
         FROZEN_FILES,
     output:
@@ -99,10 +115,12 @@ rule check_frozen:
         "results/paper/logs/check_frozen.log",
     conda:
         "../envs/mufree.yaml"
+    params:
+        folders=FROZEN_FOLDERS,
     message:
-        "Check the frozen study against its manifest"
+        "Check what is frozen against its manifest"
     shell:
-        "mufree check-frozen paper/data --out {output:q} 2> {log:q}"
+        "mufree check-frozen {params.folders} --out {output:q} 2> {log:q}"
 
 
 rule recompute:
@@ -118,10 +136,12 @@ rule recompute:
     priority: 10
     conda:
         "../envs/mufree.yaml"
+    params:
+        folders=FROZEN_FOLDERS,
     message:
         "Make the tables anew from the frozen runs, and compare"
     shell:
-        "mufree check-frozen paper/data --recompute --out {output:q} 2> {log:q}"
+        "mufree check-frozen {params.folders} --recompute --out {output:q} 2> {log:q}"
 
 
 rule paper_verdicts:
@@ -160,11 +180,12 @@ rule numbers:
         "../envs/mufree.yaml"
     params:
         figures=PAPER_FIGURES,
+        follow_ups="--follow-ups paper/follow_ups" if FOLLOW_UP_TASKS else "",
     message:
         "Collect the paper's numbers"
     shell:
         "mufree numbers --frozen paper/data --verdicts {input.verdicts:q} --figures {params.figures}"
-        " --out $(dirname {output.numbers:q}) 2> {log:q}"
+        " {params.follow_ups} --out $(dirname {output.numbers:q}) 2> {log:q}"
 
 
 rule paper_figures:
@@ -196,6 +217,32 @@ rule paper_figures:
         "mufree figure {params.names} --task {wildcards.paper_task:q} --title {params.title:q}"
         " --rows paper/data/rows.parquet --curves paper/data/curves.parquet --tables paper/data/tables"
         " --out $(dirname {output.pdf[0]:q}) 2> {log:q}"
+
+
+rule follow_up_figure:
+    """Loss against learning rate of a follow-up."""
+    input:
+        sources.files("figures"),
+        verified="results/paper/verified.json",
+    output:
+        expand(
+            "results/paper/follow_ups/{{follow_up}}.loss_vs_lr.{kind}",
+            kind=["pdf", "png", "csv"],
+        ),
+    log:
+        "results/paper/logs/follow_ups/{follow_up}.log",
+    wildcard_constraints:
+        follow_up="|".join(FOLLOW_UP_TASKS) or "none",
+    conda:
+        "../envs/mufree.yaml"
+    params:
+        title=lambda wildcards: FOLLOW_UP_TASKS[wildcards.follow_up],
+    message:
+        "Draw the figure of follow-up {wildcards.follow_up}"
+    shell:
+        "mufree figure loss_vs_lr --task {wildcards.follow_up:q} --title {params.title:q}"
+        " --rows paper/follow_ups/rows.parquet --curves paper/follow_ups/curves.parquet --tables paper/follow_ups/tables"
+        " --out $(dirname {output[0]:q}) 2> {log:q}"
 
 
 rule claims:
@@ -238,6 +285,9 @@ rule paper:
             task=PAPER_TASKS,
             figure=PAPER_FIGURES,
         ),
+        follow_ups=expand(
+            "results/paper/follow_ups/{task}.loss_vs_lr.pdf", task=FOLLOW_UP_TASKS
+        ),
     output:
         "paper/paper.pdf",
     log:
@@ -247,5 +297,5 @@ rule paper:
     message:
         "Set the paper"
     shell:
-        "mufree paper --source paper --build $(dirname {input.numbers:q}) --figures {input.figures:q}"
+        "mufree paper --source paper --build $(dirname {input.numbers:q}) --figures {input.figures:q} {input.follow_ups:q}"
         " --out {output:q} 2> {log:q}"

@@ -170,7 +170,7 @@ def sentences(frozen: Frozen) -> dict[str, list[str]]:
         "surprises": _surprises(frozen),
         "recipe": [recipe(frozen, task) for task in frozen.tasks],
         "calibration": _calibration(frozen),
-        "scope": [_scope(frozen, task) for task in frozen.tasks],
+        "scope": [scope(frozen, task) for task in frozen.tasks],
         "seeds": [_seeds(frozen)],
     }
 
@@ -229,14 +229,14 @@ def _in_short(frozen: Frozen) -> list[str]:
         ratio = times(frozen, task)
         parts = []
         if {"mup_schedulefree", "sp_schedulefree"} <= set(regrets):
-            mup, sp = (_with_interval(regrets[f"{kind}_schedulefree"]) for kind in ("mup", "sp"))
+            mup, sp = (with_interval(regrets[f"{kind}_schedulefree"]) for kind in ("mup", "sp"))
             parts.append(
                 f"keeping the base width's rate costs ScheduleFree {mup} nats at width {widest} under µP and {sp} under SP"
             )
         if ratio:
             parts.append(f"its best rate under µP is {ratio} times AdamW's")
         if losses and known(losses[0]["estimate"]):
-            loss = _with_interval(losses[0])
+            loss = with_interval(losses[0])
             parts.append(
                 f"its loss under µP at width {widest} differs from the best of the other three methods by {loss}"
             )
@@ -247,10 +247,10 @@ def _in_short(frozen: Frozen) -> list[str]:
 
 def _drift_of(frozen: Frozen, task: str, parametrization: str) -> str:
     rows = frozen.records("estimates", task=task, statistic="drift", subject=f"{parametrization}_schedulefree")
-    return _with_interval(rows[0]) if rows else "not measured"
+    return with_interval(rows[0]) if rows else "not measured"
 
 
-def _with_interval(row: Row) -> str:
+def with_interval(row: Row) -> str:
     """Estimate, unit-less, with its 95 % interval."""
     what = statistic(row["statistic"])
     if not known(row["estimate"]):
@@ -276,7 +276,7 @@ def _drift(frozen: Frozen, task: str) -> str:
     parts = []
     for method in frozen.methods(task):
         if method in rows and frozen.n_widths(task, method) > 1:
-            shown = f"{_with_interval(rows[method])}, " if known(rows[method]["estimate"]) else ""
+            shown = f"{with_interval(rows[method])}, " if known(rows[method]["estimate"]) else ""
             parts.append(f"{frozen.named(method)}: {shown}{drift_words(rows[method])}")
     return f"{task}: {'; '.join(parts)}."
 
@@ -291,7 +291,7 @@ def drift_words(row: Row) -> str:
 def _regret(frozen: Frozen, task: str) -> str:
     widest, base = frozen.widths(task)[-1], frozen.base_width(task)
     parts = [
-        f"{frozen.named(row['subject'])} {_with_interval(row)}"
+        f"{frozen.named(row['subject'])} {with_interval(row)}"
         for row in frozen.records("estimates", task=task, statistic="regret_cf", width=widest)
     ]
     return f"{task}, from width {base} to {widest}, in nats: {'; '.join(parts) or 'not estimable'}."
@@ -304,10 +304,10 @@ def _best(frozen: Frozen, task: str) -> str:
     if not found:
         return f"{task}: every run at width {widest} diverged."
     first, *others = found
-    text = f"{task}, width {widest}: lowest is {frozen.named(first['subject'])} with {_with_interval(first)} nats"
+    text = f"{task}, width {widest}: lowest is {frozen.named(first['subject'])} with {with_interval(first)} nats"
     if not others:
         return text + "."
-    return f"{text}; next is {frozen.named(others[0]['subject'])}, {_with_interval(others[0])}."
+    return f"{text}; next is {frozen.named(others[0]['subject'])}, {with_interval(others[0])}."
 
 
 def _diverged(frozen: Frozen, task: str) -> str:
@@ -461,7 +461,8 @@ def _calibration(frozen: Frozen) -> list[str]:
     return out
 
 
-def _scope(frozen: Frozen, task: str) -> str:
+def scope(frozen: Frozen, task: str) -> str:
+    """What a task is and how far it was tried, then its note."""
     runs = frozen.primary(task)
     first = runs.iloc[0]
     rates = span([int(x) for x in runs["log2_lr"]])

@@ -93,8 +93,8 @@ def to_latex(table: DisplayTable, label: str) -> str:
 def to_pdf(source: Path, build: Path, figures: Iterable[Path]) -> bytes:
     """The article as PDF, by Typst with the fonts it brings along: no network, no date, the same input the same bytes.
 
-    `source` is the folder of paper.typ, template.typ and references.bib, `build` that of numbers.json and tables/. Raises
-    `PaperError` with Typst's message, for a key that numbers.json lacks, say.
+    `source` is the folder of paper.typ, template.typ and references.bib, `build` that of numbers.json and tables/; a figure is
+    found there under the name of its own folder. Raises `PaperError` with Typst's message, as for an unknown key.
     """
     import typst
 
@@ -104,9 +104,9 @@ def to_pdf(source: Path, build: Path, figures: Iterable[Path]) -> bytes:
             shutil.copyfile(source / file, folder / file)
         shutil.copyfile(build / "numbers.json", folder / "numbers.json")
         shutil.copytree(build / "tables", folder / "tables", ignore=shutil.ignore_patterns("*.tex"))
-        (folder / "figures").mkdir()
         for figure in figures:
-            shutil.copyfile(figure, folder / "figures" / figure.name)
+            (folder / figure.parent.name).mkdir(exist_ok=True)
+            shutil.copyfile(figure, folder / figure.parent.name / figure.name)
         try:
             pdf, warnings = typst.compile_with_warnings(folder / "paper.typ", root=folder, ignore_system_fonts=True)
         except typst.TypstError as error:

@@ -26,6 +26,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "paper": (
         "hypotheses.py",
         "numbers.py",
+        "follow_ups.py",
         "paper.py",
         "recipe.py",
         "frozen.py",
@@ -33,6 +34,7 @@ STAGES: dict[str, tuple[str, ...]] = {
         "files.py",
         "verdicts.py",
         "tables/transfer.py",
+        "metrics/stability.py",
         "report",
         "figures",
     ),

@@ -26,5 +26,7 @@ def paper(tmp_path_factory: pytest.TempPathFactory) -> Paper:
         assert (
             main(["verdicts", "--estimates", str(estimates), "--hypotheses", str(hypotheses), "--out", verdicts]) == 0
         )
-        assert main(["numbers", "--frozen", str(frozen), "--verdicts", verdicts, "--out", str(folder)]) == 0
+        numbers = ["numbers", "--frozen", str(frozen), "--verdicts", verdicts, "--out", str(folder)]
+        later = frozen.with_name("follow_ups")
+        assert main([*numbers, *(["--follow-ups", str(later)] if later.exists() else [])]) == 0
     return Paper(json.loads((folder / "numbers.json").read_text()), frozen)

@@ -29,6 +29,12 @@ class Paper:
         return pd.read_parquet(self.frozen / "rows.parquet")
 
     @property
+    def follow_ups(self) -> Paper | None:
+        """What was tried after the results, read in the same way; its own `numbers` are numbers.json's part on it."""
+        folder = self.frozen.with_name("follow_ups")
+        return Paper(self.numbers["follow_ups"], folder) if folder.exists() else None
+
+    @property
     def primary(self) -> pd.DataFrame:
         rows = self.rows
         return rows[rows["variant"].fillna("") == ""]

@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import pandas as pd
 import pytest
+import yaml
 from decide import decide
 from evidence import ROOT, Paper, shows
 
+from mufree.figures import display_names
 from mufree.numbers import CALIBRATED
 
 WORDS = {
@@ -161,6 +164,51 @@ def test_claim_headline(paper: Paper) -> None:
             line for line in paper.said("headline") if task in line.partition(",")[0] or f"{task}, " in line[:80]
         ]
         assert openings[verdicts[task]] in text
+
+
+def test_claim_follow_ups(paper: Paper) -> None:
+    """Their questions are the study file's, their drifts the tables', and who failed is counted again from the rows."""
+    later = paper.follow_ups
+    if later is None:
+        assert paper.numbers["follow_ups"] is None
+        return
+    assert later.numbers["run_set"] == later.manifest["run_set"]
+    settings = yaml.safe_load((later.frozen / "study.yaml").read_text())["tasks"]
+    assert [each["name"] for each in later.numbers["tasks"]] == later.tasks
+    for each in later.numbers["tasks"]:
+        task = each["name"]
+        assert each["question"] == (settings[task].get("note") or "").strip()
+        runs = later.primary[later.primary["task"] == task].assign(failed=_failed)
+        drifts = [text for text in each["findings"] if text.startswith("Drift of")]
+        estimates = later.table("estimates").query("task == @task and statistic == 'drift'").dropna(subset="estimate")
+        widths = runs.groupby("method")["width"].nunique()
+        estimates = estimates[estimates["subject"].map(widths) > 2]
+        assert len(drifts) == len(estimates)
+        for text, row in zip(drifts, estimates.to_dict("records"), strict=True):
+            assert all(shows(text, row[column]) for column in ("estimate", "low", "high"))
+        failures = [text for text in each["findings"] if " fails, by divergence" in text]
+        assert len(failures) == runs["method"].nunique()
+        for (_, mine), text in zip(runs.groupby("method", sort=False), _in_order(failures, runs), strict=True):
+            for width, there in mine.groupby("width"):
+                bad = there[there["failed"]]["log2_lr"]
+                edge = "at no log2 rate up to" if bad.empty else "from log2 rate"
+                lowest = there["log2_lr"].max() if bad.empty else bad.min()
+                assert f"width {width}: {edge} {lowest}".replace("-", "−") in text
+            there = paper.primary.assign(failed=_failed)
+            both = mine.merge(there, on=["model", "dataset", "method", "width", "log2_lr", "seed"])
+            if len(both):
+                assert f"Of the {len(both)} runs" in text
+                assert f"{both['failed_x'].sum()} fail here and {both['failed_y'].sum()} there" in text
+
+
+def _failed(rows: pd.DataFrame) -> pd.Series[bool]:
+    return (rows["status"] == "diverged") | (rows["train_loss"] > rows["initial_loss"] - 0.01)
+
+
+def _in_order(texts: list[str], runs: pd.DataFrame) -> list[str]:
+    """Sentences in the order in which their methods come in the rows."""
+    names = display_names(runs)
+    return [next(text for text in texts if text.startswith(f"{names[m]} fails")) for m in runs["method"].unique()]
 
 
 def test_claim_in_short(paper: Paper) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from mufree import paper
+from mufree import follow_ups, paper
 from mufree.frozen import Frozen
 from mufree.hypotheses import Hypotheses
 from mufree.metrics.statistics import t_interval
@@ -221,6 +221,49 @@ def test_what_a_note_opens_with_stands_beside_every_number_and_all_of_it_in_the_
         "data: photo patches (from a copy); run set 0123abcd."
     )
     assert said(frozen, "scope").endswith(" From a copy: it differs a little.")
+
+
+# --- follow-ups ------------------------------------------------------------------------------------------------------
+
+
+def with_losses(frozen: Frozen, failing: dict[tuple[str, int, int], str]) -> Frozen:
+    """Rates 2⁻⁸ and 2⁻⁷ at widths 16, 32, 64; a run diverges, or stays where it began, if its (method, width, rate) says so."""
+    first = frozen.runs[frozen.runs["width"].eq(16)].assign(initial_loss=2.3, train_loss=1.0)
+    runs = pd.concat([first.assign(width=w, log2_lr=lr) for w in (16, 32, 64) for lr in (-8, -7)], ignore_index=True)
+    for (method, width, log2_lr), how in failing.items():
+        at = runs["method"].eq(method) & runs["width"].eq(width) & runs["log2_lr"].eq(log2_lr)
+        runs.loc[at, "train_loss"] = {"diverged": 2.4, "stuck": 2.295}[how]
+        runs.loc[at, "status"] = {"diverged": "diverged", "stuck": "ok"}[how]
+    for task in frozen.study["tasks"].values():
+        task["model"] = {"name": "mlp"}
+    return made_up({str(first["task"].iloc[0]): TRANSFERS}, runs=runs, study=frozen.study)
+
+
+def test_a_follow_up_says_what_was_asked_and_what_came_out_beside_what_was_before() -> None:
+    failing = {("sp_adamw", 64, -8): "stuck", ("sp_adamw", 64, -7): "diverged", ("sp_adamw", 32, -7): "diverged"}
+    study = with_losses(made_up({"a": NOWHERE}), failing)
+    later = with_losses(made_up({"again": TRANSFERS}), {("sp_adamw", 64, -7): "stuck"})
+    later.study["tasks"]["again"]["note"] = "Is it so?"
+    (found,) = follow_ups.collect(study, later)["tasks"]
+    assert (found["name"], found["question"]) == ("again", "Is it so?")
+    assert "Is it so?" not in " ".join(found["findings"])
+    assert found["findings"][0].startswith("A net on again; widths 16, 32, 64, log2 rates −8, −7")
+    assert (
+        "Drift of SP · AdamW + cosine −1.00 [−1.06, −0.94], drifts; in a it is −1.00 [−1.06, −0.94]."
+        in found["findings"]
+    )
+    assert (
+        "SP · AdamW + cosine fails, by divergence or by learning nothing, width 16: at no log2 rate up to −7; width 32: at no "
+        "log2 rate up to −7; width 64: from log2 rate −7 on (1 of 1 seeds there). Of the 6 runs whose method, width, rate and "
+        "seed a has as well, 1 fail here and 3 there."
+    ) in found["findings"]
+
+
+def test_a_follow_up_without_a_like_in_the_study_is_compared_with_nothing() -> None:
+    study, later = (with_losses(made_up({name: TRANSFERS}), {}) for name in ("a", "again"))
+    later.study["tasks"]["again"]["model"] = {"name": "vit"}
+    (found,) = follow_ups.collect(study, later)["tasks"]
+    assert not [text for text in found["findings"] if "; in a " in text or "has as well" in text]
 
 
 # --- numbers, captions, tables ---------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -17,18 +18,23 @@ pytestmark = pytest.mark.slow
 
 DATA = Path("paper/data")
 BUILD = Path("results/paper")
-ANALYSIS = {"check_frozen", "recompute", "paper_verdicts", "numbers", "paper_figures", "claims", "paper"}
+FOLLOW_UPS = Path("paper/follow_ups")
+ANALYSIS = {
+    *("check_frozen", "recompute", "paper_verdicts", "numbers", "paper_figures", "follow_up_figure", "claims", "paper"),
+}
 
 
 @pytest.fixture(scope="module")
 def built(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """A copy in which the smoke study is frozen and the article built; all else of the study is gone."""
+    """A copy in which the smoke study is frozen, as its own follow-up as well, and the article built; all else is gone."""
     project = Checkout(tmp_path_factory.mktemp("paper") / "checkout")
     shutil.copytree(finished.path, project.path)
-    shutil.rmtree(project.path / DATA, ignore_errors=True)
+    for folder in (DATA, FOLLOW_UPS):
+        shutil.rmtree(project.path / folder, ignore_errors=True)
     shutil.copytree(ROOT / "tests/claims", project.path / "tests/claims", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy2(ROOT / "pyproject.toml", project.path)
     project.snakemake("freeze")
+    shutil.copytree(project.path / DATA, project.path / FOLLOW_UPS)
     shutil.rmtree(project.path / "results")
     project.snakemake("paper")
     return project
@@ -115,6 +121,24 @@ def test_it_leaves_an_article_that_says_it_is_a_stand_in(built: Checkout) -> Non
         assert (built.path / BUILD / f"tables/{name}.csv").stat().st_size
 
 
+def test_it_shows_follow_ups_beside_the_study(built: Checkout) -> None:
+    found = json.loads((built.path / BUILD / "numbers.json").read_text())["follow_ups"]
+    tasks = [each["name"] for each in found["tasks"]]
+    assert tasks == sorted(tasks)
+    for each in found["tasks"]:
+        assert (built.path / BUILD / f"follow_ups/{each['name']}.loss_vs_lr.pdf").read_bytes().startswith(b"%PDF")
+        # The smoke study followed up by itself finds what it had found.
+        shared = [text for text in each["findings"] if "fail here" in text]
+        assert shared
+        assert all(re.search(r", (\d+) fail here and \1 there\.", text) for text in shared)
+
+
+def test_a_follow_up_that_was_changed_is_named(copy: Checkout) -> None:
+    path = copy.path / FOLLOW_UPS / "tables/optima.csv"
+    path.write_text(path.read_text() + "\n")
+    assert "changed: tables/optima.csv" in copy.snakemake("paper", check=False)
+
+
 def test_it_needs_the_frozen_study_and_trains_nothing(built: Checkout) -> None:
     assert {path.name for path in (built.path / "results").iterdir() if path.is_dir()} <= {"paper", "smoke"}
     assert not (built.path / "results/smoke/runs").exists()
@@ -131,7 +155,7 @@ def test_no_command_of_the_build_loads_torch(built: Checkout) -> None:
         f"numbers --frozen {DATA} --verdicts {BUILD}/verdicts.csv {out}",
         f"figure loss_vs_lr --task {task['name']} --rows {DATA}/rows.parquet --curves {DATA}/curves.parquet"
         f" --tables {DATA}/tables {out}",
-        f"paper --source paper --build {BUILD} --figures {' '.join(map(str, (built.path / BUILD).glob('figures/*.pdf')))}"
+        f"paper --source paper --build {BUILD} --figures {' '.join(map(str, (built.path / BUILD).rglob('*.pdf')))}"
         f" {out}.pdf",
     ]
     code = "import sys; from mufree.cli import main; assert not main(sys.argv[1:]); assert 'torch' not in sys.modules"

@@ -53,6 +53,21 @@ def test_no_command_is_longer_than_linux_takes(checkout: Checkout) -> None:
     assert max(map(len, commands)) < 2000
 
 
+def test_follow_ups_are_frozen_beside_the_study_and_not_in_its_place(checkout: Checkout) -> None:
+    def freezing(study: str) -> str:
+        said = checkout.snakemake("freeze", "--dry-run", "--printshellcmds", study=study)
+        (command,) = (line for line in said.splitlines() if "mufree freeze" in line)
+        return command
+
+    study, later = freezing("smoke"), freezing("follow_ups")
+    assert " --out paper/data " in study
+    assert "--full experiments/cifar_wikitext.yaml" in study
+    assert "--power experiments/cifar_wikitext.power.csv" in study
+    assert " --out paper/follow_ups " in later
+    assert "--full" in later
+    assert "cifar_wikitext" not in later
+
+
 def test_an_unknown_study_is_an_error_that_names_the_known_ones(checkout: Checkout) -> None:
     said = checkout.snakemake("--dry-run", study="smok", check=False)
     assert "Unknown study 'smok'" in said

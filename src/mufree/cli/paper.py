@@ -16,6 +16,8 @@ from mufree.cli.commands import UserError, load_study, sweep
 from mufree.hypotheses import Hypotheses
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from mufree.frozen import Frozen
 
 ANSWER = ("<!-- answer -->", "<!-- /answer -->")
@@ -61,10 +63,10 @@ def add_commands(command: Command) -> None:
     sub = command(
         "check-frozen",
         check_frozen,
-        "Check a frozen study against its manifest, and its tables against its runs.",
+        "Check frozen studies against their manifests, and their tables against their runs.",
         "paper/data --recompute --out checked.json",
     )
-    sub.add_argument("frozen", type=Path, help="the frozen folder")
+    sub.add_argument("frozen", type=Path, nargs="+", help="frozen folders")
     sub.add_argument("--recompute", action="store_true", help="also make the tables anew from the runs, and compare")
     sub.add_argument("--out", type=Path, required=True, help="JSON that says what was checked")
 
@@ -91,6 +93,9 @@ def add_commands(command: Command) -> None:
     sub.add_argument("--frozen", type=Path, required=True, help="the frozen folder")
     sub.add_argument("--verdicts", type=Path, required=True, help="the table of verdicts")
     sub.add_argument("--figures", nargs="*", default=[], metavar="NAME", help="figures that need a caption")
+    sub.add_argument(
+        "--follow-ups", type=Path, help="the frozen folder of what was tried after the results, if there is one"
+    )
     sub.add_argument("--out", type=Path, required=True, help="folder for numbers.json and tables/")
 
     sub = command(
@@ -186,12 +191,15 @@ def check_frozen(arguments: argparse.Namespace) -> None:
     from mufree import freeze as frozen
     from mufree import record
 
-    try:
-        manifest = frozen.verify(arguments.frozen)
-        tables = frozen.recompute(arguments.frozen) if arguments.recompute else {}
-    except frozen.FrozenError as error:
-        raise UserError(str(error)) from error
-    checked = {"run_set": manifest["run_set"], "files": len(manifest["files"]), "rows_of_tables_made_anew": tables}
+    checked = {}
+    for folder in arguments.frozen:
+        try:
+            manifest = frozen.verify(folder)
+            tables = frozen.recompute(folder) if arguments.recompute else {}
+        except frozen.FrozenError as error:
+            raise UserError(str(error)) from error
+        found = {"run_set": manifest["run_set"], "files": len(manifest["files"]), "rows_of_tables_made_anew": tables}
+        checked[str(folder)] = found
     record.write_json(arguments.out, checked)
 
 
@@ -256,18 +264,24 @@ def rerun(arguments: argparse.Namespace) -> None:
 
 def numbers(arguments: argparse.Namespace) -> None:
     """`mufree numbers`."""
+    import pandas as pd
+
+    from mufree import follow_ups, record
     from mufree import numbers as made
     from mufree import paper as papers
-    from mufree import record
 
-    frozen = _load_frozen(arguments.frozen, arguments.verdicts)
+    frozen = _load_frozen(arguments.frozen, pd.read_csv(arguments.verdicts))
     try:
         tables = papers.display_tables(frozen)
         papers.write_tables(tables, arguments.out / "tables")
     except papers.PaperError as error:
         raise UserError(str(error)) from error
     captions = {name: {"caption": table.caption, "note": table.note} for name, table in tables.items()}
-    record.write_json(arguments.out / "numbers.json", {**made.collect(frozen, arguments.figures), "tables": captions})
+    found = {**made.collect(frozen, arguments.figures), "tables": captions, "follow_ups": None}
+    if arguments.follow_ups:
+        # Nothing is judged in them.
+        found["follow_ups"] = follow_ups.collect(frozen, _load_frozen(arguments.follow_ups, pd.DataFrame()))
+    record.write_json(arguments.out / "numbers.json", found)
 
 
 def answer(arguments: argparse.Namespace) -> None:
@@ -297,9 +311,7 @@ def paper(arguments: argparse.Namespace) -> None:
         temporary.write_bytes(pdf)
 
 
-def _load_frozen(folder: Path, verdicts_file: Path) -> Frozen:
-    import pandas as pd
-
+def _load_frozen(folder: Path, verdicts: pd.DataFrame) -> Frozen:
     from mufree import freeze as frozen
     from mufree.frozen import read
 
@@ -307,7 +319,7 @@ def _load_frozen(folder: Path, verdicts_file: Path) -> Frozen:
         manifest = frozen.verify(folder)
     except frozen.FrozenError as error:
         raise UserError(str(error)) from error
-    return read(folder, manifest, pd.read_csv(verdicts_file))
+    return read(folder, manifest, verdicts)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

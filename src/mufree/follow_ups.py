@@ -1,0 +1,122 @@
+"""What surprised in the study, tried once more: the paper's sentences on experiments that were designed after its results.
+
+Such experiments are a study and a frozen folder of their own, so that nothing of them enters a table or a verdict of the study
+that they follow. Each of their tasks has the question in its `note`; here is what came out, beside what the study had found.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from mufree.frozen import Frozen
+from mufree.metrics.stability import learnt_nothing
+from mufree.metrics.statistics import Bools
+from mufree.numbers import drift_words, scope, tail, with_interval
+from mufree.report.captions import FIGURE_CAPTIONS
+from mufree.report.words import known, plain, sentence
+
+FIGURE = "loss_vs_lr"
+"""The one figure that the paper shows of each follow-up."""
+
+WIDTHS_OF_A_DRIFT = 3
+"""With fewer widths a slope is not reported."""
+
+SHARED = ["method", "width", "log2_lr", "seed"]
+"""What two runs have in common that are compared."""
+
+
+def collect(study: Frozen, later: Frozen) -> dict[str, Any]:
+    """What `numbers.json` holds on the follow-ups `later` of `study`: questions, findings and captions by task."""
+    return {
+        "run_set": later.manifest["run_set"],
+        "runs": len(later.runs),
+        "tasks": [
+            {
+                "name": task,
+                "description": str(later.study["tasks"][task]["description"]),
+                "question": plain(later.study["tasks"][task].get("note")),
+                "findings": findings(study, later, task),
+                "caption": f"Post hoc. {later.study['tasks'][task]['description']} ({task}). "
+                f"{FIGURE_CAPTIONS[FIGURE]} {tail(later, [task])}",
+            }
+            for task in later.tasks
+        ],
+    }
+
+
+def counterpart(study: Frozen, later: Frozen, task: str) -> str | None:
+    """The task of the study with the same data set and kind of model, which a follow-up is compared with."""
+
+    def kind(settings: Any) -> tuple[str, str]:
+        return settings["dataset"]["name"], settings["model"]["name"]
+
+    wanted = kind(later.study["tasks"][task])
+    return next((name for name in study.tasks if kind(study.study["tasks"][name]) == wanted), None)
+
+
+def failed(runs: pd.DataFrame) -> Bools:
+    """Runs that diverged or learnt nothing."""
+    diverged = runs["status"].eq("diverged").to_numpy(bool)
+    return diverged | learnt_nothing(runs["initial_loss"].to_numpy(float), runs["train_loss"].to_numpy(float), diverged)
+
+
+def findings(study: Frozen, later: Frozen, task: str) -> list[str]:
+    """Design, drifts, and where runs fail, each beside the study's where it has the like."""
+    before = counterpart(study, later, task)
+    design = scope(later, task).removesuffix(plain(later.study["tasks"][task].get("note"))).rstrip()
+    return [
+        design.removeprefix(f"{task}: "),
+        *_drifts(study, later, task, before),
+        *_failures(study, later, task, before),
+    ]
+
+
+def _drifts(study: Frozen, later: Frozen, task: str, before: str | None) -> list[str]:
+    out = []
+    for row in later.records("estimates", task=task, statistic="drift"):
+        method = row["subject"]
+        if later.n_widths(task, method) < WIDTHS_OF_A_DRIFT or not known(row["estimate"]):
+            continue
+        text = f"drift of {later.named(method)} {with_interval(row)}, {drift_words(row)}"
+        earlier = study.records("estimates", task=before, statistic="drift", subject=method)
+        if earlier and known(earlier[0]["estimate"]):
+            text += f"; in {before} it is {with_interval(earlier[0])}"
+        out.append(sentence(text))
+    return out
+
+
+def _failures(study: Frozen, later: Frozen, task: str, before: str | None) -> list[str]:
+    """By method: how many runs failed, of those that the study has as well, and from which rate on."""
+    runs = later.primary(task)
+    runs = runs.assign(failed=failed(runs))
+    out = []
+    for method in later.methods(task):
+        mine = runs[runs["method"].eq(method)]
+        edges = [f"width {width}: {_edge(mine[mine['width'].eq(width)])}" for width in sorted(mine["width"].unique())]
+        text = f"{later.named(method)} fails, by divergence or by learning nothing, {'; '.join(edges)}"
+        if before is not None:
+            theirs = study.primary(before)
+            both = mine.merge(theirs.assign(failed=failed(theirs)), on=SHARED, suffixes=("", "_before"))
+            if len(both):
+                text += (
+                    f". Of the {len(both)} runs whose method, width, rate and seed {before} has as well, "
+                    f"{int(both['failed'].sum())} fail here and {int(both['failed_before'].sum())} there"
+                )
+        out.append(sentence(text))
+    return out
+
+
+def _edge(runs: pd.DataFrame) -> str:
+    """The lowest rate at which a run failed, and how many did there."""
+    bad = runs[runs["failed"]]
+    if bad.empty:
+        return f"at no log2 rate up to {_signed(runs['log2_lr'].max())}"
+    lowest = bad["log2_lr"].min()
+    there = runs[runs["log2_lr"].eq(lowest)]
+    return f"from log2 rate {_signed(lowest)} on ({int(there['failed'].sum())} of {len(there)} seeds there)"
+
+
+def _signed(exponent: Any) -> str:
+    return str(int(exponent)).replace("-", "−")
