@@ -108,9 +108,14 @@ def freeze(
     return manifest
 
 
-def is_part(found: Collection[str], full: Iterable[Run]) -> bool:
-    """Whether runs, by their ids, are some of the full study's and no others."""
-    return bool(found) and set(found) < {run.id for run in full}
+def belong(found: Collection[str], full: Iterable[Run]) -> bool:
+    """Whether runs, by their ids, are all of the full study's own."""
+    return bool(found) and set(found) <= {run.id for run in full}
+
+
+def is_part(found: Collection[str], full: Collection[Run]) -> bool:
+    """Whether they are some of the full study's, not all, and no others."""
+    return belong(found, full) and len(set(found)) < len({run.id for run in full})
 
 
 def missing_words(study: str, found: Collection[str], full: Iterable[Run]) -> str:

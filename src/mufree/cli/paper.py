@@ -158,15 +158,14 @@ def freeze(arguments: argparse.Namespace) -> None:
         pq.read_table(path, partitioning=None) for path in (arguments.rows, arguments.curves, arguments.timings)
     )
     full = expand(load_study(arguments.full))
-    # What the full study was sized by says nothing on one that stands in for it.
-    of_full = {run.id for run in full} >= set(rows.column("run_id").to_pylist())
     copies = frozen.copies_of(
         study=arguments.study,
         hypotheses=arguments.hypotheses,
         tables=arguments.tables,
         coordcheck=arguments.coordcheck,
         calibration=arguments.calibration,
-        power=arguments.power if of_full else None,
+        # What the full study was sized by says nothing on one that stands in for it.
+        power=arguments.power if frozen.belong(rows.column("run_id").to_pylist(), full) else None,
     )
     try:
         record.check_collected(expand(study), rows)
