@@ -6,6 +6,7 @@ that they follow. Each of their tasks has the question in its `note`; here is wh
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -29,21 +30,25 @@ SHARED = ["method", "width", "log2_lr", "seed"]
 
 def collect(study: Frozen, later: Frozen) -> dict[str, Any]:
     """What `numbers.json` holds on the follow-ups `later` of `study`: questions, findings and captions by task."""
-    return {
-        "run_set": later.manifest["run_set"],
-        "runs": len(later.runs),
-        "tasks": [
+    tasks = []
+    for task in later.tasks:
+        settings = later.study["tasks"][task]
+        before = counterpart(study, later, task)
+        # The note is a question, and no caveat on the data; that is the one of the study's task.
+        caveat = plain(study.study["tasks"][before].get("note")) if before else ""
+        noted = replace(
+            later, study={**later.study, "tasks": {**later.study["tasks"], task: {**settings, "note": caveat}}}
+        )
+        tasks.append(
             {
                 "name": task,
-                "description": str(later.study["tasks"][task]["description"]),
-                "question": plain(later.study["tasks"][task].get("note")),
+                "description": str(settings["description"]),
+                "question": plain(settings.get("note")),
                 "findings": findings(study, later, task),
-                "caption": f"Post hoc. {later.study['tasks'][task]['description']} ({task}). "
-                f"{FIGURE_CAPTIONS[FIGURE]} {tail(later, [task])}",
+                "caption": f"Post hoc. {settings['description']} ({task}). {FIGURE_CAPTIONS[FIGURE]} {tail(noted, [task])}",
             }
-            for task in later.tasks
-        ],
-    }
+        )
+    return {"run_set": later.manifest["run_set"], "runs": len(later.runs), "tasks": tasks}
 
 
 def counterpart(study: Frozen, later: Frozen, task: str) -> str | None:

@@ -174,7 +174,7 @@ def recompute(folder: Path) -> dict[str, int]:
     from mufree import coordcheck, tables
 
     made = tables.build(pd.read_parquet(folder / "rows.parquet"), pd.read_parquet(folder / "curves.parquet"))
-    made |= coordcheck.tables(pd.read_parquet(path) for path in sorted((folder / "coordcheck").glob("*.parquet")))
+    made |= coordcheck.tables(pd.read_parquet(path) for path in coordinate_checks(folder))
     compared = {}
     for name, table in made.items():
         if name in NEED_EVERY_STEP:
@@ -190,6 +190,15 @@ def recompute(folder: Path) -> dict[str, int]:
         _same(name, again, frozen, TOLERANCE["curves" if name in FROM_CURVES else "rows"])
         compared[name] = len(frozen)
     return compared
+
+
+def coordinate_checks(folder: Path) -> list[Path]:
+    """The raw coordinate checks of a frozen folder in the order of the study's tasks, as its tables have them."""
+    import yaml
+
+    checks = {path.stem: path for path in (folder / "coordcheck").glob("*.parquet")}
+    tasks = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))["tasks"]
+    return [checks[task] for task in tasks if task in checks]
 
 
 # --- inside ----------------------------------------------------------------------------------------------------------

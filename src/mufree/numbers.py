@@ -213,8 +213,21 @@ def _headline(frozen: Frozen) -> list[str]:
                 for task in tasks
             ]
             shown = "" if verdict == "not_estimable" else f" (drift with its 95 % interval, {'; '.join(drifts)})"
-            out.append(f"On {listing(tasks)}, {text}{shown}.")
+            out.append(f"On {listing(tasks)}, {text}{shown}{_lost_by_correction(frozen, tasks)}.")
     return out
+
+
+def _lost_by_correction(frozen: Frozen, tasks: Sequence[str]) -> str:
+    """What to add where a verdict on transfer is open for no other reason than Holm's correction."""
+    lost = []
+    for row in frozen.judged("H1a", "task"):
+        parts = [part["verdict"] for part in frozen.judged("H1a", "condition") if part["task"] == row["task"]]
+        if row["task"] in tasks and row["verdict"] == "inconclusive" and set(parts) == {"supported"}:
+            where = f" on {row['task']}" if len(tasks) > 1 else ""
+            lost.append(
+                f"both parts hold{where} when tested alone, and not after Holm's correction, p {p_value(row['p_holm'])}"
+            )
+    return "".join(f"; {text}" for text in lost)
 
 
 def _in_short(frozen: Frozen) -> list[str]:

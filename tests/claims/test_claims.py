@@ -159,11 +159,14 @@ def test_claim_headline(paper: Paper) -> None:
         "not_estimable": "can't be estimated",
     }
     verdicts = _verdicts(paper)["H1a"]
+    alone = decide([h for h in paper.hypotheses if h["id"] == "H1a"], paper.table("estimates"))["H1a"]
     for task in paper.tasks:
         (text,) = [
             line for line in paper.said("headline") if task in line.partition(",")[0] or f"{task}, " in line[:80]
         ]
         assert openings[verdicts[task]] in text
+        lost = verdicts[task] == "inconclusive" and alone[task] == "supported"
+        assert (re.search(rf"both parts hold( on {task})? when tested alone", text) is not None) is lost
 
 
 def test_claim_follow_ups(paper: Paper) -> None:

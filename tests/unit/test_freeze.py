@@ -137,6 +137,14 @@ def test_rows_come_back_and_times_are_summed(tmp_path: Path) -> None:
     assert (tmp_path / "data/timings.csv").read_text() == "task,method,width,runs,train_seconds,flops\na,m,16,2,3,40\n"
 
 
+def test_coordinate_checks_come_in_the_order_of_the_studys_tasks(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text("tasks: {b: {}, unchecked: {}, a: {}}\n")
+    (tmp_path / "coordcheck").mkdir()
+    for task in ("a", "b"):
+        (tmp_path / f"coordcheck/{task}.parquet").touch()
+    assert [path.stem for path in frozen.coordinate_checks(tmp_path)] == ["b", "a"]
+
+
 def test_the_same_study_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         freeze(tmp_path / name, **inputs(tmp_path))

@@ -116,6 +116,20 @@ def test_the_headline_shows_what_it_rests_on() -> None:
     assert "µP 0.00 [−0.06, +0.06], SP −1.00 [−1.06, −0.94]" in text
 
 
+def test_a_headline_that_only_the_correction_leaves_open_says_so() -> None:
+    frozen = made_up({"a": TRANSFERS})
+    verdicts = frozen.verdicts.copy()
+    at = verdicts["id"].eq("H1a") & verdicts["scope"].eq("task")
+    assert "tested alone" not in said(frozen, "headline")
+    verdicts.loc[at, ["verdict", "p_holm"]] = ["inconclusive", 0.0521]
+    text = said(made_up({"a": TRANSFERS}, verdicts=verdicts), "headline")
+    assert text.startswith("On a, whether µP keeps")
+    assert text.endswith("; both parts hold when tested alone, and not after Holm's correction, p 0.052.")
+    part = verdicts["id"].eq("H1a") & verdicts["scope"].eq("condition")
+    verdicts.loc[part.idxmax(), "verdict"] = "inconclusive"
+    assert "tested alone" not in said(made_up({"a": TRANSFERS}, verdicts=verdicts), "headline")
+
+
 def test_the_recipe_says_what_was_measured_and_nothing_else() -> None:
     nothing = made_up({"a": TRANSFERS})
     assert said(nothing, "recipe") == "a: µP with ScheduleFree was not run."
@@ -244,9 +258,11 @@ def test_a_follow_up_says_what_was_asked_and_what_came_out_beside_what_was_befor
     study = with_losses(made_up({"a": NOWHERE}), failing)
     later = with_losses(made_up({"again": TRANSFERS}), {("sp_adamw", 64, -7): "stuck"})
     later.study["tasks"]["again"]["note"] = "Is it so?"
+    study.study["tasks"]["a"]["note"] = "From a copy: it differs."
     (found,) = follow_ups.collect(study, later)["tasks"]
     assert (found["name"], found["question"]) == ("again", "Is it so?")
     assert "Is it so?" not in " ".join(found["findings"])
+    assert "data: photo patches (from a copy); run set 0123abcd." in found["caption"]
     assert found["findings"][0].startswith("A net on again; widths 16, 32, 64, log2 rates −8, −7")
     assert (
         "Drift of SP · AdamW + cosine −1.00 [−1.06, −0.94], drifts; in a it is −1.00 [−1.06, −0.94]."
