@@ -169,3 +169,14 @@ def report_usage():
         shell(
             "mufree usage --timings {timings:q} --store results/{STUDY.name}/runs --since {STARTED} --cores {cores}"
         )
+
+
+def frozen_tasks(folder):
+    """Tasks of a frozen study with their descriptions; none before one was frozen."""
+    return {
+        name: task["description"]
+        for path in folder.glob("study.yaml")
+        for name, task in yaml.safe_load(path.read_text(encoding="utf-8"))[
+            "tasks"
+        ].items()
+    }

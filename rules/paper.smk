@@ -30,17 +30,6 @@ PAPER_TABLES = [
 ]
 
 
-def frozen_tasks(folder):
-    """Tasks of a frozen study with their descriptions; none before one was frozen."""
-    return {
-        name: task["description"]
-        for path in folder.glob("study.yaml")
-        for name, task in yaml.safe_load(path.read_text(encoding="utf-8"))[
-            "tasks"
-        ].items()
-    }
-
-
 PAPER_TASKS = frozen_tasks(FROZEN)
 FOLLOW_UP_TASKS = frozen_tasks(FOLLOW_UPS)
 FROZEN_FOLDERS = ["paper/data", *(["paper/follow_ups"] if FOLLOW_UP_TASKS else [])]
@@ -227,8 +216,9 @@ rule follow_up_figure:
     output:
         expand(
             "results/paper/follow_ups/{{follow_up}}.loss_vs_lr.{kind}",
-            kind=["pdf", "png", "csv"],
+            kind=["png", "csv"],
         ),
+        pdf="results/paper/follow_ups/{follow_up}.loss_vs_lr.pdf",
     log:
         "results/paper/logs/follow_ups/{follow_up}.log",
     wildcard_constraints:
@@ -242,7 +232,7 @@ rule follow_up_figure:
     shell:
         "mufree figure loss_vs_lr --task {wildcards.follow_up:q} --title {params.title:q}"
         " --rows paper/follow_ups/rows.parquet --curves paper/follow_ups/curves.parquet --tables paper/follow_ups/tables"
-        " --out $(dirname {output[0]:q}) 2> {log:q}"
+        " --out $(dirname {output.pdf:q}) 2> {log:q}"
 
 
 rule claims:
