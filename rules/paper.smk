@@ -17,6 +17,7 @@ PAPER_FIGURES = [
     "averages",
     "lr_sensitivity",
 ]
+FOLLOW_UP_FIGURES = ["loss_vs_lr"]
 PAPER_TABLES = [
     "tasks",
     "main",
@@ -198,41 +199,36 @@ rule paper_figures:
     conda:
         "../envs/mufree.yaml"
     params:
+        frozen="paper/data",
         title=lambda wildcards: PAPER_TASKS[wildcards.paper_task],
         names=PAPER_FIGURES,
     message:
         "Draw the paper's figures of {wildcards.paper_task}"
     shell:
         "mufree figure {params.names} --task {wildcards.paper_task:q} --title {params.title:q}"
-        " --rows paper/data/rows.parquet --curves paper/data/curves.parquet --tables paper/data/tables"
+        " --rows {params.frozen}/rows.parquet --curves {params.frozen}/curves.parquet --tables {params.frozen}/tables"
         " --out $(dirname {output.pdf[0]:q}) 2> {log:q}"
 
 
-rule follow_up_figure:
-    """Loss against learning rate of a follow-up."""
-    input:
-        sources.files("figures"),
-        verified="results/paper/verified.json",
+use rule paper_figures as follow_up_figures with:
     output:
         expand(
-            "results/paper/follow_ups/{{follow_up}}.loss_vs_lr.{kind}",
+            "results/paper/follow_ups/{{paper_task}}.{figure}.{kind}",
+            figure=FOLLOW_UP_FIGURES,
             kind=["png", "csv"],
         ),
-        pdf="results/paper/follow_ups/{follow_up}.loss_vs_lr.pdf",
+        pdf=expand(
+            "results/paper/follow_ups/{{paper_task}}.{figure}.pdf",
+            figure=FOLLOW_UP_FIGURES,
+        ),
     log:
-        "results/paper/logs/follow_ups/{follow_up}.log",
+        "results/paper/logs/follow_ups/{paper_task}.log",
     wildcard_constraints:
-        follow_up="|".join(FOLLOW_UP_TASKS) or "none",
-    conda:
-        "../envs/mufree.yaml"
+        paper_task="|".join(FOLLOW_UP_TASKS) or "none",
     params:
-        title=lambda wildcards: FOLLOW_UP_TASKS[wildcards.follow_up],
-    message:
-        "Draw the figure of follow-up {wildcards.follow_up}"
-    shell:
-        "mufree figure loss_vs_lr --task {wildcards.follow_up:q} --title {params.title:q}"
-        " --rows paper/follow_ups/rows.parquet --curves paper/follow_ups/curves.parquet --tables paper/follow_ups/tables"
-        " --out $(dirname {output.pdf:q}) 2> {log:q}"
+        frozen="paper/follow_ups",
+        title=lambda wildcards: FOLLOW_UP_TASKS[wildcards.paper_task],
+        names=FOLLOW_UP_FIGURES,
 
 
 rule claims:
@@ -276,7 +272,9 @@ rule paper:
             figure=PAPER_FIGURES,
         ),
         follow_ups=expand(
-            "results/paper/follow_ups/{task}.loss_vs_lr.pdf", task=FOLLOW_UP_TASKS
+            "results/paper/follow_ups/{task}.{figure}.pdf",
+            task=FOLLOW_UP_TASKS,
+            figure=FOLLOW_UP_FIGURES,
         ),
     output:
         "paper/paper.pdf",

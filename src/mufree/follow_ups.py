@@ -6,6 +6,7 @@ that they follow. Each of their tasks has the question in its `note`; here is wh
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,9 +15,9 @@ import pandas as pd
 from mufree.frozen import Frozen
 from mufree.metrics.stability import learnt_nothing
 from mufree.metrics.statistics import Bools
-from mufree.numbers import drift_words, scope, tail, with_interval
+from mufree.numbers import design, drift_words, tail, with_interval
 from mufree.report.captions import FIGURE_CAPTIONS
-from mufree.report.words import known, plain, sentence
+from mufree.report.words import known, number, plain, sentence
 
 FIGURE = "loss_vs_lr"
 """The one figure that the paper shows of each follow-up."""
@@ -31,34 +32,30 @@ SHARED = ["method", "width", "log2_lr", "seed"]
 def collect(study: Frozen, later: Frozen) -> dict[str, Any]:
     """What `numbers.json` holds on the follow-ups `later` of `study`: questions, findings and captions by task."""
     tasks = []
-    for task in later.tasks:
-        settings = later.study["tasks"][task]
-        before = counterpart(study, later, task)
+    for task, settings in sorted(later.study["tasks"].items()):
+        before = counterpart(study, settings)
         # The note is a question, and no caveat on the data; that is the one of the study's task.
-        caveat = plain(study.study["tasks"][before].get("note")) if before else ""
-        noted = replace(
-            later, study={**later.study, "tasks": {**later.study["tasks"], task: {**settings, "note": caveat}}}
-        )
+        caveat = study.study["tasks"][before].get("note") if before else ""
+        captioned = replace(later, study={"tasks": {task: {**settings, "note": caveat}}})
         tasks.append(
             {
                 "name": task,
-                "description": str(settings["description"]),
                 "question": plain(settings.get("note")),
-                "findings": findings(study, later, task),
-                "caption": f"Post hoc. {settings['description']} ({task}). {FIGURE_CAPTIONS[FIGURE]} {tail(noted, [task])}",
+                "findings": findings(study, later, task, before),
+                "caption": f"Post hoc. {settings['description']} ({task}). {FIGURE_CAPTIONS[FIGURE]} "
+                + tail(captioned, [task]),
             }
         )
-    return {"run_set": later.manifest["run_set"], "runs": len(later.runs), "tasks": tasks}
+    return {"run_set": later.manifest["run_set"], "tasks": tasks}
 
 
-def counterpart(study: Frozen, later: Frozen, task: str) -> str | None:
-    """The task of the study with the same data set and kind of model, which a follow-up is compared with."""
+def counterpart(study: Frozen, settings: Mapping[str, Any]) -> str | None:
+    """The task of the study with the same data set and kind of model as a follow-up, which that is compared with."""
 
-    def kind(settings: Any) -> tuple[str, str]:
-        return settings["dataset"]["name"], settings["model"]["name"]
+    def kind(task: Mapping[str, Any]) -> tuple[str, str]:
+        return task["dataset"]["name"], task["model"]["name"]
 
-    wanted = kind(later.study["tasks"][task])
-    return next((name for name in study.tasks if kind(study.study["tasks"][name]) == wanted), None)
+    return next((name for name in study.tasks if kind(study.study["tasks"][name]) == kind(settings)), None)
 
 
 def failed(runs: pd.DataFrame) -> Bools:
@@ -67,15 +64,9 @@ def failed(runs: pd.DataFrame) -> Bools:
     return diverged | learnt_nothing(runs["initial_loss"].to_numpy(float), runs["train_loss"].to_numpy(float), diverged)
 
 
-def findings(study: Frozen, later: Frozen, task: str) -> list[str]:
-    """Design, drifts, and where runs fail, each beside the study's where it has the like."""
-    before = counterpart(study, later, task)
-    design = scope(later, task).removesuffix(plain(later.study["tasks"][task].get("note"))).rstrip()
-    return [
-        design.removeprefix(f"{task}: "),
-        *_drifts(study, later, task, before),
-        *_failures(study, later, task, before),
-    ]
+def findings(study: Frozen, later: Frozen, task: str, before: str | None) -> list[str]:
+    """Design, drifts, and where runs fail, each beside that of the study's task `before` where it has the like."""
+    return [design(later, task), *_drifts(study, later, task, before), *_failures(study, later, task, before)]
 
 
 def _drifts(study: Frozen, later: Frozen, task: str, before: str | None) -> list[str]:
@@ -117,11 +108,7 @@ def _edge(runs: pd.DataFrame) -> str:
     """The lowest rate at which a run failed, and how many did there."""
     bad = runs[runs["failed"]]
     if bad.empty:
-        return f"at no log2 rate up to {_signed(runs['log2_lr'].max())}"
+        return f"at no log2 rate up to {number(runs['log2_lr'].max(), 0)}"
     lowest = bad["log2_lr"].min()
     there = runs[runs["log2_lr"].eq(lowest)]
-    return f"from log2 rate {_signed(lowest)} on ({int(there['failed'].sum())} of {len(there)} seeds there)"
-
-
-def _signed(exponent: Any) -> str:
-    return str(int(exponent)).replace("-", "−")
+    return f"from log2 rate {number(lowest, 0)} on ({int(there['failed'].sum())} of {len(there)} seeds there)"

@@ -114,7 +114,7 @@ def belong(found: Collection[str], full: Iterable[Run]) -> bool:
 
 
 def is_part(found: Collection[str], full: Collection[Run]) -> bool:
-    """Whether they are some of the full study's, not all, and no others."""
+    """Whether runs, by their ids, are some of the full study's, not all of them, and no others."""
     return belong(found, full) and len(set(found)) < len({run.id for run in full})
 
 

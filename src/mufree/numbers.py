@@ -170,7 +170,7 @@ def sentences(frozen: Frozen) -> dict[str, list[str]]:
         "surprises": _surprises(frozen),
         "recipe": [recipe(frozen, task) for task in frozen.tasks],
         "calibration": _calibration(frozen),
-        "scope": [scope(frozen, task) for task in frozen.tasks],
+        "scope": [_scope(frozen, task) for task in frozen.tasks],
         "seeds": [_seeds(frozen)],
     }
 
@@ -474,16 +474,19 @@ def _calibration(frozen: Frozen) -> list[str]:
     return out
 
 
-def scope(frozen: Frozen, task: str) -> str:
-    """What a task is and how far it was tried, then its note."""
+def _scope(frozen: Frozen, task: str) -> str:
+    return f"{task}: {design(frozen, task)} {plain(frozen.study['tasks'][task].get('note'))}".rstrip()
+
+
+def design(frozen: Frozen, task: str) -> str:
+    """What a task is, and how far it was tried."""
     runs = frozen.primary(task)
     first = runs.iloc[0]
     rates = span([int(x) for x in runs["log2_lr"]])
     return (
-        f"{task}: {_description(frozen, task)}; widths {span(frozen.widths(task))}, log2 rates {rates}, "
-        f"{count(int(first['steps']), 'step')} of {int(first['batch_size'])}, {_seeds_words(frozen, task)}. "
-        + plain(frozen.study["tasks"][task].get("note"))
-    ).rstrip()
+        f"{_description(frozen, task)}; widths {span(frozen.widths(task))}, log2 rates {rates}, "
+        f"{count(int(first['steps']), 'step')} of {int(first['batch_size'])}, {_seeds_words(frozen, task)}."
+    )
 
 
 def _seeds(frozen: Frozen) -> str:

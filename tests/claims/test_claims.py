@@ -197,8 +197,8 @@ def test_claim_follow_ups(paper: Paper) -> None:
                 edge = "at no log2 rate up to" if bad.empty else "from log2 rate"
                 lowest = there["log2_lr"].max() if bad.empty else bad.min()
                 assert f"width {width}: {edge} {lowest}".replace("-", "−") in text
-            there = paper.primary.assign(failed=_failed)
-            both = mine.merge(there, on=["model", "dataset", "method", "width", "log2_lr", "seed"])
+            before = paper.primary.assign(failed=_failed)
+            both = mine.merge(before, on=["model", "dataset", "method", "width", "log2_lr", "seed"])
             if len(both):
                 assert f"Of the {len(both)} runs" in text
                 assert f"{both['failed_x'].sum()} fail here and {both['failed_y'].sum()} there" in text

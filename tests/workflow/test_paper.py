@@ -20,7 +20,16 @@ DATA = Path("paper/data")
 BUILD = Path("results/paper")
 FOLLOW_UPS = Path("paper/follow_ups")
 ANALYSIS = {
-    *("check_frozen", "recompute", "paper_verdicts", "numbers", "paper_figures", "follow_up_figure", "claims", "paper"),
+    *(
+        "check_frozen",
+        "recompute",
+        "paper_verdicts",
+        "numbers",
+        "paper_figures",
+        "follow_up_figures",
+        "claims",
+        "paper",
+    ),
 }
 
 
