@@ -152,7 +152,9 @@ def verdict(slopes: pd.DataFrame, *, first_step: int = FIRST_STEP) -> pd.DataFra
     It passes if size and change of every embedding, hidden and readout module have |slope| < 0.1 at every step ≥ `first_step`
     (see `first_judged_step`); a slope that is NaN fails. The readout is among them since it starts at zero (Yang et al. 2022,
     appendix D.2): logits that start at random fall as width^-½ under µP and would fail. The relative change is not judged.
-    Columns: at, passed, worst_module, worst_slope, n_failed, n_checked; more key columns as in `slopes`.
+    Columns: at, passed, worst_module, worst_slope with its interval worst_low and worst_high, n_failed, n_sure, n_checked;
+    more key columns as in `slopes`. n_sure are the failing slopes that are NaN or whose interval lies outside ±0.1 as a whole:
+    where a check fails and none is sure, its seeds are too few to tell.
 
     Raises ValueError if there is nothing to judge.
     """
@@ -176,7 +178,10 @@ def verdict(slopes: pd.DataFrame, *, first_step: int = FIRST_STEP) -> pd.DataFra
                 "passed": bool(group["passed"].all()),
                 "worst_module": worst["module"],
                 "worst_slope": worst["slope"],
+                "worst_low": worst["slope_low"],
+                "worst_high": worst["slope_high"],
                 "n_failed": int((~group["passed"]).sum()),
+                "n_sure": int(_surely_failed(group).sum()),
                 "n_checked": len(group),
             }
         )
@@ -195,6 +200,11 @@ def tables(measured: Iterable[pd.DataFrame]) -> dict[str, pd.DataFrame]:
         return {}
     joined = pd.concat(found, ignore_index=True)
     return {"coordcheck": joined, "coordcheck_verdict": verdict(joined)}
+
+
+def _surely_failed(slopes: pd.DataFrame) -> pd.Series[bool]:
+    """Where a slope is NaN, or its whole interval lies beyond the bound on one side."""
+    return slopes["slope"].isna() | (slopes["slope_low"] >= MAX_SLOPE) | (slopes["slope_high"] <= -MAX_SLOPE)
 
 
 _KEYS = ("module", "layer", "at", "step")

@@ -16,11 +16,12 @@ from mufree.coordcheck import MAX_SLOPE
 from mufree.frozen import Frozen
 from mufree.recipe import recipe, times
 from mufree.report.captions import FIGURE_CAPTIONS
+from mufree.report.schedule import largest_gaps
 from mufree.report.setting import caveat_of
 from mufree.report.terms import bounds, statistic, value, with_unit
 from mufree.report.transfer import drift_shown
 from mufree.report.verdicts import WORDS, p_value
-from mufree.report.words import count, known, listing, number, percent, plain, sentence, span
+from mufree.report.words import count, gate, known, listing, number, percent, plain, sentence, span
 from mufree.tables.transfer import EQUIVALENCE_MARGIN, is_equivalent
 from mufree.verdicts import NOT_MEASURED
 
@@ -155,13 +156,14 @@ def sentences(frozen: Frozen) -> dict[str, list[str]]:
     """All computed sentences, by the id of the claim that they make."""
     return {
         "size": [_size(frozen)],
-        "headline": _headline(frozen),
+        "headline": [_headline(frozen)],
         "in-short": _in_short(frozen),
         "tally": [_tally(frozen)],
         "drift": [_drift(frozen, task) for task in frozen.tasks],
         "regret": [_regret(frozen, task) for task in frozen.tasks],
         "best": [_best(frozen, task) for task in frozen.tasks],
         "diverged": [_diverged(frozen, task) for task in frozen.tasks],
+        "anytime": _anytime(frozen),
         **{name: _answer(frozen, hypothesis) for name, hypothesis in QUESTIONS.items()},
         "replications": [line for h in _of_kind(frozen, "replication") for line in _short_answer(frozen, h)],
         "positive-controls": [line for h in _of_kind(frozen, "control") for line in _short_answer(frozen, h)],
@@ -194,8 +196,8 @@ def _size(frozen: Frozen) -> str:
     )
 
 
-def _headline(frozen: Frozen) -> list[str]:
-    """The verdict on transfer, task by task, in one sentence a verdict, with the drifts that it rests on."""
+def _headline(frozen: Frozen) -> str:
+    """The verdict on transfer, one clause a verdict, with the drifts that it rests on."""
     meaning = {
         "supported": "under µP with ScheduleFree the best learning rate moves by less than "
         f"±{EQUIVALENCE_MARGIN} doublings per doubling of width, and under SP it drifts",
@@ -203,7 +205,7 @@ def _headline(frozen: Frozen) -> list[str]:
         "inconclusive": "whether µP keeps ScheduleFree's best learning rate from drifting with width stays open",
         "not_estimable": "whether µP keeps ScheduleFree's best learning rate from drifting with width can't be estimated",
     }
-    out = []
+    clauses = []
     for verdict, text in meaning.items():
         tasks = [row["task"] for row in frozen.judged("H1a", "task") if row["verdict"] == verdict]
         if tasks:
@@ -213,8 +215,8 @@ def _headline(frozen: Frozen) -> list[str]:
                 for task in tasks
             ]
             shown = "" if verdict == "not_estimable" else f" (drift with its 95 % interval, {'; '.join(drifts)})"
-            out.append(f"On {listing(tasks)}, {text}{shown}{_lost_by_correction(frozen, tasks)}.")
-    return out
+            clauses.append(f"on {listing(tasks)}, {text}{shown}{_lost_by_correction(frozen, tasks)}")
+    return sentence("; ".join(clauses))
 
 
 def _lost_by_correction(frozen: Frozen, tasks: Sequence[str]) -> str:
@@ -231,31 +233,26 @@ def _lost_by_correction(frozen: Frozen, tasks: Sequence[str]) -> str:
 
 
 def _in_short(frozen: Frozen) -> list[str]:
-    """What comes after the headline: the cost of keeping a rate, and how ScheduleFree's rate and loss compare under µP."""
-    out = []
+    """What comes after the headline, over all tasks: what keeping a rate costs, and how the pair compares with its rivals."""
+    costs, rates, losses = [], [], []
     for task in frozen.tasks:
         widest = frozen.widths(task)[-1]
         regrets = {
             row["subject"]: row for row in frozen.records("estimates", statistic="regret_cf", task=task, width=widest)
         }
-        losses = frozen.records("estimates", statistic="loss_vs_best", task=task, width=widest)
-        ratio = times(frozen, task)
-        parts = []
         if {"mup_schedulefree", "sp_schedulefree"} <= set(regrets):
             mup, sp = (with_interval(regrets[f"{kind}_schedulefree"]) for kind in ("mup", "sp"))
-            parts.append(
-                f"keeping the base width's rate costs ScheduleFree {mup} nats at width {widest} under µP and {sp} under SP"
-            )
-        if ratio:
-            parts.append(f"its best rate under µP is {ratio} times AdamW's")
-        if losses and known(losses[0]["estimate"]):
-            loss = with_interval(losses[0])
-            parts.append(
-                f"its loss under µP at width {widest} differs from the best of the other three methods by {loss}"
-            )
-        if parts:
-            out.append(f"On {task}, {'; '.join(parts)}.")
-    return out
+            costs.append(f"{mup} and {sp} on {task} (width {widest})")
+        if ratio := times(frozen, task):
+            rates.append(f"{ratio} times AdamW's on {task}")
+        for row in frozen.records("estimates", statistic="loss_vs_best", task=task, width=widest):
+            if known(row["estimate"]):
+                losses.append(f"{with_interval(row)} on {task}")
+    cost = f"Keeping the base width's rate costs ScheduleFree, in nats under µP and under SP, {'; '.join(costs)}."
+    rate = f"its best rate is {listing(rates)}" if rates else ""
+    loss = f"its loss at the largest width differs from the best of the other three methods' by {'; '.join(losses)}"
+    compared = ", and ".join(filter(None, [rate, loss if losses else ""]))
+    return [*([cost] if costs else []), *([f"Under µP, {compared}."] if compared else [])]
 
 
 def _drift_of(frozen: Frozen, task: str, parametrization: str) -> str:
@@ -321,6 +318,17 @@ def _best(frozen: Frozen, task: str) -> str:
     if not others:
         return text + "."
     return f"{text}; next is {frozen.named(others[0]['subject'])}, {with_interval(others[0])}."
+
+
+def _anytime(frozen: Frozen) -> list[str]:
+    """The largest anytime gap of each pair, for every task and width that was trained for several horizons."""
+    out = []
+    for task in frozen.tasks:
+        rows = frozen.records("anytime", task=task)
+        for width in dict.fromkeys(row["width"] for row in rows):
+            gaps = largest_gaps([row for row in rows if row["width"] == width], frozen.named)
+            out.append(f"{task}, width {int(width)}. {'. '.join(gaps)}.")
+    return out or ["No task was trained for several horizons."]
 
 
 def _diverged(frozen: Frozen, task: str) -> str:
@@ -405,7 +413,7 @@ def _negative_control(frozen: Frozen) -> list[str]:
 
 
 def _coordinate_check(frozen: Frozen) -> list[str]:
-    """How many methods pass at y and at x, by parametrization, and whether that is as it has to be."""
+    """How many checks, at y and at x, pass by parametrization, and whether that is as it has to be."""
     parametrization = frozen.runs.drop_duplicates("method").set_index("method")["parametrization"]
     out = []
     for task in frozen.tasks:
@@ -415,13 +423,14 @@ def _coordinate_check(frozen: Frozen) -> list[str]:
             for kind in ("mup", "sp")
         )
         text = f"{task}: µP passes {sum(mup)} of {len(mup)} checks, SP passes {sum(sp)} of {len(sp)}"
-        failing = dict.fromkeys(
-            frozen.named(row["method"])
-            for row in rows
-            if parametrization[row["method"]] == "mup" and str(row["passed"]) != "True"
+        of_mup = dict.fromkeys(row["method"] for row in rows if parametrization[row["method"]] == "mup")
+        outcomes = {m: gate(row for row in rows if row["method"] == m) for m in of_mup}
+        failed, undecided = (
+            listing([frozen.named(m) for m in of_mup if outcomes[m] == outcome]) for outcome in ("failed", "undecided")
         )
         doubts = [
-            *([f"what is said of {listing(list(failing))} here is in doubt"] if failing else []),
+            *([f"what is said of {failed} here is in doubt"] if failed else []),
+            *([f"for {undecided} its seeds are too few to decide, no slope fails surely"] if undecided else []),
             *(["the check does not tell µP from SP"] if any(sp) else []),
         ]
         out.append(f"{text}; {' and '.join(doubts) or 'as it has to be'}.")

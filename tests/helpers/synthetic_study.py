@@ -381,7 +381,10 @@ def make_coordcheck(
                 "passed": failed == 0,
                 "worst_module": "block.1",
                 "worst_slope": 0.52 if failed else 0.02,
+                "worst_low": 0.49 if failed else -0.01,
+                "worst_high": 0.55 if failed else 0.05,
                 "n_failed": failed,
+                "n_sure": failed,
                 "n_checked": 36,
             }
         )

@@ -416,6 +416,22 @@ def test_one_seed_has_a_slope_and_no_interval() -> None:
     assert row["passed"]
 
 
+def test_a_slope_fails_surely_if_its_whole_interval_lies_beyond_the_bound() -> None:
+    def judged(*exponents: float) -> pd.Series:
+        return verdict(slopes(_frame(lambda width, seed: float(width) ** exponents[seed], seeds=len(exponents)))).iloc[
+            0
+        ]
+
+    for sign in (-1, 1):
+        sure, scattered = judged(sign * 0.24, sign * 0.25, sign * 0.26), judged(sign * 0.05, sign * 0.25, sign * 0.45)
+        assert not sure["passed"]
+        assert not scattered["passed"]
+        assert (sure["n_failed"], sure["n_sure"]) == (1, 1)
+        assert (scattered["n_failed"], scattered["n_sure"]) == (1, 0)
+        assert scattered["worst_low"] < sure["worst_low"] < sign * 0.25 < sure["worst_high"] < scattered["worst_high"]
+    assert judged(0.25)["n_sure"] == 0  # one seed tells nothing of how sure it is
+
+
 @pytest.mark.parametrize("bad", [0.0, math.nan, math.inf])
 def test_what_has_no_logarithm_fails_and_does_not_crash(bad: float) -> None:
     frame = _frame(lambda width, seed: bad if (width, seed) == (64, 1) else 1.0)
@@ -425,7 +441,7 @@ def test_what_has_no_logarithm_fails_and_does_not_crash(bad: float) -> None:
     result = verdict(slopes(frame)).iloc[0]
     assert not result["passed"]
     assert math.isnan(result["worst_slope"])
-    assert (result["n_failed"], result["n_checked"]) == (1, 2)
+    assert (result["n_failed"], result["n_sure"], result["n_checked"]) == (1, 1, 2)
 
 
 def test_verdict_judges_activations_and_not_normalisations_or_the_first_step() -> None:

@@ -108,7 +108,7 @@ def test_the_headline_follows_the_verdict() -> None:
     assert "it is not true" in said(made_up({"a": NOWHERE}), "headline")
     both = said(made_up({"a": TRANSFERS, "b": NOWHERE}), "headline")
     assert "On a, under µP with ScheduleFree the best learning rate moves by less" in both
-    assert "On b, it is not true" in both
+    assert "; on b, it is not true" in both
 
 
 def test_the_headline_shows_what_it_rests_on() -> None:
@@ -217,10 +217,15 @@ def test_a_verdict_against_expectation_is_a_surprise() -> None:
 def test_the_gate_says_what_it_is_worth() -> None:
     frozen = made_up({"a": TRANSFERS})
     assert said(frozen, "coordinate-check") == "a: µP passes 2 of 2 checks, SP passes 0 of 2; as it has to be."
-    frozen.tables["coordcheck_verdict"]["passed"] = [True, False, False, True]
+    table = frozen.tables["coordcheck_verdict"]
+    table["passed"], table["n_sure"] = [True, False, False, True], [0, 1, 1, 0]
     text = said(frozen, "coordinate-check")
     assert "what is said of µP · AdamW + cosine here is in doubt" in text
     assert "does not tell µP from SP" in text
+    table["n_sure"] = 0
+    text = said(frozen, "coordinate-check")
+    assert "in doubt" not in text
+    assert "for µP · AdamW + cosine its seeds are too few to decide" in text
 
 
 def test_no_sentence_begins_with_a_greek_capital() -> None:

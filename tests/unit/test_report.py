@@ -201,10 +201,16 @@ def test_the_coordinate_check_reads_both_ways(tables):
     assert sentences[0].endswith("as SP should.")
     assert "passes at x" in sentences[2]
     assert "doubt" not in sentences[2]
-    turned = tables["coordcheck_verdict"].assign(passed=~tables["coordcheck_verdict"]["passed"])
+    turned = tables["coordcheck_verdict"].assign(passed=~tables["coordcheck_verdict"]["passed"], n_sure=1)
     sentences = points(content(tables | {"coordcheck_verdict": turned}), "Coordinate check")
     assert "does not tell µP from SP" in sentences[0]
     assert "in doubt" in sentences[2]
+    unsure = tables | {"coordcheck_verdict": turned.assign(n_sure=0)}
+    sentences = points(content(unsure), "Coordinate check")
+    assert "too few to decide" in sentences[2]
+    assert "in doubt" not in sentences[2]
+    (block,) = [b for b in section(content(unsure), "summary") if b["kind"] == "points"]
+    assert "not decided for µP · AdamW + cosine" in " ".join(block["items"])
 
 
 def test_one_seed_is_said_to_decide_nothing():

@@ -112,7 +112,9 @@ def _check_own(arguments: argparse.Namespace) -> None:
     print(
         f"{arguments.target}, {described}, widths {shown_widths}, {arguments.seeds} seeds, steps {first_step}–{arguments.steps}"
     )
-    shown = verdicts[["at", "passed", "worst_module", "worst_slope", "n_failed", "n_checked"]]
+    shown = verdicts[
+        ["at", "passed", "worst_module", "worst_slope", "worst_low", "worst_high", "n_failed", "n_checked"]
+    ]
     print(shown.to_string(index=False, float_format="{:+.3f}".format))
     if arguments.out:
         record.write_text(arguments.out, tables.to_csv(table))

@@ -117,12 +117,13 @@ def _slopes_over_steps(ax: Axes, lines: pd.DataFrame, judged: bool) -> None:
 
 
 def _worst_slopes(ax: Axes, verdicts: pd.DataFrame, methods: list[str], styles: Styles) -> None:
-    """The worst slope of each method that has no panel: filled at x, open at y."""
+    """The worst slope of each method that has no panel, with its interval: filled at x, open at y."""
     ax.axvspan(-SLOPE_MARGIN, SLOPE_MARGIN, color="0.9", lw=0)
     for row, method in enumerate(methods):
         look = styles[method]
         for verdict in rows_of(verdicts[verdicts["method"].eq(method)]):
             face = look.colour if verdict.at == "x" else "none"
+            ax.plot([verdict.worst_low, verdict.worst_high], [row, row], color=look.colour, lw=1)
             ax.plot(verdict.worst_slope, row, ls="", marker=look.marker, color=look.colour, mfc=face)
     ax.set_yticks(range(len(methods)), [styles[m].name for m in methods])
     ax.set_ylim(len(methods) - 0.4, -0.6)
@@ -134,7 +135,8 @@ def _worst_slopes(ax: Axes, verdicts: pd.DataFrame, methods: list[str], styles: 
 def _verdict_words(verdicts: pd.DataFrame) -> str:
     lines = []
     for row in rows_of(verdicts.sort_values("at")):
-        word = "passes" if row.passed else f"fails {row.n_failed}/{row.n_checked}"
+        failing = "fails" if row.n_sure else "undecided:"
+        word = "passes" if row.passed else f"{failing} {row.n_failed}/{row.n_checked}"
         worst = f", worst {row.worst_slope:+.2f}" if np.isfinite(row.worst_slope) else ""
         lines.append(f"at {row.at}: {word}{worst}".replace("-", "−"))
     return "\n".join(lines) or "no verdict"

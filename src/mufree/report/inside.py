@@ -7,7 +7,17 @@ from collections.abc import Iterable
 from mufree.config import Method
 from mufree.report.blocks import Block, points, table
 from mufree.report.facts import Facts, Record
-from mufree.report.words import flag_words, interval, known, listing, number, verdict, with_interval
+from mufree.report.words import (
+    MISSING,
+    flag_words,
+    gate,
+    interval,
+    known,
+    listing,
+    number,
+    verdict,
+    with_interval,
+)
 
 FIGURES = ("dynamics", "coordcheck")
 
@@ -51,14 +61,20 @@ def _passed(row: Record) -> str:
 def _worst(row: Record) -> str:
     if not known(row["worst_slope"]):
         return ""
-    return f" (worst slope {number(row['worst_slope'], 2, sign=True)}, {row['worst_module']})"
+    between = interval(row["worst_low"], row["worst_high"], 2, sign=True)
+    shown = f"{number(row['worst_slope'], 2, sign=True)}{'' if between == MISSING else f' {between}'}"
+    return f" (worst slope {shown}, {row['worst_module']})"
 
 
 def _expectation(role: Method, rows: Iterable[Record]) -> str:
-    passed = all(verdict(row["passed"]) for row in rows)
+    outcome = gate(rows)
+    if outcome == "undecided":
+        return "; its seeds are too few to decide: no slope fails surely"
     if role.parametrization == "sp":
-        return "; SP should fail, so here the check does not tell µP from SP" if passed else ", as SP should"
-    return "" if passed else "; what is said of this method under µP is in doubt"
+        return (
+            "; SP should fail, so here the check does not tell µP from SP" if outcome == "passed" else ", as SP should"
+        )
+    return "" if outcome == "passed" else "; what is said of this method under µP is in doubt"
 
 
 def _representation(facts: Facts) -> list[Block]:

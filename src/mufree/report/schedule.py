@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mufree.report.blocks import Block, points, table
@@ -37,18 +38,21 @@ def share_of_horizon(share: Any) -> str:
 
 def _anytime_words(facts: Facts) -> list[Block]:
     """For each pair at the largest width, the largest gap over the horizons and where it is."""
-    records = facts.records("anytime", width=_widest(facts, "anytime"))
-    items = []
+    widest = _widest(facts, "anytime")
+    items = [f"{text}." for text in largest_gaps(facts.records("anytime", width=widest), facts.named)]
+    lead = f"Is one schedule-free run as good at any time as a run tuned for that time, at width {widest}?"
+    return [points(lead, items)] if items else []
+
+
+def largest_gaps(records: Sequence[Record], named: Callable[[str], str]) -> list[str]:
+    """What rows of `anytime` of one task and width say of each pair, without a full stop."""
+    said = []
     for pair in dict.fromkeys((row["method"], row["rival"]) for row in records):
         mine = [row for row in records if (row["method"], row["rival"]) == pair and known(row["gap"])]
-        names = f"{facts.named(pair[0])} against {facts.named(pair[1])}"
-        if not mine:
-            items.append(f"{names}: not estimable.")
-            continue
-        worst = max(mine, key=lambda row: float(row["gap"]))
-        items.append(f"{names}: {_gap(worst, len(mine))}.")
-    lead = f"Is one schedule-free run as good at any time as a run tuned for that time, at width {_widest(facts, 'anytime')}?"
-    return [points(lead, items)] if items else []
+        worst = max(mine, key=lambda row: float(row["gap"]), default=None)
+        what = _gap(worst, len(mine)) if worst else "not estimable"
+        said.append(f"{named(pair[0])} against {named(pair[1])}: {what}")
+    return said
 
 
 def _gap(row: Record, n: int) -> str:

@@ -15,7 +15,7 @@ from mufree.report.facts import Facts, Record
 from mufree.report.stability import diverged_sentence
 from mufree.report.transfer import drift_class
 from mufree.report.verdicts import KINDS, answer, in_words
-from mufree.report.words import MISSING, count, interval, known, listing, number, plain, verdict
+from mufree.report.words import MISSING, count, gate, interval, known, listing, number, plain, verdict
 from mufree.tables.transfer import EQUIVALENCE_MARGIN
 from mufree.verdicts import PRIMARY_SEEDS
 
@@ -199,15 +199,14 @@ def _check(facts: Facts) -> str:
     rows = facts.records("coordcheck_verdict")
     if not rows:
         return "not run."
-    methods = list(dict.fromkeys(row["method"] for row in rows))
-    passed = [m for m in methods if all(verdict(row["passed"]) for row in rows if row["method"] == m)]
-    failed = [m for m in methods if m not in passed]
+    methods = dict.fromkeys(row["method"] for row in rows)
+    outcomes = {m: gate(row for row in rows if row["method"] == m) for m in methods}
     parts = [
-        f"{verb} {listing([facts.named(m) for m in group])}"
-        for verb, group in (("passed by", passed), ("failed by", failed))
-        if group
+        f"{verb} {listing([facts.named(m) for m in methods if outcomes[m] == outcome])}"
+        for verb, outcome in (("passed by", "passed"), ("failed by", "failed"), ("not decided for", "undecided"))
+        if outcome in outcomes.values()
     ]
-    expected = all((facts.roles[m].parametrization == "mup") == (m in passed) for m in methods)
+    expected = all(outcomes[m] == ("passed" if facts.roles[m].parametrization == "mup" else "failed") for m in methods)
     return f"{', '.join(parts)}{', as should be' if expected else ', which is not as should be'}."
 
 

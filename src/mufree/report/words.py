@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import numbers
 import re
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 MISSING = "—"
 
@@ -20,6 +20,17 @@ def verdict(value: Any) -> bool | None:
     """A yes-or-no cell: None where it is empty, also as it comes back from a CSV file."""
     text = str(value)
     return {"True": True, "False": False}.get(text)
+
+
+def gate(rows: Iterable[Mapping[str, Any]]) -> Literal["passed", "failed", "undecided"]:
+    """What a method's coordinate checks, at y and at x, come to.
+
+    Undecided: it has not passed, and no slope fails surely, since the interval of each that fails reaches into the bound.
+    """
+    failed = [row for row in rows if not verdict(row["passed"])]
+    if not failed:
+        return "passed"
+    return "failed" if any(row["n_sure"] > 0 for row in failed) else "undecided"
 
 
 def number(value: Any, digits: int = 3, sign: bool = False) -> str:
