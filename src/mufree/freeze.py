@@ -121,22 +121,29 @@ def is_part(found: Collection[str], full: Collection[Run]) -> bool:
 def missing_words(study: str, found: Collection[str], full: Iterable[Run]) -> str:
     """What a study lacks of the full one, task by task, by the ids of its runs; empty where it has all."""
     full = list(full)
-    planned: dict[str, list[bool]] = {}
-    for run in full:
-        planned.setdefault(run.task, []).append(run.id in found)
-    runs = sum(map(len, planned.values()))
-    here = sum(map(sum, planned.values()))
+    runs, here = len(full), sum(run.id in found for run in full)
     if here == runs:
         return ""
     opening = f"This is the study {study}. It stands in for the full study on CIFAR-10 and WikiText-2, "
     if not here:
         return f"{opening}of which all runs are missing."
-    tasks = ", ".join(f"{task} {sum(done)} of {len(done)}" for task, done in planned.items())
+    planned: dict[str, list[Run]] = {}
+    for run in full:
+        planned.setdefault(run.task, []).append(run)
+    tasks = ", ".join(_missing_of(task, its_runs, found) for task, its_runs in planned.items())
     if is_part(found, full):
         return (
             f"This is a part of the full study on CIFAR-10 and WikiText-2: of its {runs} runs it has {here} ({tasks})."
         )
     return f"{opening}of whose {runs} runs it has {here}: {tasks}."
+
+
+def _missing_of(task: str, planned: Sequence[Run], found: Collection[str]) -> str:
+    """How many of a task's runs are here, and at which of its widths none is."""
+    here = [run for run in planned if run.id in found]
+    untrained = sorted({run.width for run in planned} - {run.width for run in here}) if here else []
+    without = f" without width {' and '.join(map(str, untrained))}" if untrained else ""
+    return f"{task} {len(here)} of {len(planned)}{without}"
 
 
 def verify(folder: Path) -> dict[str, Any]:

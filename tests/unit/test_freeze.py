@@ -127,6 +127,10 @@ def test_what_a_part_lacks_is_said_task_by_task() -> None:
     assert missing_words("part", {FULL[0].id}, FULL) == (
         "This is a part of the full study on CIFAR-10 and WikiText-2: of its 2 runs it has 1 (photo 1 of 2)."
     )
+    wider = [run.model_copy(update={"width": 4 * run.width}) for run in FULL]
+    assert missing_words("part", {run.id for run in FULL}, [*FULL, *wider]).endswith(
+        f"of its 4 runs it has 2 (photo 2 of 4 without width {wider[0].width})."
+    )
     assert missing_words("all", {run.id for run in FULL} | {"more"}, FULL) == ""
 
 
