@@ -212,6 +212,18 @@ def test_how_much_of_the_gap_the_embedding_rate_closes() -> None:
     assert only(none, statistic="embedding_gap_closed_drift")["status"] == "not_estimable"
 
 
+def test_drifts_are_compared_over_the_widths_that_all_have() -> None:
+    """SP's optimum stops falling at a width that the others lack: over the three they share it falls by 1 a doubling."""
+    cells = four(TRANSFER | {"sp_adamw": [-7.0, -8.0, -9.0, -9.0]})
+    cells = cells[cells["method"].eq("sp_adamw") | cells["width"].lt(256)]
+    short = parabolas([-7.0, -7.25, -7.5], log2_lrs=RATES, seeds=4)
+    extra = arm(short, "sp_adamw_embedding", embedding_lr="times_width", optimizer="adamw")
+    built = tables.build(pd.concat([cells, extra], ignore_index=True), NO_CURVES)
+    assert only(built["estimates"], statistic="embedding_gap_closed_drift")["estimate"] == pytest.approx(0.75)
+    assert only(built["interaction"], statistic="abs_drift", effect="sp_adamw")["estimate"] == pytest.approx(1.0)
+    assert only(built["transfer"], method="sp_adamw")["drift"] == pytest.approx(-0.7)
+
+
 # --- weight decay ----------------------------------------------------------------------------------------------------
 
 

@@ -134,11 +134,11 @@ def _embedding_arms(four: list[Case], cases: Sequence[Case]) -> Iterator[dict[st
 
 
 def _embedding_arm(plain: Case, arm: Case, mup: Case) -> Iterator[dict[str, Any]]:
-    """The share of the gap in |drift|, and in regret at the widest width."""
+    """The share of the gap in |drift|, and in regret at the widest width, over the widths that all three have."""
     parts = [plain, arm, mup]
     widest, places = widest_shared(parts)
     why = "there is no gap between SP and µP, or an optimum is not inside the grid"
-    drift = joint(parts, lambda s: _share_closed(*(abs(transfer.drift(x)) for x in s)))
+    drift = joint(parts, lambda s: _share_closed(*(abs(transfer.drift(x)) for x in at_common_widths(s))))
     yield _row(arm.task, arm.method, None, "embedding_gap_closed_drift", drift, "share", why)
     held = [case.transferred for case in parts]
     regret = joint(
