@@ -21,7 +21,7 @@ from mufree.report.setting import caveat_of
 from mufree.report.terms import bounds, statistic, value, with_unit
 from mufree.report.transfer import drift_shown
 from mufree.report.verdicts import WORDS, p_value
-from mufree.report.words import count, gate, known, listing, number, percent, plain, sentence, span
+from mufree.report.words import count, gates, known, listing, number, percent, plain, sentence, span
 from mufree.tables.transfer import EQUIVALENCE_MARGIN, is_equivalent
 from mufree.verdicts import NOT_MEASURED
 
@@ -248,11 +248,20 @@ def _in_short(frozen: Frozen) -> list[str]:
         for row in frozen.records("estimates", statistic="loss_vs_best", task=task, width=widest):
             if known(row["estimate"]):
                 losses.append(f"{with_interval(row)} on {task}")
-    cost = f"Keeping the base width's rate costs ScheduleFree, in nats under µP and under SP, {'; '.join(costs)}."
-    rate = f"its best rate is {listing(rates)}" if rates else ""
-    loss = f"its loss at the largest width differs from the best of the other three methods' by {'; '.join(losses)}"
-    compared = ", and ".join(filter(None, [rate, loss if losses else ""]))
-    return [*([cost] if costs else []), *([f"Under µP, {compared}."] if compared else [])]
+    said, compared = [], []
+    if costs:
+        said.append(
+            f"Keeping the base width's rate costs ScheduleFree, in nats under µP and under SP, {'; '.join(costs)}."
+        )
+    if rates:
+        compared.append(f"its best rate is {listing(rates)}")
+    if losses:
+        compared.append(
+            f"its loss at the largest width differs from the best of the other three methods' by {'; '.join(losses)}"
+        )
+    if compared:
+        said.append(f"Under µP, {', and '.join(compared)}.")
+    return said
 
 
 def _drift_of(frozen: Frozen, task: str, parametrization: str) -> str:
@@ -423,10 +432,9 @@ def _coordinate_check(frozen: Frozen) -> list[str]:
             for kind in ("mup", "sp")
         )
         text = f"{task}: µP passes {sum(mup)} of {len(mup)} checks, SP passes {sum(sp)} of {len(sp)}"
-        of_mup = dict.fromkeys(row["method"] for row in rows if parametrization[row["method"]] == "mup")
-        outcomes = {m: gate(row for row in rows if row["method"] == m) for m in of_mup}
+        of_mup = gates([row for row in rows if parametrization[row["method"]] == "mup"])
         failed, undecided = (
-            listing([frozen.named(m) for m in of_mup if outcomes[m] == outcome]) for outcome in ("failed", "undecided")
+            listing([frozen.named(m) for m in of_mup if of_mup[m] == outcome]) for outcome in ("failed", "undecided")
         )
         doubts = [
             *([f"what is said of {failed} here is in doubt"] if failed else []),

@@ -418,9 +418,8 @@ def test_one_seed_has_a_slope_and_no_interval() -> None:
 
 def test_a_slope_fails_surely_if_its_whole_interval_lies_beyond_the_bound() -> None:
     def judged(*exponents: float) -> pd.Series:
-        return verdict(slopes(_frame(lambda width, seed: float(width) ** exponents[seed], seeds=len(exponents)))).iloc[
-            0
-        ]
+        frame = _frame(lambda width, seed: float(width) ** exponents[seed], seeds=len(exponents))
+        return verdict(slopes(frame)).iloc[0]
 
     for sign in (-1, 1):
         sure, scattered = judged(sign * 0.24, sign * 0.25, sign * 0.26), judged(sign * 0.05, sign * 0.25, sign * 0.45)

@@ -5,10 +5,12 @@ Both are reported, since either alone misleads: in a flat valley the optimum is 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from mufree.metrics.statistics import Bools, Floats, Ints, cross_fitted, ols_slope
-from mufree.metrics.surface import Surface, cost_at, grid_argmin, optima
+from mufree.metrics.surface import Surface, at_common_widths, cost_at, grid_argmin, optima
 
 
 def optimum_positions(surface: Surface) -> Floats:
@@ -22,6 +24,11 @@ def drift(surface: Surface) -> float:
     0 is perfect transfer; Adam under SP has about −1, since its optimum goes as 1/width.
     """
     return ols_slope(surface.log2_width_mult, optimum_positions(surface))
+
+
+def abs_drifts(surfaces: Sequence[Surface]) -> list[float]:
+    """|drift| of each surface over the widths that all of them have, so that they can be compared."""
+    return [abs(drift(surface)) for surface in at_common_widths(surfaces)]
 
 
 def regret(surface: Surface) -> Floats:

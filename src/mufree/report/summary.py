@@ -15,7 +15,7 @@ from mufree.report.facts import Facts, Record
 from mufree.report.stability import diverged_sentence
 from mufree.report.transfer import drift_class
 from mufree.report.verdicts import KINDS, answer, in_words
-from mufree.report.words import MISSING, count, gate, interval, known, listing, number, plain, verdict
+from mufree.report.words import MISSING, count, gates, interval, known, listing, number, plain, verdict
 from mufree.tables.transfer import EQUIVALENCE_MARGIN
 from mufree.verdicts import PRIMARY_SEEDS
 
@@ -199,14 +199,13 @@ def _check(facts: Facts) -> str:
     rows = facts.records("coordcheck_verdict")
     if not rows:
         return "not run."
-    methods = dict.fromkeys(row["method"] for row in rows)
-    outcomes = {m: gate(row for row in rows if row["method"] == m) for m in methods}
+    outcomes = gates(rows)
     parts = [
-        f"{verb} {listing([facts.named(m) for m in methods if outcomes[m] == outcome])}"
+        f"{verb} {listing([facts.named(m) for m in outcomes if outcomes[m] == outcome])}"
         for verb, outcome in (("passed by", "passed"), ("failed by", "failed"), ("not decided for", "undecided"))
         if outcome in outcomes.values()
     ]
-    expected = all(outcomes[m] == ("passed" if facts.roles[m].parametrization == "mup" else "failed") for m in methods)
+    expected = all(outcomes[m] == ("passed" if facts.roles[m].parametrization == "mup" else "failed") for m in outcomes)
     return f"{', '.join(parts)}{', as should be' if expected else ', which is not as should be'}."
 
 

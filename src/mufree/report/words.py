@@ -33,6 +33,11 @@ def gate(rows: Iterable[Mapping[str, Any]]) -> Literal["passed", "failed", "unde
     return "failed" if any(row["n_sure"] > 0 for row in failed) else "undecided"
 
 
+def gates(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The `gate` of each method among rows of one task's `coordcheck_verdict`, in their order."""
+    return {method: gate(row for row in rows if row["method"] == method) for method in (row["method"] for row in rows)}
+
+
 def number(value: Any, digits: int = 3, sign: bool = False) -> str:
     """`value` to so many decimals, never "−0.000"; with `sign`, positive numbers have a plus."""
     if not known(value):

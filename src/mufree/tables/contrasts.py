@@ -138,7 +138,7 @@ def _embedding_arm(plain: Case, arm: Case, mup: Case) -> Iterator[dict[str, Any]
     parts = [plain, arm, mup]
     widest, places = widest_shared(parts)
     why = "there is no gap between SP and µP, or an optimum is not inside the grid"
-    drift = joint(parts, lambda s: _share_closed(*(abs(transfer.drift(x)) for x in at_common_widths(s))))
+    drift = joint(parts, lambda s: _share_closed(*transfer.abs_drifts(s)))
     yield _row(arm.task, arm.method, None, "embedding_gap_closed_drift", drift, "share", why)
     held = [case.transferred for case in parts]
     regret = joint(

@@ -163,7 +163,7 @@ def _statistics(four: Sequence[Case], rates: Sequence[Bools]) -> dict[str, Calla
 
     held = [case.transferred for case in four]
     return {
-        "abs_drift": lambda surfaces: [abs(transfer.drift(surface)) for surface in at_common_widths(surfaces)],
+        "abs_drift": transfer.abs_drifts,
         "regret_cf": at_widest(lambda surface, i: transfer.regret_held(surface, held[i])),
         "best_loss": at_widest(lambda surface, i: stability.best_loss(surface)),
         "lr_sensitivity": at_widest(lambda surface, i: stability.lr_sensitivity(surface, rates[i])),
