@@ -31,7 +31,7 @@ SHOWN_WITH_ROWS = ("anytime", "best_of_k", "interaction", "weight_decay")
 """Figures of factors that not every task has; each shows the table of its name."""
 
 NO_BARS = {
-    "coordcheck": "no error bars, slopes of the means over seeds",
+    "coordcheck": "no error bars on curves, slopes of the means over seeds; 95 % intervals on worst slopes, where shown",
     "dynamics": "no error bars, every seed is shown",
     "validation_curves": "no error bars, every seed is shown",
     "averages": "no error bars, every seed is shown",

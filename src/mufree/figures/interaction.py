@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from mufree.figures.style import (
     MethodStyle,
@@ -87,7 +87,9 @@ def _forest(ax: Axes, rows: pd.DataFrame, styles: Styles, bins: int) -> None:
     typical = float(spans.median()) if finite(spans).any() else 0.0  # an interval is cut only if it is far wider
     floor = max(0.05 * float(known.max(initial=0.0)), typical, LEAST_SPAN)
     ax.set_xlim(robust_limits(points, rows["low"], rows["high"], floor=floor))
-    ax.xaxis.set_major_locator(MaxNLocator(bins, steps=[1, 2, 5, 10]))
+    ax.xaxis.set_major_locator(MaxNLocator(bins, steps=[1, 2, 3, 4, 5, 10]))
+    # No trailing zeros: labels of neighbouring ticks would touch.
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{round(tick, 9):g}".replace("-", "−")))
     if not finite(rows["estimate"]).any():
         ax.set_xticks([])
     ax.grid(False, axis="y")

@@ -15,7 +15,8 @@ FIGURE_CAPTIONS = {
     "the frame.",
     "coordcheck": "Coordinate check: slope against width (both log2) of the mean size |h| and the mean change |h − h₀| of each "
     "module's activations over the first steps. Solid at x, dashed at y. Embedding, hidden and readout modules have to "
-    "stay in the grey band from step 2 on; SP should leave it.",
+    "stay in the grey band from step 2 on; SP should leave it. Undecided: slopes fail, and none of their 95 % intervals is "
+    "wholly outside.",
     "dynamics": "Gradient and update size (RMS, median over the steps after warm-up) against width by layer type, all widths "
     "at the method's best rate at base width. Points are seeds. Above each panel: slopes of log2 on log2, in the legend's "
     "order. Gradients may well scale with width.",
