@@ -19,6 +19,7 @@ PAPER_FIGURES = [
 ]
 FOLLOW_UP_FIGURES = ["loss_vs_lr"]
 PAPER_TABLES = [
+    "answer",
     "tasks",
     "main",
     "cells",

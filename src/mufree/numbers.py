@@ -21,7 +21,7 @@ from mufree.report.setting import caveat_of
 from mufree.report.terms import bounds, statistic, value, with_unit
 from mufree.report.transfer import drift_shown
 from mufree.report.verdicts import WORDS, p_value
-from mufree.report.words import count, gates, known, listing, number, percent, plain, sentence, span
+from mufree.report.words import between, count, gates, known, listing, number, percent, plain, sentence, span
 from mufree.tables.transfer import EQUIVALENCE_MARGIN, is_equivalent
 from mufree.verdicts import NOT_MEASURED
 
@@ -197,7 +197,7 @@ def _size(frozen: Frozen) -> str:
 
 
 def _headline(frozen: Frozen) -> str:
-    """The verdict on transfer, one clause a verdict, with the drifts that it rests on."""
+    """The verdict on transfer, one clause a verdict."""
     meaning = {
         "supported": "under µP with ScheduleFree the best learning rate moves by less than "
         f"±{EQUIVALENCE_MARGIN} doublings per doubling of width, and under SP it drifts",
@@ -209,13 +209,7 @@ def _headline(frozen: Frozen) -> str:
     for verdict, text in meaning.items():
         tasks = [row["task"] for row in frozen.judged("H1a", "task") if row["verdict"] == verdict]
         if tasks:
-            several = len(tasks) > 1
-            drifts = [
-                f"{f'{task}: ' if several else ''}µP {_drift_of(frozen, task, 'mup')}, SP {_drift_of(frozen, task, 'sp')}"
-                for task in tasks
-            ]
-            shown = "" if verdict == "not_estimable" else f" (drift with its 95 % interval, {'; '.join(drifts)})"
-            clauses.append(f"on {listing(tasks)}, {text}{shown}{_lost_by_correction(frozen, tasks)}")
+            clauses.append(f"on {listing(tasks)}, {text}{_lost_by_correction(frozen, tasks)}")
     return sentence("; ".join(clauses))
 
 
@@ -233,40 +227,43 @@ def _lost_by_correction(frozen: Frozen, tasks: Sequence[str]) -> str:
 
 
 def _in_short(frozen: Frozen) -> list[str]:
-    """What comes after the headline, over all tasks: what keeping a rate costs, and how the pair compares with its rivals."""
-    costs, rates, losses = [], [], []
-    for task in frozen.tasks:
-        widest = frozen.widths(task)[-1]
-        regrets = {
-            row["subject"]: row for row in frozen.records("estimates", statistic="regret_cf", task=task, width=widest)
-        }
-        if {"mup_schedulefree", "sp_schedulefree"} <= set(regrets):
-            mup, sp = (with_interval(regrets[f"{kind}_schedulefree"]) for kind in ("mup", "sp"))
-            costs.append(f"{mup} and {sp} on {task} (width {widest})")
-        if ratio := times(frozen, task):
-            rates.append(f"{ratio} times AdamW's on {task}")
-        for row in frozen.records("estimates", statistic="loss_vs_best", task=task, width=widest):
-            if known(row["estimate"]):
-                losses.append(f"{with_interval(row)} on {task}")
-    said, compared = [], []
-    if costs:
-        said.append(
-            f"Keeping the base width's rate costs ScheduleFree, in nats under µP and under SP, {'; '.join(costs)}."
+    """What comes after the headline: drifts, what keeping a rate costs, and how the pair compares with its rivals."""
+    drifts, costs = (_under_both(frozen, statistic) for statistic in ("drift", "regret_cf"))
+    moved, compared = [], []
+    if all(drifts):
+        moved.append(
+            f"ScheduleFree's best rate drifts by {drifts[0]} doublings per doubling of width under µP and by {drifts[1]} "
+            "under SP"
         )
-    if rates:
-        compared.append(f"its best rate is {listing(rates)}")
-    if losses:
+    if all(costs):
+        moved.append(
+            f"keeping the base width's rate costs it {costs[0]} nats at the largest width under µP and {costs[1]} under SP"
+        )
+    if ratio := times(frozen, *frozen.tasks):
+        compared.append(f"its best rate is {ratio} times AdamW's")
+    if loss := _range(frozen, "loss_vs_best", "mup_schedulefree - best other"):
         compared.append(
-            f"its loss at the largest width differs from the best of the other three methods' by {'; '.join(losses)}"
+            f"its loss at the largest width differs from the best of the other three methods' by {loss} nats"
         )
-    if compared:
-        said.append(f"Under µP, {', and '.join(compared)}.")
-    return said
+    said = [", and ".join(moved), f"under µP, {', and '.join(compared)}" if compared else ""]
+    if said[0] and len(frozen.tasks) > 1:
+        said[0] = f"from task to task, {said[0]}"
+    return [sentence(text) for text in said if text]
 
 
-def _drift_of(frozen: Frozen, task: str, parametrization: str) -> str:
-    rows = frozen.records("estimates", task=task, statistic="drift", subject=f"{parametrization}_schedulefree")
-    return with_interval(rows[0]) if rows else "not measured"
+def _under_both(frozen: Frozen, name: str) -> tuple[str, str]:
+    return _range(frozen, name, "mup_schedulefree"), _range(frozen, name, "sp_schedulefree")
+
+
+def _range(frozen: Frozen, name: str, subject: str) -> str:
+    """The least and the greatest estimate over tasks, of all widths or at each task's largest; nothing if there is none."""
+    estimates = [
+        float(row["estimate"])
+        for task in frozen.tasks
+        for row in frozen.records("estimates", task=task, statistic=name, subject=subject)
+        if known(row["estimate"]) and (not known(row["width"]) or row["width"] == frozen.widths(task)[-1])
+    ]
+    return between([value(estimate, statistic(name)) for estimate in sorted(estimates)])
 
 
 def with_interval(row: Row) -> str:
@@ -286,7 +283,7 @@ def _tally(frozen: Frozen) -> str:
     rows = [row for h in _of_kind(frozen, "primary") for row in frozen.judged(h, "overall")]
     counts = {verdict: sum(row["verdict"] == verdict for row in rows) for verdict in WORDS}
     found = listing([f"{n} {WORDS[verdict]}" for verdict, n in counts.items() if n])
-    return f"Of the {len(rows)} hypotheses, taken over all tasks, {found}."
+    return f"Of the {len(rows)} hypotheses, judged over all tasks, we find {found}."
 
 
 def _drift(frozen: Frozen, task: str) -> str:

@@ -15,6 +15,7 @@ from mufree import record
 from mufree.frozen import Frozen
 from mufree.metrics.calibration import BIAS_BOUND, COVERAGE_BOUNDS
 from mufree.numbers import about, drift_words, tail
+from mufree.recipe import times
 from mufree.report.terms import bounds, statistic, value
 from mufree.report.verdicts import WORDS, p_value
 from mufree.report.words import MISSING, flag_words, known, number, percent, plus_minus, span
@@ -55,6 +56,7 @@ class DisplayTable:
 def display_tables(frozen: Frozen) -> dict[str, DisplayTable]:
     """Every table of the paper, by name."""
     return {
+        "answer": _answer(frozen),
         "tasks": _tasks(frozen),
         "main": _main(frozen),
         "cells": _cells(frozen),
@@ -121,6 +123,35 @@ def to_pdf(source: Path, build: Path, figures: Iterable[Path]) -> bytes:
 
 def _frame(columns: list[str], rows: list[list[str]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns, dtype=str)
+
+
+def _answer(frozen: Frozen) -> DisplayTable:
+    """The study's question, answered by task."""
+    rows = []
+    for task in frozen.tasks:
+        found = {method: estimates for of, method, estimates in _at_widest(frozen) if of == task}
+        mup, sp = (found.get(f"{kind}_schedulefree", {}) for kind in ("mup", "sp"))
+        loss = {
+            "statistic": "loss_vs_best",
+            "subject": "mup_schedulefree - best other",
+            "width": frozen.widths(task)[-1],
+        }
+        rows.append(
+            [
+                task,
+                span(frozen.widths(task)),
+                *(_cell(each.get(name)) for name in ("drift", "regret_cf") for each in (mup, sp)),
+                times(frozen, task) or MISSING,
+                _cell(next(iter(frozen.records("estimates", task=task, **loss)), None)),
+            ]
+        )
+    columns = ["Task", "Widths", "Drift, µP", "Drift, SP", "Regret, µP", "Regret, SP", "Rate ratio, µP", "Loss, µP"]
+    note = (
+        "All of ScheduleFree AdamW, with 95 % intervals. Drift: doublings of the best rate per doubling of width. At the "
+        "largest width, in nats: regret, what keeping the base width's best rate costs; loss, how far its best is above that "
+        "of the best other method. Rate ratio: its best rate over that of AdamW with cosine, least to largest over widths."
+    )
+    return DisplayTable(f"The answer by task. {tail(frozen, frozen.tasks)}", _frame(columns, rows), note)
 
 
 def _tasks(frozen: Frozen) -> DisplayTable:

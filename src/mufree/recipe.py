@@ -5,7 +5,7 @@ from __future__ import annotations
 from mufree.frozen import Frozen
 from mufree.report.terms import bounds, statistic
 from mufree.report.weight_decay import decay
-from mufree.report.words import known, listing, number, plus_minus
+from mufree.report.words import between, known, listing, number, plus_minus
 
 METHOD, RIVAL = "mup_schedulefree", "mup_adamw"
 
@@ -33,11 +33,15 @@ def _rate(frozen: Frozen, task: str) -> str:
     return f"ScheduleFree's best rate is {found} times AdamW's." if found else ""
 
 
-def times(frozen: Frozen, task: str) -> str:
+def times(frozen: Frozen, *tasks: str) -> str:
     """ScheduleFree's best rate under µP as a multiple of AdamW's, from the least to the largest of all widths; or nothing."""
-    rows = frozen.records("rate_ratio", task=task, numerator=METHOD, denominator=RIVAL)
-    ratios = [2 ** row["log2_ratio"] for row in rows if known(row["log2_ratio"])]
-    return " to ".join(sorted({number(f(ratios), 1) for f in (min, max)}, key=float)) if ratios else ""
+    rows = [
+        row
+        for task in tasks
+        for row in frozen.records("rate_ratio", task=task, numerator=METHOD, denominator=RIVAL)
+        if known(row["log2_ratio"])
+    ]
+    return between([number(2 ** row["log2_ratio"], 1) for row in sorted(rows, key=lambda row: row["log2_ratio"])])
 
 
 def _momentum(frozen: Frozen, task: str) -> str:

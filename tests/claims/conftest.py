@@ -29,4 +29,4 @@ def paper(tmp_path_factory: pytest.TempPathFactory) -> Paper:
         numbers = ["numbers", "--frozen", str(frozen), "--verdicts", verdicts, "--out", str(folder)]
         later = frozen.with_name("follow_ups")
         assert main([*numbers, *(["--follow-ups", str(later)] if later.exists() else [])]) == 0
-    return Paper(json.loads((folder / "numbers.json").read_text()), frozen)
+    return Paper(json.loads((folder / "numbers.json").read_text()), frozen, folder)

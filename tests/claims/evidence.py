@@ -16,10 +16,15 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Paper:
-    """`numbers` is numbers.json; all else is read from the frozen folder, past the package."""
+    """`numbers` is numbers.json, `built` its folder; all else is read from the frozen folder, past the package."""
 
     numbers: dict[str, Any]
     frozen: Path
+    built: Path
+
+    def shown(self, name: str) -> pd.DataFrame:
+        """A table as the article shows it: all text."""
+        return pd.read_csv(self.built / "tables" / f"{name}.csv", dtype=str)
 
     def table(self, name: str) -> pd.DataFrame:
         return pd.read_csv(self.frozen / "tables" / f"{name}.csv")
@@ -32,7 +37,7 @@ class Paper:
     def follow_ups(self) -> Paper | None:
         """What was tried after the results, read in the same way; its own `numbers` are numbers.json's part on it."""
         folder = self.frozen.with_name("follow_ups")
-        return Paper(self.numbers["follow_ups"], folder) if folder.exists() else None
+        return Paper(self.numbers["follow_ups"], folder, self.built) if folder.exists() else None
 
     @property
     def primary(self) -> pd.DataFrame:

@@ -215,33 +215,65 @@ def _in_order(texts: list[str], runs: pd.DataFrame) -> list[str]:
 
 
 def test_claim_in_short(paper: Paper) -> None:
-    """Regrets under µP and SP, the ratio of rates, and the loss beside the best other method; each task where it has them."""
-    estimates = paper.table("estimates")
+    """The least and the greatest estimate over tasks: of drifts, regrets, the ratio of rates and the loss."""
     said = " ".join(paper.said("in-short"))
-    found = re.findall(r"(?:SP, |; )(.+?) and (.+?) on ([\w-]+) \(width (\d+)\)", said)
-    costs = {task: {"mup_schedulefree": mup, "sp_schedulefree": sp, "width": int(w)} for mup, sp, task, w in found}
-    rates = {task: text for text, task in re.findall(r"([\d.]+(?: to [\d.]+)?) times AdamW's on ([\w-]+)", said)}
-    losses = {task: text for text, task in re.findall(r"(?:methods' by |; )([^;]+?) on ([\w-]+)(?=[;.])", said)}
+    assert ("task to task" in said) is (len(paper.tasks) > 1)
+    for pattern, name, subject in (
+        (r"drifts by (.+?) doublings", "drift", "mup_schedulefree"),
+        (r"under µP and by (.+?) under SP", "drift", "sp_schedulefree"),
+        (r"costs it (.+?) nats", "regret_cf", "mup_schedulefree"),
+        (r"nats at the largest width under µP and (.+?) under SP", "regret_cf", "sp_schedulefree"),
+        (r"methods' by (.+?) nats", "loss_vs_best", "mup_schedulefree - best other"),
+    ):
+        found = pd.concat(_at_widest(paper, task, name, subject) for task in paper.tasks)["estimate"].dropna()
+        _shows_range(re.search(pattern, said), found)
+    ratios = paper.table("rate_ratio").query("numerator == 'mup_schedulefree' and denominator == 'mup_adamw'")
+    _shows_range(re.search(r"best rate is (.+?) times AdamW's", said), 2 ** ratios["log2_ratio"].dropna())
+
+
+def _shows_range(found: re.Match[str] | None, values: pd.Series[float]) -> None:
+    assert (found is not None) is bool(len(values))
+    if found:
+        ends = re.split(" to ", found[1])
+        assert shows(ends[0], values.min())
+        assert shows(ends[-1], values.max())
+
+
+def _at_widest(paper: Paper, task: str, name: str, subject: str) -> pd.DataFrame:
+    """Estimates of a task that have no width, or the task's largest."""
+    estimates = paper.table("estimates").query("task == @task and statistic == @name and subject == @subject")
+    widest = paper.primary[paper.primary["task"] == task]["width"].max()
+    return estimates[estimates["width"].isna() | (estimates["width"] == widest)]
+
+
+def test_claim_answer(paper: Paper) -> None:
+    """Each cell of the first table has the estimate of its task and its interval, or a dash where there is none."""
+    shown = paper.shown("answer").set_index("Task")
+    assert sorted(shown.index) == paper.tasks
     for task in paper.tasks:
-        widest = paper.primary[paper.primary["task"] == task]["width"].max()
-        here = estimates[(estimates["task"] == task) & (estimates["width"] == widest)]
-        regret = here[here["statistic"] == "regret_cf"].set_index("subject")
-        loss = here[here["statistic"] == "loss_vs_best"].dropna(subset="estimate")
+        for column, name, subject in (
+            ("Drift, µP", "drift", "mup_schedulefree"),
+            ("Drift, SP", "drift", "sp_schedulefree"),
+            ("Regret, µP", "regret_cf", "mup_schedulefree"),
+            ("Regret, SP", "regret_cf", "sp_schedulefree"),
+            ("Loss, µP", "loss_vs_best", "mup_schedulefree - best other"),
+        ):
+            found = _at_widest(paper, task, name, subject).dropna(subset="estimate")
+            cell = shown.loc[task, column]
+            assert (cell == "—") is found.empty
+            for value in found[["estimate", "low", "high"]].to_numpy().ravel():
+                assert shows(cell, value)
         ratios = (
-            paper.table("rate_ratio").query("task == @task and numerator == 'mup_schedulefree'")["log2_ratio"].dropna()
+            paper.table("rate_ratio")
+            .query("task == @task and numerator == 'mup_schedulefree' and denominator == 'mup_adamw'")["log2_ratio"]
+            .dropna()
         )
-        assert (task in costs) is ({"mup_schedulefree", "sp_schedulefree"} <= set(regret.index))
-        assert (task in rates) is bool(len(ratios))
-        assert (task in losses) is bool(len(loss))
-        if task in costs:
-            assert costs[task]["width"] == widest
-            for method in ("mup_schedulefree", "sp_schedulefree"):
-                values = regret.loc[method, ["estimate", "low", "high"]].dropna()
-                assert all(shows(costs[task][method], value) for value in values)
-        if task in rates:
-            assert all(shows(rates[task], value) for value in (2 ** ratios.min(), 2 ** ratios.max()))
-        if task in losses:
-            assert all(shows(losses[task], value) for value in loss.iloc[0][["estimate", "low", "high"]].dropna())
+        assert (shown.loc[task, "Rate ratio, µP"] == "—") is ratios.empty
+        assert all(
+            shows(shown.loc[task, "Rate ratio, µP"], 2**end) for end in (ratios.min(), ratios.max()) if len(ratios)
+        )
+        widths = sorted(paper.primary[paper.primary["task"] == task]["width"].unique())
+        assert shown.loc[task, "Widths"] == ", ".join(map(str, widths))
 
 
 def test_claim_tally(paper: Paper) -> None:

@@ -243,11 +243,18 @@ def test_a_sweep_that_changed_since_it_was_planned_is_not_trained(
 
 def test_the_answer_goes_between_its_marks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     numbers, readme = tmp_path / "numbers.json", tmp_path / "README.md"
-    numbers.write_text(json.dumps({"missing": "", "sentences": {"headline": ["One."], "in-short": ["Two.", "Three."]}}))
+    sentences = {"headline": ["One."], "in-short": ["Two.", "Three."]}
+    found = {"missing": "", "sentences": sentences, "tables": {"answer": {"note": "All of it."}}}
+    numbers.write_text(json.dumps(found))
     readme.write_text("# A\n<!-- answer -->\nold\n<!-- /answer -->\nB\n")
+    assert main(["answer", "--numbers", str(numbers), str(readme)]) == 1
+    assert "answer.csv" in capsys.readouterr().err
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables/answer.csv").write_text('Task,Drift\na,"0.1 [0.0, 0.2]"\n')
+    answer = "One. Two. Three.\n\n| Task | Drift |\n| --- | --- |\n| a | 0.1 [0.0, 0.2] |\n\nAll of it."
     for _ in range(2):
         assert main(["answer", "--numbers", str(numbers), str(readme)]) == 0
-        assert readme.read_text() == "# A\n<!-- answer -->\nOne.\n\nTwo.\n\nThree.\n<!-- /answer -->\nB\n"
+        assert readme.read_text() == f"# A\n<!-- answer -->\n{answer}\n<!-- /answer -->\nB\n"
     readme.write_text("# A\n<!-- answer -->\nB\n")
     assert main(["answer", "--numbers", str(numbers), str(readme)]) == 1
     assert "lacks the lines" in capsys.readouterr().err

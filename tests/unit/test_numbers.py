@@ -111,9 +111,13 @@ def test_the_headline_follows_the_verdict() -> None:
     assert "; on b, it is not true" in both
 
 
-def test_the_headline_shows_what_it_rests_on() -> None:
-    text = said(made_up({"a": TRANSFERS}), "headline")
-    assert "µP 0.00 [−0.06, +0.06], SP −1.00 [−1.06, −0.94]" in text
+def test_what_comes_after_the_headline_spans_the_tasks() -> None:
+    assert "ScheduleFree's best rate drifts by 0.00 doublings per doubling of width under µP and by −1.00" in said(
+        made_up({"a": TRANSFERS}), "in-short"
+    )
+    both = said(made_up({"a": TRANSFERS, "b": NOWHERE}), "in-short")
+    assert both.startswith("From task to task, ScheduleFree's best rate drifts by ")
+    assert "under µP and by −1.00 to 0.00 under SP" in both
 
 
 def test_a_headline_that_only_the_correction_leaves_open_says_so() -> None:

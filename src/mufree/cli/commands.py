@@ -318,6 +318,7 @@ def _train_all(
     if arguments.device == "cpu":
         machine.warn_of_cost(runs[0].training.precision, machine.this_processor())
     prepared = load_data(arguments.data)
+    code_digest = sources.digest("train")  # of what this process has loaded, whatever is edited while it trains
     total = sum(run.training.steps for run in runs)
     quiet = None if together.first else True  # None: a bar on a terminal, nothing in a file
     with _device(arguments) as device, tqdm(total=total, unit="step", disable=quiet, dynamic_ncols=True) as bar:
@@ -332,7 +333,7 @@ def _train_all(
             row = {
                 **record.describe_run(run),
                 "data_digest": prepared.digest,
-                "code_digest": sources.digest("train"),
+                "code_digest": code_digest,
                 "device": arguments.device,
                 **trace.row(),
             }

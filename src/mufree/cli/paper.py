@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -292,9 +293,20 @@ def answer(arguments: argparse.Namespace) -> None:
     _, closing, after = rest.partition(ANSWER[1])
     if not (opening and closing):
         raise UserError(f"{arguments.readme} lacks the lines {ANSWER[0]} and {ANSWER[1]} that the answer goes between")
-    said = [found["missing"], *found["sentences"]["headline"], *found["sentences"]["in-short"]]
-    text = "\n\n".join(filter(None, said))
+    short = " ".join([*found["sentences"]["headline"], *found["sentences"]["in-short"]])
+    table = _as_markdown(arguments.numbers.parent / "tables/answer.csv")
+    text = "\n\n".join(filter(None, [found["missing"], short, table, found["tables"]["answer"]["note"]]))
     record.write_text(arguments.readme, f"{before}{opening}{text}\n{closing}{after}")
+
+
+def _as_markdown(table: Path) -> str:
+    try:
+        header, *rows = csv.reader(table.read_text(encoding="utf-8").splitlines())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{table}, which `mufree numbers` writes beside numbers.json, can't be read: {error}"
+        ) from error
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows))
 
 
 def paper(arguments: argparse.Namespace) -> None:

@@ -80,6 +80,11 @@ def listing(items: Sequence[str]) -> str:
     return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
 
 
+def between(ordered: Sequence[str]) -> str:
+    """The first and the last, or the one that both are; nothing of nothing."""
+    return " to ".join(dict.fromkeys([ordered[0], ordered[-1]])) if ordered else ""
+
+
 def span(values: Sequence[int]) -> str:
     """The values, as a range where they are many."""
     ordered = sorted(set(values))
