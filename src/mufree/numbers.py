@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from mufree.coordcheck import MAX_SLOPE
@@ -18,7 +19,7 @@ from mufree.recipe import recipe, times
 from mufree.report.captions import FIGURE_CAPTIONS
 from mufree.report.schedule import largest_gaps
 from mufree.report.setting import caveat_of
-from mufree.report.terms import bounds, statistic, value, with_unit
+from mufree.report.terms import bounds, statistic, subject_words, value, with_unit
 from mufree.report.transfer import drift_shown
 from mufree.report.verdicts import WORDS, p_value
 from mufree.report.words import between, count, gates, known, listing, number, percent, plain, sentence, span
@@ -217,13 +218,18 @@ def _lost_by_correction(frozen: Frozen, tasks: Sequence[str]) -> str:
     """What to add where a verdict on transfer is open for no other reason than Holm's correction."""
     lost = []
     for row in frozen.judged("H1a", "task"):
-        parts = [part["verdict"] for part in frozen.judged("H1a", "condition") if part["task"] == row["task"]]
-        if row["task"] in tasks and row["verdict"] == "inconclusive" and set(parts) == {"supported"}:
+        if row["task"] in tasks and _holds_alone(frozen, row):
             where = f" on {row['task']}" if len(tasks) > 1 else ""
             lost.append(
                 f"both parts hold{where} when tested alone, and not after Holm's correction, p {p_value(row['p_holm'])}"
             )
     return "".join(f"; {text}" for text in lost)
+
+
+def _holds_alone(frozen: Frozen, whole: Row) -> bool:
+    """Whether a hypothesis is open in a task although each of its conditions is supported: the correction alone decides."""
+    parts = [part["verdict"] for part in frozen.judged(whole["id"], "condition") if part["task"] == whole["task"]]
+    return whole["verdict"] == "inconclusive" and set(parts) == {"supported"}
 
 
 def _in_short(frozen: Frozen) -> list[str]:
@@ -354,9 +360,10 @@ def _answer(frozen: Frozen, hypothesis: str) -> list[str]:
     for whole in frozen.judged(hypothesis, "task"):
         if whole["verdict"] != "not_estimable":
             parts = [row for row in frozen.judged(hypothesis, "condition") if row["task"] == whole["task"]]
-            said = "; ".join(_condition(frozen, row) for row in parts)
+            said = "; ".join(_conditions(frozen, list(alike)) for _, alike in groupby(parts, key=_asked_of))
             of_verdict = whole["p_refuted_holm" if whole["verdict"] == "refuted" else "p_holm"]
-            p = f" (Holm p {p_value(of_verdict)})" if known(of_verdict) else ""
+            alone = "; every part holds when tested alone" if _holds_alone(frozen, whole) else ""
+            p = f" (Holm p {p_value(of_verdict)}{alone})" if known(of_verdict) else ""
             out.append(f"{whole['task']}: {WORDS[whole['verdict']]}{p}. {sentence(said)}")
     return out
 
@@ -382,16 +389,44 @@ def _overall(frozen: Frozen, hypothesis: str) -> str:
     return f"{word} overall: {'; '.join(each)}." if mixed else f"{sentence('; '.join(each))}"
 
 
+def _asked_of(row: Row) -> tuple[str, str]:
+    return row["statistic"], row["subject"]
+
+
+def _conditions(frozen: Frozen, rows: Sequence[Row]) -> str:
+    """What one statistic of one subject comes to; where it is asked at several widths, what is common is said once."""
+    if len(rows) == 1:
+        return _condition(frozen, rows[0])
+    what = statistic(rows[0]["statistic"])
+    unit = f", in {what.unit}" if what.unit not in ("", "share") else ""
+    head = f"{what.words}{about(frozen, {**rows[0], 'width': None})}{unit}"
+    verdicts = {row["verdict"] for row in rows}
+    parts = [
+        f"at width {int(row['width'])} {_found(frozen, row)}"
+        + (f", {WORDS[row['verdict']]}" if len(verdicts) > 1 else "")
+        for row in rows
+    ]
+    return f"{head}: {'; '.join(parts)}" + (f"; all {WORDS[verdicts.pop()]}" if len(verdicts) == 1 else "")
+
+
 def _condition(frozen: Frozen, row: Row) -> str:
     what = statistic(row["statistic"])
     head = f"{what.words}{about(frozen, row)}"
     if not known(row["estimate"]):
-        return f"{head}: not estimable, {frozen.named(row['reason'])}"
+        return f"{head}: {_found(frozen, row)}"
     unit = f" {what.unit}" if what.unit not in ("", "share") else ""
-    interval = bounds(row["low"], row["high"], what)
-    shown = f" {interval}" if known(row["low"]) else ""
-    shown += " (no seed changes it)" if known(row["low"]) and row["low"] == row["high"] else ""
-    return f"{head} {value(row['estimate'], what)}{shown}{unit}: {WORDS[row['verdict']]}"
+    return f"{head} {_found(frozen, row)}{unit}: {WORDS[row['verdict']]}"
+
+
+def _found(frozen: Frozen, row: Row) -> str:
+    """Estimate and interval, or why there is none."""
+    what = statistic(row["statistic"])
+    if not known(row["estimate"]):
+        return f"not estimable, {frozen.named(row['reason'])}"
+    if not known(row["low"]):
+        return value(row["estimate"], what)
+    exact = " (no seed changes it)" if row["low"] == row["high"] else ""
+    return f"{value(row['estimate'], what)} {bounds(row['low'], row['high'], what)}{exact}"
 
 
 def about(frozen: Frozen, row: Row) -> str:
@@ -399,7 +434,7 @@ def about(frozen: Frozen, row: Row) -> str:
     width = f" at width {int(row['width'])}" if known(row["width"]) else ""
     # What it is compared with, or that it is of all four, stands in the statistic's own words.
     subject = re.sub(r"^interaction$| - best (single factor|other)$", "", row["subject"])
-    return (f" of {frozen.named(subject)}" if subject else "") + width
+    return (f" of {subject_words(subject, frozen.named)}" if subject else "") + width
 
 
 def _negative_control(frozen: Frozen) -> list[str]:

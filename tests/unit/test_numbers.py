@@ -192,6 +192,40 @@ def test_what_a_drift_shows(drift: float, se: float, wanted: str) -> None:
     assert drift_words(row | {"low90": float(narrow.low), "high90": float(narrow.high)}) == wanted
 
 
+def test_an_answer_that_only_the_correction_leaves_open_says_so() -> None:
+    frozen = made_up({"a": TRANSFERS})
+    verdicts = frozen.verdicts.copy()
+    verdicts.loc[verdicts["id"].eq("H1a") & verdicts["scope"].eq("task"), ["verdict", "p_holm"]] = [
+        "inconclusive",
+        0.0521,
+    ]
+    open_ = made_up({"a": TRANSFERS}, verdicts=verdicts)
+    assert "a: inconclusive (Holm p 0.052; every part holds when tested alone). " in said(open_, "transfer")
+    assert "tested alone" not in said(frozen, "transfer")
+
+
+def test_what_is_asked_at_several_widths_is_said_once() -> None:
+    frozen = made_up({"a": TRANSFERS})
+    pair = "mup_schedulefree / mup_adamw"
+    ratios = [estimate("a", "rate_ratio", pair, x, w) for w, x in ((16, 1.0), (64, 2.0))]
+
+    def answered(rows: list[dict[str, Any]]) -> str:
+        rows = [*rows, estimate("a", "rate_ratio_slope", pair, 0.0)]
+        table = pd.concat([frozen.tables["estimates"], pd.DataFrame(rows)], ignore_index=True)
+        tables = {**frozen.tables, "estimates": table}
+        return said(made_up({"a": TRANSFERS}, tables=tables, verdicts=judge(table, HYPOTHESES)), "rate")
+
+    once = "Ratio of the best rates of µP · ScheduleFree AdamW over µP · AdamW + cosine"
+    alike = answered(ratios)
+    assert (
+        f"{once}, in doublings: at width 16 +1.00 [+0.94, +1.06]; at width 64 +2.00 [+1.94, +2.06]; all supported"
+        in alike
+    )
+    odd = answered([ratios[0], estimate("a", "rate_ratio", pair, -1.0, 64)])
+    assert "at width 16 +1.00 [+0.94, +1.06], supported; at width 64 −1.00 [−1.06, −0.94], refuted" in odd
+    assert f"{once} at width 16 +1.00 [+0.94, +1.06] doublings: supported" in answered(ratios[:1])
+
+
 def test_answers_say_over_all_tasks_and_then_each() -> None:
     mixed = collect(made_up({"a": TRANSFERS, "b": NOWHERE}), [])["sentences"]["transfer"]
     assert mixed[0] == "Inconclusive overall: supported in a; refuted in b."
