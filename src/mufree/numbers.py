@@ -166,6 +166,7 @@ def sentences(frozen: Frozen) -> dict[str, list[str]]:
         "diverged": [_diverged(frozen, task) for task in frozen.tasks],
         "anytime": _anytime(frozen),
         **{name: _answer(frozen, hypothesis) for name, hypothesis in QUESTIONS.items()},
+        "embedding-own-rate": _embedding_own_rate(frozen),
         "replications": [line for h in _of_kind(frozen, "replication") for line in _short_answer(frozen, h)],
         "positive-controls": [line for h in _of_kind(frozen, "control") for line in _short_answer(frozen, h)],
         "negative-control": _negative_control(frozen),
@@ -366,6 +367,38 @@ def _answer(frozen: Frozen, hypothesis: str) -> list[str]:
             p = f" (Holm p {p_value(of_verdict)}{alone})" if known(of_verdict) else ""
             out.append(f"{whole['task']}: {WORDS[whole['verdict']]}{p}. {sentence(said)}")
     return out
+
+
+def _embedding_own_rate(frozen: Frozen) -> list[str]:
+    """Post hoc: drifts with the arm's counted in the embedding's own rate, which is the shared one times width; best losses.
+
+    log2 of the own rate is that of the shared one plus log2 of width, so that its slope on the latter is larger by exactly 1.
+    """
+    arms = frozen.runs[frozen.runs["embedding_lr"].eq("times_width")].drop_duplicates(["task", "method"])
+    out = []
+    for task, method in zip(arms["task"], arms["method"], strict=True):
+        four = {
+            name: frozen.records("estimates", task=task, subject=name) for name in (method, "sp_adamw", "mup_adamw")
+        }
+        drifts = {name: row for name, rows in four.items() for row in rows if row["statistic"] == "drift"}
+        if not all(name in drifts and known(drifts[name]["estimate"]) for name in four):
+            continue
+        ends = ("estimate", "low", "high", "low90", "high90")
+        own = {**drifts[method], **{end: drifts[method][end] + 1 for end in ends}}
+        beside = [f"{frozen.named(name)} {with_interval(drifts[name])}" for name in ("sp_adamw", "mup_adamw")]
+        text = (
+            f"{task}: {frozen.named(method)}, counted in the embedding's own rate, {with_interval(own)}, {drift_words(own)}; "
+            f"{'; '.join(beside)}."
+        )
+        widest = max(frozen.runs.query("task == @task and method == @method")["width"])
+        losses = [
+            f"{frozen.named(name)} {with_interval(row)}"
+            for name, rows in four.items()
+            for row in rows
+            if row["statistic"] == "best_loss" and row["width"] == widest and known(row["estimate"])
+        ]
+        out.append(f"{text} Best loss at width {widest}, in nats: {'; '.join(losses)}." if losses else text)
+    return out or ["It was not run."]
 
 
 def _short_answer(frozen: Frozen, hypothesis: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -308,6 +309,29 @@ def test_answers(paper: Paper, claim: str) -> None:
                 rows = rows[rows["width"] == estimates[estimates["task"] == task]["width"].max()]
             for value in rows["estimate"].dropna():
                 assert shows(text, value), (text, value)
+
+
+def test_claim_embedding_own_rate(paper: Paper) -> None:
+    """Drifts fitted anew, the arm's on the optima of its own rate, and the losses at its largest width."""
+    rows, optima, losses = (
+        paper.primary,
+        paper.table("optima"),
+        paper.table("estimates").query("statistic == 'best_loss'"),
+    )
+    for (task, arm), runs in rows[rows["embedding_lr"] == "times_width"].groupby(["task", "method"]):
+        if runs["width"].nunique() < 3:
+            continue
+        text = paper.about("embedding-own-rate", task)
+        drifts, best = text.split("Best loss")
+        for method in (arm, "sp_adamw", "mup_adamw"):
+            mine = optima[(optima["task"] == task) & (optima["method"] == method)].dropna(subset="log2_lr_opt")
+            log2_width = np.log2(mine["width"])
+            rate = mine["log2_lr_opt"] + (log2_width if method == arm else 0)
+            assert shows(drifts, np.polyfit(log2_width, rate, 1)[0])
+            at = losses[
+                (losses["task"] == task) & (losses["subject"] == method) & (losses["width"] == runs["width"].max())
+            ]
+            assert shows(best, at["estimate"].item())
 
 
 def test_claim_replications(paper: Paper) -> None:

@@ -226,6 +226,17 @@ def test_what_is_asked_at_several_widths_is_said_once() -> None:
     assert f"{once} at width 16 +1.00 [+0.94, +1.06] doublings: supported" in answered(ratios[:1])
 
 
+def test_counted_in_the_embeddings_own_rate_a_drift_is_larger_by_one() -> None:
+    drifts = {"a": {**TRANSFERS, "sp_adamw_embedding": -1.0}}
+    runs = made_up(drifts).runs
+    arm = runs["method"].eq("sp_adamw_embedding")
+    frozen = made_up(drifts, runs=runs.assign(embedding_lr=np.where(arm, "times_width", "shared")))
+    text = said(frozen, "embedding-own-rate")
+    assert "own rate, 0.00 [−0.06, +0.06], no drift; SP · AdamW + cosine −1.00 [−1.06, −0.94]; µP" in text
+    assert "Best loss at width 64, in nats: SP · AdamW, embedding rate × width 2.000 [" in text
+    assert said(made_up({"a": TRANSFERS}), "embedding-own-rate") == "It was not run."
+
+
 def test_answers_say_over_all_tasks_and_then_each() -> None:
     mixed = collect(made_up({"a": TRANSFERS, "b": NOWHERE}), [])["sentences"]["transfer"]
     assert mixed[0] == "Inconclusive overall: supported in a; refuted in b."
