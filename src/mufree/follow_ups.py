@@ -65,8 +65,9 @@ def failed(runs: pd.DataFrame) -> Bools:
 
 
 def findings(study: Frozen, later: Frozen, task: str, before: str | None) -> list[str]:
-    """Design, drifts, and where runs fail, each beside that of the study's task `before` where it has the like."""
-    return [design(later, task), *_drifts(study, later, task, before), *_failures(study, later, task, before)]
+    """Design, drifts, best losses, and where runs fail, each beside that of the study's task `before` where it has the like."""
+    parts = (_drifts, _losses, _failures)
+    return [design(later, task), *(line for part in parts for line in part(study, later, task, before))]
 
 
 def _drifts(study: Frozen, later: Frozen, task: str, before: str | None) -> list[str]:
@@ -77,6 +78,23 @@ def _drifts(study: Frozen, later: Frozen, task: str, before: str | None) -> list
             continue
         text = f"drift of {later.named(method)} {with_interval(row)}, {drift_words(row)}"
         earlier = study.records("estimates", task=before, statistic="drift", subject=method)
+        if earlier and known(earlier[0]["estimate"]):
+            text += f"; in {before} it is {with_interval(earlier[0])}"
+        out.append(sentence(text))
+    return out
+
+
+def _losses(study: Frozen, later: Frozen, task: str, before: str | None) -> list[str]:
+    """By method, its best loss at its largest width."""
+    out = []
+    for method in later.methods(task):
+        found = {"statistic": "best_loss", "subject": method}
+        rows = [row for row in later.records("estimates", task=task, **found) if known(row["estimate"])]
+        if not rows:
+            continue
+        widest = max(rows, key=lambda row: float(row["width"]))
+        text = f"best loss of {later.named(method)} at width {int(widest['width'])} {with_interval(widest)} nats"
+        earlier = study.records("estimates", task=before, width=widest["width"], **found)
         if earlier and known(earlier[0]["estimate"]):
             text += f"; in {before} it is {with_interval(earlier[0])}"
         out.append(sentence(text))

@@ -190,6 +190,17 @@ def test_claim_follow_ups(paper: Paper) -> None:
         assert len(drifts) == len(estimates)
         for text, row in zip(drifts, estimates.to_dict("records"), strict=True):
             assert all(shows(text, row[column]) for column in ("estimate", "low", "high"))
+        losses = [text for text in each["findings"] if text.startswith("Best loss of")]
+        best = later.table("estimates").query("task == @task and statistic == 'best_loss'").dropna(subset="estimate")
+        assert len(losses) == best["subject"].nunique()
+        for text in losses:
+            (row,) = (
+                r
+                for name, r in _widest_of(best).items()
+                if text.startswith(f"Best loss of {display_names(runs)[name]} at")
+            )
+            assert f"at width {row['width']:.0f} " in text
+            assert all(shows(text, row[column]) for column in ("estimate", "low", "high"))
         failures = [text for text in each["findings"] if " fails, by divergence" in text]
         assert len(failures) == runs["method"].nunique()
         for (_, mine), text in zip(runs.groupby("method", sort=False), _in_order(failures, runs), strict=True):
@@ -203,6 +214,11 @@ def test_claim_follow_ups(paper: Paper) -> None:
             if len(both):
                 assert f"Of the {len(both)} runs" in text
                 assert f"{both['failed_x'].sum()} fail here and {both['failed_y'].sum()} there" in text
+
+
+def _widest_of(estimates: pd.DataFrame) -> dict[str, Any]:
+    """Of each subject the row of its largest width."""
+    return {str(name): rows.loc[rows["width"].idxmax()] for name, rows in estimates.groupby("subject")}
 
 
 def _failed(rows: pd.DataFrame) -> pd.Series[bool]:
