@@ -22,7 +22,7 @@ from mufree.report.setting import caveat_of
 from mufree.report.terms import bounds, statistic, subject_words, value, with_unit
 from mufree.report.transfer import drift_shown
 from mufree.report.verdicts import WORDS, p_value
-from mufree.report.words import between, count, gates, known, listing, number, percent, plain, sentence, span
+from mufree.report.words import between, count, gates, interval, known, listing, number, percent, plain, sentence, span
 from mufree.tables.transfer import EQUIVALENCE_MARGIN, is_equivalent
 from mufree.verdicts import NOT_MEASURED
 
@@ -217,14 +217,12 @@ def _headline(frozen: Frozen) -> str:
 
 def _lost_by_correction(frozen: Frozen, tasks: Sequence[str]) -> str:
     """What to add where a verdict on transfer is open for no other reason than Holm's correction."""
-    lost = []
-    for row in frozen.judged("H1a", "task"):
-        if row["task"] in tasks and _holds_alone(frozen, row):
-            where = f" on {row['task']}" if len(tasks) > 1 else ""
-            lost.append(
-                f"both parts hold{where} when tested alone, and not after Holm's correction, p {p_value(row['p_holm'])}"
-            )
-    return "".join(f"; {text}" for text in lost)
+    lost = [row for row in frozen.judged("H1a", "task") if row["task"] in tasks and _holds_alone(frozen, row)]
+    if not lost:
+        return ""
+    where = f" on {listing([row['task'] for row in lost])}" if len(tasks) > 1 else ""
+    p = listing([p_value(row["p_holm"]) for row in lost])
+    return f"; both parts hold{where} when tested alone, and not after Holm's correction, p {p}"
 
 
 def _holds_alone(frozen: Frozen, whole: Row) -> bool:
@@ -252,10 +250,32 @@ def _in_short(frozen: Frozen) -> list[str]:
         compared.append(
             f"its loss at the largest width differs from the best of the other three methods' by {loss} nats"
         )
-    said = [", and ".join(moved), f"under µP, {', and '.join(compared)}" if compared else ""]
+    said = [
+        ", and ".join(moved),
+        f"under µP, {', and '.join(compared)}" if compared else "",
+        _beside_other_schedules(frozen),
+    ]
     if said[0] and len(frozen.tasks) > 1:
         said[0] = f"from task to task, {said[0]}"
     return [sentence(text) for text in said if text]
+
+
+def _beside_other_schedules(frozen: Frozen) -> str:
+    """How far the pair ends above the best rival with another schedule than cosine, in each task that has one; or nothing."""
+    gaps = []
+    for task in frozen.tasks:
+        rows = [
+            row
+            for row in frozen.records("anytime", task=task, method="mup_schedulefree", horizon=1)
+            if row["rival"] != "mup_adamw" and known(row["gap"])
+        ]
+        if rows:
+            worst = max(rows, key=lambda row: float(row["gap"]))
+            shown = f"{number(worst['gap'], sign=True)} {interval(worst['gap_low'], worst['gap_high'], sign=True)}"
+            gaps.append(f"{shown} nats on {task} ({frozen.named(worst['rival'])}, width {int(worst['width'])})")
+    if not gaps:
+        return ""
+    return f"from the best schedule other than cosine, tuned at the same horizon, its loss differs by {'; '.join(gaps)}"
 
 
 def _under_both(frozen: Frozen, name: str) -> tuple[str, str]:

@@ -62,7 +62,11 @@ def _decay(frozen: Frozen, task: str) -> str:
     said = []
     for method in (METHOD, RIVAL):
         rows = frozen.records("weight_decay_optimum", task=task, method=method, weight_decay_scaling="coupled")
-        found = [f"{decay(row['weight_decay'])} at width {row['width']}" for row in rows if known(row["weight_decay"])]
+        found = []
+        for row in rows:
+            if known(row["weight_decay"]):
+                edge = " (the largest tried)" if row["flag"] == "edge_high" else ""
+                found.append(f"{decay(row['weight_decay'])}{edge} at width {row['width']}")
         if found:
             said.append(f"{listing(found)} for {frozen.named(method)}")
     return f"The best weight decay tried, coupled, is {'; '.join(said)}." if said else ""

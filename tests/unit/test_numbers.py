@@ -80,7 +80,7 @@ def made_up(drifts: dict[str, dict[str, float]], **changes: Any) -> Frozen:
             "optima": pd.DataFrame(optima),
             "control": control,
             "coordcheck_verdict": pd.DataFrame(checks),
-            "anytime": pd.DataFrame(columns=["task"]),
+            "anytime": pd.DataFrame(columns=["task", "method", "rival", "horizon"]),
             "stability": pd.DataFrame(columns=["task", "method", "n_learnt_nothing"]),
             "regret": pd.DataFrame(columns=["task", "method", "width"]),
             "rate_ratio": pd.DataFrame(columns=["task", "numerator", "denominator"]),
@@ -145,6 +145,7 @@ def test_the_recipe_says_what_was_measured_and_nothing_else() -> None:
         for b, x in ((0.9, 2.0), (0.95, 1.5))
     ]
     decay = {"task": "a", "method": method, "width": 16, "weight_decay_scaling": "coupled", "weight_decay": 0.05}
+    decay["flag"] = "edge_high"
     tables = {
         **nothing.tables,
         "regret": pd.DataFrame([regret | {"regret_cf_low": 0.0, "regret_cf_high": 0.02}]),
@@ -156,7 +157,7 @@ def test_the_recipe_says_what_was_measured_and_nothing_else() -> None:
     assert "best at width 16, log2 −7, costs 0.010 [0.000, 0.020] nats at width 64." in text
     assert "2.0 to 4.0 times AdamW's" in text
     assert "0.95 1.500 ± 0.100 and 0.9 2.000 ± 0.100." in text
-    assert "is 0.05 at width 16 for" in text
+    assert "is 0.05 (the largest tried) at width 16 for" in text
 
 
 def test_a_regret_is_from_base_width_even_where_there_is_a_narrower_one() -> None:

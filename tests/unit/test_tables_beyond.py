@@ -257,6 +257,18 @@ def test_the_weight_decay_map_and_its_optimum() -> None:
     assert found.loc["lr_weight_decay_difference", "estimate"] == pytest.approx((0.01 - 0.1) / 256)
 
 
+def test_where_both_are_best_at_the_largest_decay_their_difference_is_unknown() -> None:
+    """It would be 0 with no doubt at all, by the grid's end and not by what was seen."""
+    rows = pd.concat([decay_study(0.1, "mup_adamw"), decay_study(0.1, "mup_schedulefree")], ignore_index=True)
+    found = tables.build(rows, NO_CURVES)["estimates"].set_index("statistic")
+    for name in ("weight_decay_difference", "lr_weight_decay_difference"):
+        assert found.loc[name, ["status", "reason"]].tolist() == [
+            "not_estimable",
+            "both are best at the largest decay tried",
+        ]
+        assert math.isnan(found.loc[name, "estimate"])
+
+
 def test_no_decay_belongs_to_every_way_of_scaling() -> None:
     """And other variants don't: their β1 or their length differs."""
     coupled = decay_study(0.0, "mup_adamw")

@@ -14,7 +14,7 @@ from mufree.tables.cases import Case, Records, interval_columns, joint, over_com
 from mufree.tables.schedule import OverHorizons, anytime_extremes, at_common_horizons, rivalries
 from mufree.tables.stability import common_offsets, window
 from mufree.tables.tuning import best_of_3_excess, canonical, rivals
-from mufree.tables.weight_decay import DecayMap, decay_difference
+from mufree.tables.weight_decay import DecayMap, both_at_the_edge, decay_difference
 
 
 def contrasts(cases: Sequence[Case], horizons: Sequence[OverHorizons], maps: Sequence[DecayMap]) -> Records:
@@ -119,9 +119,11 @@ def _weight_decays(maps: Sequence[DecayMap]) -> Iterator[dict[str, Any]]:
             same = (other.case.task, other.width, other.scaling) == (mine.case.task, mine.width, mine.scaling)
             if same and other.case.role == wanted:
                 subject = f"{mine.case.method} - {other.case.method}, {mine.scaling}"
+                edge = both_at_the_edge(mine, other)
+                why = "both are best at the largest decay tried" if edge else "every cell of one map diverged"
                 for name, times_lr in (("weight_decay_difference", False), ("lr_weight_decay_difference", True)):
                     value = decay_difference(mine, other, times_lr)
-                    yield _row(mine.case.task, subject, mine.width, name, value, "1", "every cell of one map diverged")
+                    yield _row(mine.case.task, subject, mine.width, name, value, "1", why)
 
 
 def _embedding_arms(four: list[Case], cases: Sequence[Case]) -> Iterator[dict[str, Any]]:

@@ -131,11 +131,18 @@ def _flag(one: DecayMap, row: int, column: int) -> str:
 
 
 def decay_difference(mine: DecayMap, other: DecayMap, times_lr: bool) -> Interval:
-    """λ* of one minus λ* of the other, or lr·λ* with `times_lr`; an interval over the seeds in common."""
+    """λ* of one minus λ* of the other, or lr·λ* with `times_lr`; an interval over the seeds in common.
+
+    NaN where both are best at the largest decay tried: the grid ends there, and their difference is unknown. With one of them
+    there it is a bound, and kept.
+    """
     common = sorted(set(mine.seeds) & set(other.seeds))
     places = [np.searchsorted(one.seeds, common) for one in (mine, other)]
+    censored = both_at_the_edge(mine, other)
 
     def statistic(kept: Ints) -> float:
+        if censored:
+            return math.nan
         values = []
         for one, where in zip((mine, other), places, strict=True):
             best = one.best(where[kept])
@@ -145,3 +152,8 @@ def decay_difference(mine: DecayMap, other: DecayMap, times_lr: bool) -> Interva
         return float(values[0] - values[1])
 
     return jackknife(statistic, len(common))
+
+
+def both_at_the_edge(*both: DecayMap) -> bool:
+    """Whether each map is best at the largest decay tried."""
+    return all(best is not None and _flag(one, *best) == "edge_high" for one in both for best in [one.best()])
