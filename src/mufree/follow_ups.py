@@ -85,7 +85,7 @@ def _drifts(study: Frozen, later: Frozen, task: str, before: str | None) -> list
 
 
 def _losses(study: Frozen, later: Frozen, task: str, before: str | None) -> list[str]:
-    """By method, its best loss at its largest width."""
+    """By method, its best loss at its largest width; at an edge of the rates tried it is not known, and left out."""
     out = []
     for method in later.methods(task):
         found = {"statistic": "best_loss", "subject": method}
@@ -93,6 +93,9 @@ def _losses(study: Frozen, later: Frozen, task: str, before: str | None) -> list
         if not rows:
             continue
         widest = max(rows, key=lambda row: float(row["width"]))
+        (optimum,) = later.records("optima", task=task, method=method, width=widest["width"])
+        if optimum["flag"].startswith("edge"):
+            continue
         text = f"best loss of {later.named(method)} at width {int(widest['width'])} {with_interval(widest)} nats"
         earlier = study.records("estimates", task=before, width=widest["width"], **found)
         if earlier and known(earlier[0]["estimate"]):
