@@ -77,10 +77,7 @@ def _drifts(study: Frozen, later: Frozen, task: str, before: str | None) -> list
         if later.n_widths(task, method) < WIDTHS_OF_A_DRIFT or not known(row["estimate"]):
             continue
         text = f"drift of {later.named(method)} {with_interval(row)}, {drift_words(row)}"
-        earlier = study.records("estimates", task=before, statistic="drift", subject=method)
-        if earlier and known(earlier[0]["estimate"]):
-            text += f"; in {before} it is {with_interval(earlier[0])}"
-        out.append(sentence(text))
+        out.append(sentence(text + _in_the_study(study, before, statistic="drift", subject=method)))
     return out
 
 
@@ -97,11 +94,14 @@ def _losses(study: Frozen, later: Frozen, task: str, before: str | None) -> list
         if optimum["flag"].startswith("edge"):
             continue
         text = f"best loss of {later.named(method)} at width {int(widest['width'])} {with_interval(widest)} nats"
-        earlier = study.records("estimates", task=before, width=widest["width"], **found)
-        if earlier and known(earlier[0]["estimate"]):
-            text += f"; in {before} it is {with_interval(earlier[0])}"
-        out.append(sentence(text))
+        out.append(sentence(text + _in_the_study(study, before, width=widest["width"], **found)))
     return out
+
+
+def _in_the_study(study: Frozen, before: str | None, **found: Any) -> str:
+    """What to add to an estimate: the same one in the study's task `before`, if that has it."""
+    rows = study.records("estimates", task=before, **found)
+    return f"; in {before} it is {with_interval(rows[0])}" if rows and known(rows[0]["estimate"]) else ""
 
 
 def _failures(study: Frozen, later: Frozen, task: str, before: str | None) -> list[str]:

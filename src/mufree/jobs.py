@@ -32,7 +32,7 @@ class Rate:
 
 
 RATES: dict[Device, Rate] = {
-    # A slow core: the study's networks took a third of the time to all of it on a Zen 4 of 2026 (docs/performance.md).
+    # A slow core: by its timings, the study's networks took 0.4 to 1.3 times as long on a Zen 4.
     "cpu": Rate(flops=3e10, step_seconds=0.004),
     # A quarter of the 19.5 TFLOP/s of float32 that an A100 has by its data sheet. Not measured: no GPU was at hand.
     "cuda": Rate(flops=5e12, step_seconds=0.02),

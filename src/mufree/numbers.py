@@ -390,35 +390,38 @@ def _answer(frozen: Frozen, hypothesis: str) -> list[str]:
 
 
 def _embedding_own_rate(frozen: Frozen) -> list[str]:
-    """Post hoc: drifts with the arm's counted in the embedding's own rate, which is the shared one times width; best losses.
+    """Post hoc: SP with the embedding's rate times width, its drift counted in the embedding's own rate; and best losses."""
+    runs = frozen.runs
+    arms = runs[runs["embedding_lr"].eq("times_width") & runs["optimizer"].eq("adamw")]
+    pairs = arms[["task", "method"]].drop_duplicates().itertuples(index=False)
+    return [text for task, arm in pairs if (text := _in_own_rate(frozen, task, arm))] or ["It was not run."]
+
+
+def _in_own_rate(frozen: Frozen, task: str, arm: str) -> str:
+    """An arm's drift beside those of SP and µP, and their best losses at its largest width; nothing if a drift is unknown.
 
     log2 of the own rate is that of the shared one plus log2 of width, so that its slope on the latter is larger by exactly 1.
     """
-    arms = frozen.runs[frozen.runs["embedding_lr"].eq("times_width")].drop_duplicates(["task", "method"])
-    out = []
-    for task, method in zip(arms["task"], arms["method"], strict=True):
-        four = {
-            name: frozen.records("estimates", task=task, subject=name) for name in (method, "sp_adamw", "mup_adamw")
-        }
-        drifts = {name: row for name, rows in four.items() for row in rows if row["statistic"] == "drift"}
-        if not all(name in drifts and known(drifts[name]["estimate"]) for name in four):
-            continue
-        ends = ("estimate", "low", "high", "low90", "high90")
-        own = {**drifts[method], **{end: drifts[method][end] + 1 for end in ends}}
-        beside = [f"{frozen.named(name)} {with_interval(drifts[name])}" for name in ("sp_adamw", "mup_adamw")]
-        text = (
-            f"{task}: {frozen.named(method)}, counted in the embedding's own rate, {with_interval(own)}, {drift_words(own)}; "
-            f"{'; '.join(beside)}."
-        )
-        widest = max(frozen.runs.query("task == @task and method == @method")["width"])
-        losses = [
-            f"{frozen.named(name)} {with_interval(row)}"
-            for name, rows in four.items()
-            for row in rows
-            if row["statistic"] == "best_loss" and row["width"] == widest and known(row["estimate"])
-        ]
-        out.append(f"{text} Best loss at width {widest}, in nats: {'; '.join(losses)}." if losses else text)
-    return out or ["It was not run."]
+    rows = {name: frozen.records("estimates", task=task, subject=name) for name in (arm, "sp_adamw", "mup_adamw")}
+    drifts = {
+        name: row for name in rows for row in rows[name] if row["statistic"] == "drift" and known(row["estimate"])
+    }
+    if len(drifts) < len(rows):
+        return ""
+    own = {**drifts[arm], **{end: drifts[arm][end] + 1 for end in ("estimate", "low", "high", "low90", "high90")}}
+    beside = [f"{frozen.named(name)} {with_interval(drifts[name])}" for name in ("sp_adamw", "mup_adamw")]
+    widest = frozen.runs.query("task == @task and method == @arm")["width"].max()
+    losses = [
+        f"{frozen.named(name)} {with_interval(row)}"
+        for name in rows
+        for row in rows[name]
+        if row["statistic"] == "best_loss" and row["width"] == widest and known(row["estimate"])
+    ]
+    text = (
+        f"{task}: {frozen.named(arm)}, counted in the embedding's own rate, {with_interval(own)}, {drift_words(own)}; "
+        f"{'; '.join(beside)}."
+    )
+    return f"{text} Best loss at width {widest}, in nats: {'; '.join(losses)}." if losses else text
 
 
 def _short_answer(frozen: Frozen, hypothesis: str) -> list[str]:
@@ -451,7 +454,7 @@ def _conditions(frozen: Frozen, rows: Sequence[Row]) -> str:
     if len(rows) == 1:
         return _condition(frozen, rows[0])
     what = statistic(rows[0]["statistic"])
-    unit = f", in {what.unit}" if what.unit not in ("", "share") else ""
+    unit = f", in {what.shown_unit}" if what.shown_unit else ""
     head = f"{what.words}{about(frozen, {**rows[0], 'width': None})}{unit}"
     verdicts = {row["verdict"] for row in rows}
     parts = [
@@ -467,7 +470,7 @@ def _condition(frozen: Frozen, row: Row) -> str:
     head = f"{what.words}{about(frozen, row)}"
     if not known(row["estimate"]):
         return f"{head}: {_found(frozen, row)}"
-    unit = f" {what.unit}" if what.unit not in ("", "share") else ""
+    unit = f" {what.shown_unit}" if what.shown_unit else ""
     return f"{head} {_found(frozen, row)}{unit}: {WORDS[row['verdict']]}"
 
 

@@ -127,10 +127,10 @@ def _frame(columns: list[str], rows: list[list[str]]) -> pd.DataFrame:
 
 def _answer(frozen: Frozen) -> DisplayTable:
     """The study's question, answered by task."""
+    found = {(task, method): estimates for task, method, estimates in _at_widest(frozen)}
     rows = []
     for task in frozen.tasks:
-        found = {method: estimates for of, method, estimates in _at_widest(frozen) if of == task}
-        mup, sp = (found.get(f"{kind}_schedulefree", {}) for kind in ("mup", "sp"))
+        mup, sp = (found.get((task, f"{kind}_schedulefree"), {}) for kind in ("mup", "sp"))
         loss = {
             "statistic": "loss_vs_best",
             "subject": "mup_schedulefree - best other",

@@ -437,6 +437,7 @@ def test_claim_recipe(paper: Paper) -> None:
     """The numbers of each part are the tables', the lowest loss comes first, and what was not measured is not said."""
     regret, ratio, arms = (paper.table(name) for name in ("regret", "rate_ratio", "arms"))
     decay = paper.table("weight_decay_optimum")
+    largest = paper.table("weight_decay")["weight_decay"].max()
     rows = paper.rows
     for task in paper.tasks:
         text = paper.about("recipe", task)
@@ -458,11 +459,7 @@ def test_claim_recipe(paper: Paper) -> None:
             assert all(shows(said, value) for value in here["best_loss"])
         decays = decay[(decay["task"] == task) & (decay["weight_decay_scaling"] == "coupled")]
         for row in decays[decays["method"] == "mup_schedulefree"].to_dict("records"):
-            edge = (
-                " (the largest tried)"
-                if row["weight_decay"] == paper.table("weight_decay")["weight_decay"].max()
-                else ""
-            )
+            edge = " (the largest tried)" if row["weight_decay"] == largest else ""
             assert f"{row['weight_decay']:g}{edge} at width {row['width']}" in text
 
 

@@ -23,7 +23,7 @@ def blocks(facts: Facts) -> list[Block]:
         what = statistic(name)._replace(sign=True)
         mine = {row["effect"]: row for row in records if row["statistic"] == name}
         cells = [_cell(mine[effect], what) if effect in mine else MISSING for effect in EFFECTS]
-        unit = "" if what.unit in ("", "share") else f" ({what.unit})"
+        unit = f" ({what.shown_unit})" if what.shown_unit else ""
         rows.append([f"{sentence(what.words)[:-1]}{unit}", *cells])
     caption = (
         "Both main effects, each the mean over the other factor, and the interaction: how much more µP changes under "

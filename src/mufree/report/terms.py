@@ -18,6 +18,11 @@ class Statistic(NamedTuple):
     digits: int = 3
     sign: bool = False
 
+    @property
+    def shown_unit(self) -> str:
+        """The unit as it is written: none for a share, whose number has a per cent sign."""
+        return "" if self.unit == "share" else self.unit
+
 
 PER_WIDTH = "doublings per doubling of width"
 PER_HORIZON = "doublings per doubling of the horizon"
@@ -107,7 +112,7 @@ def value(amount: Any, what: Statistic) -> str:
 
 def with_unit(amount: Any, what: Statistic) -> str:
     """A number of this statistic and its unit; a dash if it is missing."""
-    unit = "" if what.unit in ("", "share") or not known(amount) else f" {what.unit}"
+    unit = f" {what.shown_unit}" if what.shown_unit and known(amount) else ""
     return f"{value(amount, what)}{unit}"
 
 

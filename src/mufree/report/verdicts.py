@@ -168,7 +168,7 @@ def verdict_table(facts: Facts, question: str) -> list[Block]:
 def _cells(row: Record, whole: Record | None, facts: Facts) -> list[str]:
     what = statistic(str(row["statistic"]))
     judged = row if whole is None else whole
-    unit = "" if what.unit in ("", "share") else f" ({what.unit})"
+    unit = f" ({what.shown_unit})" if what.shown_unit else ""
     return [
         str(row["id"]),
         f"{what.words}{unit}\n{about(row, facts)}",
