@@ -15,7 +15,8 @@ import pandas as pd
 from mufree.frozen import Frozen
 from mufree.metrics.stability import learnt_nothing
 from mufree.metrics.statistics import Bools
-from mufree.numbers import design, drift_words, tail, with_interval
+from mufree.numbers.captions import tail
+from mufree.numbers.words import design, drift_words, with_interval
 from mufree.report.captions import FIGURE_CAPTIONS
 from mufree.report.words import known, number, plain, sentence
 

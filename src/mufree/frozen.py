@@ -41,6 +41,14 @@ class Frozen:
         """Tasks by name."""
         return sorted(map(str, self.runs["task"].unique()))
 
+    def description(self, task: str) -> str:
+        """What a task is, in the study file's words."""
+        return str(self.study["tasks"][task]["description"])
+
+    def of_kind(self, kind: str) -> list[str]:
+        """Ids of the hypotheses of a kind, such as `primary`."""
+        return [h.id for h in self.hypotheses.hypotheses if h.kind == kind]
+
     @property
     def estimates(self) -> pd.DataFrame:
         """The table of estimates."""

@@ -14,7 +14,8 @@ import pandas as pd
 from mufree import record
 from mufree.frozen import Frozen
 from mufree.metrics.calibration import BIAS_BOUND, COVERAGE_BOUNDS
-from mufree.numbers import about, drift_words, tail
+from mufree.numbers.captions import tail
+from mufree.numbers.words import about, drift_words
 from mufree.recipe import times
 from mufree.report.terms import bounds, statistic, value
 from mufree.report.verdicts import WORDS, p_value

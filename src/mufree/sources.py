@@ -25,7 +25,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "report": ("report", "templates", "config.py", "verdicts.py", "figures/style.py", "tables/transfer.py"),
     "paper": (
         "hypotheses.py",
-        "numbers.py",
+        "numbers",
         "follow_ups.py",
         "paper.py",
         "recipe.py",

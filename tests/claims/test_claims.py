@@ -13,7 +13,7 @@ from decide import decide
 from evidence import ROOT, Paper, shows
 
 from mufree.figures import display_names
-from mufree.numbers import CALIBRATED
+from mufree.numbers.method import CALIBRATED
 
 WORDS = {
     "supported": "supported",

@@ -14,7 +14,9 @@ from mufree import follow_ups, paper
 from mufree.frozen import Frozen
 from mufree.hypotheses import Hypotheses
 from mufree.metrics.statistics import t_interval
-from mufree.numbers import collect, detectable_interaction, drift_words
+from mufree.numbers import collect
+from mufree.numbers.values import detectable_interaction
+from mufree.numbers.words import drift_words
 from mufree.verdicts import ESTIMATE_COLUMNS, judge
 
 HYPOTHESES = Hypotheses.model_validate(

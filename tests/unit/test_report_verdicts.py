@@ -175,5 +175,5 @@ def test_subjects_are_named_as_methods_are():
     assert subject_words("a_x - b_y", named) == "A against B"
     assert subject_words("a_x / b_y", named) == "A over B"
     assert subject_words("a_x - b_y, coupled", named) == "A against B (coupled)"
-    assert subject_words("a_x - best single factor", named) == "A against best single factor"
+    assert subject_words("a_x - best single factor", named) == "A"
     assert subject_words("a_x*", named) == "methods like A"

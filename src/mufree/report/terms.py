@@ -128,8 +128,11 @@ def _hundredfold(amount: Any) -> float:
 
 
 def subject_words(subject: Any, named: Callable[[str], str]) -> str:
-    """A method, or two that are compared, as `named` calls them. Anything after a comma says which variant."""
-    text = subject if isinstance(subject, str) else ""
+    """A method, or two that are compared, as `named` calls them. Anything after a comma says which variant.
+
+    Against which best one a method is compared is left out: the statistic's own words say it.
+    """
+    text = re.sub(r" - best (single factor|other)$", "", subject) if isinstance(subject, str) else ""
     pair, _, rest = text.partition(",")
     parts = [_one(part, named) for part in re.split(r" [-/] ", pair)]
     joined = (" over " if " / " in pair else " against ").join(parts)

@@ -1,0 +1,88 @@
+"""Single numbers, each with its text as it is printed, its value, and the table and row it comes from."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from mufree.coordcheck import MAX_SLOPE
+from mufree.frozen import Frozen
+from mufree.report.terms import bounds, statistic, with_unit
+from mufree.report.verdicts import WORDS
+from mufree.report.words import known, number, percent
+from mufree.tables.transfer import EQUIVALENCE_MARGIN
+
+POWER = 0.8
+"""Probability with which a detectable effect is found."""
+
+
+def _number(text: str, value: Any, source: str, interval: str = "") -> dict[str, Any]:
+    plain = None if value is None or not math.isfinite(value) else float(value)
+    return {"text": text, "value": plain, "interval": interval, "source": source}
+
+
+def counts(frozen: Frozen) -> dict[str, dict[str, Any]]:
+    """How many runs, tasks and verdicts there are, and the limits that the rules judge by."""
+    runs = frozen.runs
+    diverged = int(runs["status"].eq("diverged").sum())
+    plain = {
+        "runs": (len(runs), "rows.parquet"),
+        "diverged": (diverged, "rows.parquet: status"),
+        "tasks": (len(frozen.tasks), "rows.parquet: task"),
+        "methods": (runs["method"].nunique(), "rows.parquet: method"),
+        "hypotheses": (len(frozen.of_kind("primary")), "hypotheses.yaml"),
+        "replications": (len(frozen.of_kind("replication")), "hypotheses.yaml"),
+        "controls": (len(frozen.of_kind("control")), "hypotheses.yaml"),
+        "deviations": (len(frozen.hypotheses.deviations), "hypotheses.yaml: deviations"),
+    }
+    out = {name: _number(f"{n:,}".replace(",", " "), n, source) for name, (n, source) in plain.items()}
+    for verdict in WORDS:
+        n = sum(row["verdict"] == verdict for h in frozen.of_kind("primary") for row in frozen.judged(h, "overall"))
+        out[f"primary_{verdict}"] = _number(str(n), n, f"verdicts.csv: scope=overall, verdict={verdict}")
+    hours = float(frozen.manifest["core_hours"])
+    out["core_hours"] = _number(number(hours, 1), hours, "MANIFEST.json: core_hours")
+    out["diverged_share"] = _number(percent(diverged / len(runs)), diverged / len(runs), "rows.parquet: status")
+    least = frozen.least_seeds
+    out["least_seeds"] = _number(str(least), least, "tables/optima.csv: n_seeds")
+    out["wilson_none"] = _number(percent(_none_of(least), 0), _none_of(least), f"Wilson's interval of 0 of {least}")
+    power = detectable_interaction(least)
+    out["power"] = _number(percent(POWER, 0), POWER, "numbers.values.POWER")
+    out["drift_margin"] = _number(f"{EQUIVALENCE_MARGIN}", EQUIVALENCE_MARGIN, "tables.transfer.EQUIVALENCE_MARGIN")
+    out["coordcheck_margin"] = _number(f"{MAX_SLOPE}", MAX_SLOPE, "coordcheck.MAX_SLOPE")
+    out["detectable"] = _number(number(power, 1), power, f"t with {least - 1} degrees of freedom, power {POWER}")
+    return out
+
+
+def estimates(frozen: Frozen) -> dict[str, dict[str, Any]]:
+    """Every estimate of the study, keyed `task/subject/statistic`, and `/w<width>` where it has a width."""
+    out = {}
+    for row in frozen.records("estimates"):
+        what = statistic(row["statistic"])
+        width = f"/w{int(row['width'])}" if known(row["width"]) else ""
+        source = f"tables/estimates.csv: task={row['task']}, subject={row['subject']}, statistic={row['statistic']}"
+        out[f"{row['task']}/{row['subject']}/{row['statistic']}{width}"] = _number(
+            with_unit(row["estimate"], what),
+            row["estimate"],
+            source + (f", width={int(row['width'])}" if width else ""),
+            bounds(row["low"], row["high"], what),
+        )
+    return out
+
+
+def _none_of(n: int) -> float:
+    from mufree.metrics.statistics import wilson
+
+    return wilson(0, n)[1]
+
+
+def detectable_interaction(n_seeds: int) -> float:
+    """The difference in differences that is found with probability `POWER`, in standard deviations over seeds.
+
+    Of four means over seeds. Two-sided test at 0.05; the four errors are taken as independent. NaN below two seeds.
+    """
+    from scipy.stats import t  # slow to import
+
+    if n_seeds < 2:
+        return math.nan
+    freedom = n_seeds - 1
+    return float((t.ppf(0.975, freedom) + t.ppf(POWER, freedom)) * 2 / math.sqrt(n_seeds))
