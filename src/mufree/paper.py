@@ -150,7 +150,8 @@ def _answer(frozen: Frozen) -> DisplayTable:
     note = (
         "All of ScheduleFree AdamW, with 95 % intervals. Drift: doublings of the best rate per doubling of width. At the "
         "largest width, in nats: regret, what keeping the base width's best rate costs; loss, how far its best is above that "
-        "of the best other method. Rate ratio: its best rate over that of AdamW with cosine, least to largest over widths."
+        "of the best other method. Rate ratio: its best rate over that of AdamW with cosine, least to largest over widths. "
+        "Where no seed changes an estimate its interval is a point, and the error is the grid's step."
     )
     return DisplayTable(f"The answer by task. {tail(frozen, frozen.tasks)}", _frame(columns, rows), note)
 
