@@ -27,7 +27,7 @@ from test_train import ALL_METHODS, METHODS, MODELS, data_for, make_run, same_nu
 from mufree import checkpoints, record
 from mufree.checkpoints import Interrupted, keeper, resumed, save
 from mufree.cli import main
-from mufree.cli.commands import load_study
+from mufree.cli.inputs import load_study
 from mufree.data import Prepared
 from mufree.data.batches import train_batches
 from mufree.optim import save_checkpoint

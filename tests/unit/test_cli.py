@@ -12,7 +12,7 @@ import yaml
 from studies import study, with_grid
 
 from mufree.cli import main
-from mufree.cli.commands import UserError, load_study
+from mufree.cli.inputs import UserError, load_study
 
 COMMANDS = (
     "plan",

@@ -12,7 +12,7 @@ from test_record import DIGEST, finished
 
 from mufree import record
 from mufree.cli import main
-from mufree.cli.commands import load_study
+from mufree.cli.inputs import load_study
 from mufree.config import Study
 from mufree.packs import pack, unpack
 from mufree.plan import Run, expand

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from mufree.cli import commands
-from mufree.cli.commands import UserError
+from mufree import config
+from mufree.cli.inputs import Command, UserError, load_data, load_study, task_of
+from mufree.plan import Run, make_run
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import nn
+
+    from mufree.data import Prepared
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,8 +48,23 @@ OPTIMIZERS = {
 FIGURE_KINDS = (".pdf", ".png", ".svg")
 SHOWN_FAILURES = 10
 
+RADAM_STANDS_STILL = 4
+"""Steps in which RAdam's rectification is zero: its ρ_t is at most t, and has to be above 4 (Liu et al. 2020)."""
 
-def add_arguments(sub: argparse.ArgumentParser) -> None:
+
+def add_commands(command: Command) -> None:
+    """Add it; `command(name, handler, summary, example)` makes it."""
+    sub = command(
+        "coordcheck",
+        coordcheck,
+        "Watch activations against width: of your own model, or for every method of a study's task.",
+        "model.py:make_model --optimizer adamw_schedulefree --widths 64,128,256\n"
+        "  mufree coordcheck --study experiments/quickstart.yaml --task photo-mlp --data data/photo --out check.parquet",
+    )
+    _add_arguments(sub)
+
+
+def _add_arguments(sub: argparse.ArgumentParser) -> None:
     """The arguments of both forms."""
     own = sub.add_argument_group(
         "your own model",
@@ -80,7 +103,75 @@ def coordcheck(arguments: argparse.Namespace) -> None:
     missing = [f"--{name}" for name in ("task", "data", "out") if getattr(arguments, name) is None]
     if missing:
         raise UserError(f"--study needs {', '.join(missing)}", 2)
-    commands.coordcheck(arguments)
+    _check_study(arguments)
+
+
+def _check_study(arguments: argparse.Namespace) -> None:
+    """Activations of every method of a study's task, as a table of its own."""
+    import pandas as pd
+    import pyarrow as pa
+
+    from mufree import record
+
+    study = load_study(arguments.study)
+    task = task_of(study, arguments.task)
+    grids = [grid for grid in study.grids if arguments.task in grid.tasks]
+    widths = task.coordinate_check.widths or sorted({width for grid in grids for width in grid.widths})
+    prepared = load_data(arguments.data)
+    frames = []
+    checked: dict[config.Method, pd.DataFrame] = {}
+    for method in dict.fromkeys(method for grid in grids for method in grid.methods):
+        # A few steps at the full rate: what schedule and average do later makes no difference, so that methods share a check.
+        distinct = study.all_methods[method].model_copy(update={"schedule": "constant", "average": "none"})
+        if distinct not in checked:
+            make = partial(make_run, task, arguments.task, distinct, method)
+            checked[distinct] = _check_method(make, widths, task.coordinate_check, prepared)
+        frames.append(checked[distinct].assign(task=arguments.task, method=method))
+        log.info("%s %s: widths %s", arguments.task, method, ", ".join(map(str, widths)))
+    record.write_table(arguments.out, pa.Table.from_pandas(pd.concat(frames), preserve_index=False))
+
+
+def _check_method(
+    make: Callable[[int, int, int], Run], widths: list[int], settings: config.CoordinateCheck, prepared: Prepared
+) -> pd.DataFrame:
+    """The coordinate check of one method; `make(width, log2_lr, seed)` gives its run.
+
+    Steps are counted from the last one before which no weight can have moved: schedule-free RAdam stands still at first.
+    """
+
+    from mufree.coordcheck import coord_check
+    from mufree.data.batches import train_batches
+    from mufree.train import configure_torch, context_length, make_model, make_optimizer
+
+    configure_torch()
+    # No warm-up and no schedule: ten steps at the full rate. In float32, since a slope is the network's and no rounding's.
+    run = make(widths[0], settings.log2_lr, 0)
+    run = run.model_copy(
+        update={"training": run.training.model_copy(update={"warmup_fraction": 0.0, "precision": "float32"})}
+    )
+    still = RADAM_STANDS_STILL if run.method.optimizer == "radam_schedulefree" else 0
+    run_of: dict[nn.Module, Run] = {}
+
+    def model_of(width: int, seed: int) -> nn.Module:
+        its_run = run.model_copy(update={"width": width, "seed": seed})
+        model = make_model(its_run, prepared.classes)
+        run_of.clear()  # one model is alive at a time
+        run_of[model] = its_run
+        return model
+
+    def batch(seed: int) -> Any:
+        size, context = settings.batch_size, context_length(run)
+        return next(train_batches(prepared, batch_size=size, context_length=context, seed=seed))
+
+    frame = coord_check(
+        model_of,
+        lambda model: make_optimizer(run_of[model], model),
+        widths,
+        batch,
+        steps=settings.steps + still,
+        seeds=settings.seeds,
+    )
+    return frame[frame["step"] >= still].assign(step=lambda kept: kept["step"] - still)
 
 
 def _check_own(arguments: argparse.Namespace) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,8 @@ import yaml
 from pydantic import ValidationError
 
 from mufree import config
-from mufree.cli.commands import UserError, load_study, sweep
+from mufree.cli.inputs import Command, UserError, load_study
+from mufree.cli.training import sweep
 from mufree.hypotheses import Hypotheses
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 ANSWER = ("<!-- answer -->", "<!-- /answer -->")
 """What the answer stands between in the README."""
-
-Command = Callable[[str, Callable[[argparse.Namespace], None], str, str], argparse.ArgumentParser]
 
 
 def add_commands(command: Command) -> None:

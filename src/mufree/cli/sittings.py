@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
 import yaml
 from pydantic import ValidationError
 
 from mufree import config
-from mufree.cli.commands import UserError, load_study
+from mufree.cli.inputs import Command, UserError, load_study
 from mufree.plan import expand, finished_part
-
-Command = Callable[[str, Callable[[argparse.Namespace], None], str, str], argparse.ArgumentParser]
 
 
 def add_commands(command: Command) -> None:
