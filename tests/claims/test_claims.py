@@ -474,6 +474,11 @@ def test_claim_best(paper: Paper) -> None:
             assert shows(text, value)
         if len(losses):
             assert shows(text.partition(";")[0], losses.iloc[0])
+        elsewhere = mine[~mine["method"].isin(mine[mine["width"] == mine["width"].max()]["method"])]
+        lower = elsewhere[elsewhere["best_loss"] < losses.min()].groupby("method")["best_loss"].min()
+        said = text.partition("Lower still, and not run at that width: ")[2]
+        assert said.count("at width") == len(lower)
+        assert all(shows(said, value) for value in lower)
 
 
 def test_claim_diverged(paper: Paper) -> None:

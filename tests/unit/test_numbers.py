@@ -136,6 +136,22 @@ def test_a_headline_that_only_the_correction_leaves_open_says_so() -> None:
     assert "tested alone" not in said(made_up({"a": TRANSFERS}, verdicts=verdicts), "headline")
 
 
+def test_who_ends_lower_without_having_been_run_at_the_largest_width_is_named() -> None:
+    frozen = made_up({"a": TRANSFERS})
+    optima = frozen.tables["optima"]
+    (narrow,) = optima.query("method == 'mup_adamw' and width == 16").to_dict("records")
+
+    def with_narrow(loss: float) -> str:
+        more = pd.DataFrame([{**narrow, "method": "mup_sgd", "best_loss": loss}])
+        tables = {**frozen.tables, "optima": pd.concat([optima, more], ignore_index=True)}
+        return said(made_up({"a": TRANSFERS}, tables=tables), "best")
+
+    assert with_narrow(1.85).endswith(
+        ". Lower still, and not run at that width: mup_sgd 1.850 ± 0.010 (standard error) at width 16."
+    )
+    assert "Lower still" not in with_narrow(1.95)  # the lowest at the largest width is 1.9
+
+
 def test_the_recipe_says_what_was_measured_and_nothing_else() -> None:
     nothing = made_up({"a": TRANSFERS})
     assert said(nothing, "recipe") == "a: µP with ScheduleFree was not run."

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from mufree.frozen import Frozen
-from mufree.numbers.words import drift_words, with_interval
+from mufree.numbers.words import Row, drift_words, with_interval
 from mufree.report.schedule import largest_gaps
-from mufree.report.words import known
+from mufree.report.words import known, plus_minus
 
 
 def drift(frozen: Frozen, task: str) -> str:
@@ -30,7 +30,7 @@ def regret(frozen: Frozen, task: str) -> str:
 
 
 def best(frozen: Frozen, task: str) -> str:
-    """The method with the lowest loss at the largest width, and the next."""
+    """The method with the lowest loss at the largest width, and the next; and who ends lower without having been run there."""
     widest = frozen.widths(task)[-1]
     rows = frozen.records("estimates", task=task, statistic="best_loss", width=widest)
     found = sorted((row for row in rows if known(row["estimate"])), key=lambda row: float(row["estimate"]))
@@ -38,9 +38,29 @@ def best(frozen: Frozen, task: str) -> str:
         return f"{task}: every run at width {widest} diverged."
     first, *others = found
     text = f"{task}, width {widest}: lowest is {frozen.named(first['subject'])} with {with_interval(first)} nats"
-    if not others:
-        return text + "."
-    return f"{text}; next is {frozen.named(others[0]['subject'])}, {with_interval(others[0])}."
+    if others:
+        text += f"; next is {frozen.named(others[0]['subject'])}, {with_interval(others[0])}"
+    if lower := _lower_elsewhere(frozen, task, float(first["estimate"])):
+        text += f". Lower still, and not run at that width: {'; '.join(lower)}"
+    return text + "."
+
+
+def _lower_elsewhere(frozen: Frozen, task: str, loss: float) -> list[str]:
+    """Methods that end below `loss` without having been run at the largest width, each at its best one, the lowest first."""
+    optima = sorted(
+        (row for row in frozen.records("optima", task=task) if known(row["best_loss"])),
+        key=lambda row: float(row["best_loss"]),
+    )
+    at_widest = {row["method"] for row in optima if row["width"] == frozen.widths(task)[-1]}
+    lowest: dict[str, Row] = {}
+    for row in optima:
+        if row["best_loss"] < loss and row["method"] not in at_widest:
+            lowest.setdefault(row["method"], row)
+    return [
+        f"{frozen.named(method)} {plus_minus(row['best_loss'], row['best_loss_se'])} (standard error) "
+        f"at width {int(row['width'])}"
+        for method, row in lowest.items()
+    ]
 
 
 def anytime(frozen: Frozen) -> list[str]:
