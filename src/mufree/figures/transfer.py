@@ -80,9 +80,12 @@ def loss_vs_lr(
     figure = new_figure(title, 0.95 + (2.35 if across < 3 else 2.0) * -(-len(kept) // across), column)
     axes = panel_grid(figure, len(kept), across, "log2 of the learning rate")
     inches = (COLUMN_WIDTH if column else PAGE_WIDTH) / across - 0.3
+    rates = sorted(rows["log2_lr"].unique())
+    # Counts at neighbouring rates must not touch: "3/5" is some 9 points wide.
+    of_how_many = 72 * inches / (rates[-1] - rates[0] + 1) > 9
     for ax, method in zip(axes, kept, strict=True):
         _surface(ax, method, widths, loss, seeds)
-        _strips(ax, method, widths, counts, optima)
+        _strips(ax, method, widths, counts, optima, of_how_many)
         panel_title(ax, styles[method], inches)
     strip = _strip_share(len(widths))
     for ax in axes[::across]:
@@ -93,13 +96,20 @@ def loss_vs_lr(
     first.set_ylim(low - strip * span, high + strip * span)
     margin = 0.04 * span  # a tick's label would touch the strip's
     first.set_yticks([t for t in MaxNLocator(6).tick_values(low, high) if low + margin <= t <= high - margin])
-    rates = sorted(rows["log2_lr"].unique())
     first.set_xticks(rates[:: -(-len(rates) // (12 if across < 3 else 7))])
     first.set_xlim(rates[0] - 0.6, rates[-1] + 0.6)
     figure.supylabel("final validation loss (nats)", fontsize=7.5)
     handles = [Line2D([], [], color=c, marker=m, label=f"width {w}") for w, (c, m) in widths.items()]
     handles += [
-        Line2D([], [], color="0.3", marker="x", ls="", ms=4, label="all seeds diverged; k/n: some did"),
+        Line2D(
+            [],
+            [],
+            color="0.3",
+            marker="x",
+            ls="",
+            ms=4,
+            label=f"all seeds diverged; {'k/n: some did' if of_how_many else 'a number: as many did'}",
+        ),
         Line2D([], [], color="0.3", marker="o", ms=3.5, label="optimum, 95 % interval"),
         Line2D([], [], color="0.3", marker=">", mfc="white", ls="", label="optimum at the grid's edge"),
     ]
@@ -155,9 +165,17 @@ def _surface(
 
 
 def _strips(
-    ax: Axes, method: str, widths: dict[int, tuple[object, str]], counts: pd.DataFrame, optima: pd.DataFrame
+    ax: Axes,
+    method: str,
+    widths: dict[int, tuple[object, str]],
+    counts: pd.DataFrame,
+    optima: pd.DataFrame,
+    of_how_many: bool,
 ) -> None:
-    """Above: diverged seeds; below: fitted optima; a line a width, the narrowest on top. y is in shares of the panel."""
+    """Above: diverged seeds, as k/n or as k alone; below: fitted optima; a line a width, the narrowest on top.
+
+    y is in shares of the panel.
+    """
     across = ax.get_xaxis_transform()
     share = _strip_share(len(widths))
     for edge in (share, 1 - share):
@@ -171,7 +189,7 @@ def _strips(
         every = died[died["n_diverged"].eq(died["n_seeds"])]
         ax.plot(every["log2_lr"], [above] * len(every), "x", ms=3.2, mew=0.9, color=colour, transform=across)
         for cell in rows_of(died.drop(every.index)):
-            text = f"{cell.n_diverged}/{cell.n_seeds}"
+            text = f"{cell.n_diverged}/{cell.n_seeds}" if of_how_many else f"{cell.n_diverged}"
             ax.text(cell.log2_lr, above, text, color=colour, size=5, ha="center", va="center", transform=across)
         for cell in rows_of(optima[optima["method"].eq(method) & optima["width"].eq(width)]):
             ends = [cell.log2_lr_opt_low, cell.log2_lr_opt_high]

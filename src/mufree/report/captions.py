@@ -4,7 +4,7 @@ from __future__ import annotations
 
 FIGURE_CAPTIONS = {
     "loss_vs_lr": "Final validation loss against learning rate, a line a width. Small points are seeds, lines the means of "
-    "those that did not diverge. Above the upper line: a cross where all seeds diverged, k/n where some did. Below the lower "
+    "those that did not diverge. Above the upper line: a cross where all seeds diverged, else how many did. Below the lower "
     "line: each width's best rate with its interval; an open triangle is at an edge of the grid. The frame ends near the loss "
     "at initialisation.",
     "optimum_vs_width": "Best learning rate against width. The drift, its slope, stands at the line's end. Thin grey lines "
