@@ -18,7 +18,8 @@ from mufree.metrics.statistics import Bools
 from mufree.numbers.captions import tail
 from mufree.numbers.words import design, drift_words, with_interval
 from mufree.report.captions import FIGURE_CAPTIONS
-from mufree.report.words import known, number, plain, sentence
+from mufree.report.words import known, listing, number, plain, sentence
+from mufree.tables.transfer import is_equivalent
 
 FIGURE = "loss_vs_lr"
 """The one figure that the paper shows of each follow-up."""
@@ -48,6 +49,44 @@ def collect(study: Frozen, later: Frozen) -> dict[str, Any]:
             }
         )
     return {"run_set": later.manifest["run_set"], "tasks": tasks}
+
+
+def again(study: Frozen, later: Frozen) -> str:
+    """Whether both parts of H1a hold once more where the study's own design was run on other seeds; nothing where none was.
+
+    Each part by its own rule, with no correction: it is the only question that such a follow-up asks.
+    """
+    outcomes: dict[bool, list[str]] = {True: [], False: []}
+    for task, settings in sorted(later.study["tasks"].items()):
+        before = counterpart(study, settings)
+        if before and _on_other_seeds(study, before, later, task):
+            outcomes[_both_parts_hold(later, task)].append(before)
+    said = {
+        True: "both parts hold again on other seeds of {}, post hoc",
+        False: "not so on other seeds of {}, post hoc",
+    }
+    return "; ".join(said[held].format(listing(sorted(tasks))) for held, tasks in outcomes.items() if tasks)
+
+
+def _on_other_seeds(study: Frozen, before: str, later: Frozen, task: str) -> bool:
+    """Whether a follow-up is the study's task `before` on seeds that this has not."""
+    same = _design(later.study["tasks"][task]) == _design(study.study["tasks"][before])
+    return same and not set(study.primary(before)["seed"]) & set(later.primary(task)["seed"])
+
+
+def _design(settings: Mapping[str, Any]) -> list[Any]:
+    """All that makes ScheduleFree's runs of a task what they are, but for method, width, rate and seed."""
+    optimizer = settings.get("optimizers", {}).get("adamw_schedulefree")
+    return [*(settings.get(name) for name in ("dataset", "model", "base_width", "training")), optimizer]
+
+
+def _both_parts_hold(later: Frozen, task: str) -> bool:
+    """That ScheduleFree's drift excludes 0 under SP, and is inside the margin under µP."""
+    drifts = {row["subject"]: row for row in later.records("estimates", task=task, statistic="drift")}
+    sp, mup = drifts.get("sp_schedulefree"), drifts.get("mup_schedulefree")
+    if sp is None or mup is None or not (known(sp["low"]) and known(mup["low90"])):
+        return False
+    return not sp["low"] <= 0 <= sp["high"] and bool(is_equivalent(mup["low90"], mup["high90"]))
 
 
 def counterpart(study: Frozen, settings: Mapping[str, Any]) -> str | None:

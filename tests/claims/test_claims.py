@@ -168,6 +168,28 @@ def test_claim_headline(paper: Paper) -> None:
         assert openings[verdicts[task]] in text
         lost = verdicts[task] == "inconclusive" and alone[task] == "supported"
         assert (re.search(rf"both parts hold( on [^;]*{task}[^;]*)? when tested alone", text) is not None) is lost
+    for outcome, tasks in _on_other_seeds(paper).items():
+        said = {True: "both parts hold again on other seeds of", False: "not so on other seeds of"}[outcome]
+        (clause,) = [text for text in headline.split("; ") if text.startswith(said)] or [""]
+        assert [task for task in paper.tasks if task in clause] == tasks
+
+
+def _on_other_seeds(paper: Paper) -> dict[bool, list[str]]:
+    """Tasks of the study that were run again on other seeds, by whether both parts of H1a hold there."""
+    outcomes: dict[bool, list[str]] = {True: [], False: []}
+    later = paper.follow_ups
+    for task in later.tasks if later else []:
+        mine = later.primary[later.primary["task"] == task]
+        same = paper.primary.merge(
+            mine[["dataset", "model", "steps", "batch_size", "precision", "beta1", "beta2", "method"]].drop_duplicates()
+        )
+        if same.empty or set(same["seed"]) & set(mine["seed"]):
+            continue
+        drifts = later.table("estimates").query("task == @task and statistic == 'drift'").set_index("subject")
+        sp, mup = drifts.loc["sp_schedulefree"], drifts.loc["mup_schedulefree"]
+        held = (sp["low"] > 0 or sp["high"] < 0) and mup["low90"] > -0.25 and mup["high90"] < 0.25
+        outcomes[bool(held)].append(same["task"].iloc[0])
+    return {outcome: sorted(tasks) for outcome, tasks in outcomes.items()}
 
 
 def test_claim_follow_ups(paper: Paper) -> None:

@@ -355,6 +355,22 @@ def test_a_follow_up_without_a_like_in_the_study_is_compared_with_nothing() -> N
     assert not [text for text in found["findings"] if "; in a " in text or "has as well" in text]
 
 
+def test_what_other_seeds_say_of_the_verdict_ends_the_headline() -> None:
+    def on(name: str, drifts: dict[str, float], seed: int, **settings: Any) -> Frozen:
+        frozen = with_losses(made_up({name: drifts}), {})
+        frozen.study["tasks"][name] |= settings
+        return made_up({name: drifts}, runs=frozen.runs.assign(seed=seed), study=frozen.study)
+
+    study = on("a", NOWHERE, 0)
+    held = "both parts hold again on other seeds of a, post hoc"
+    assert follow_ups.again(study, on("more", TRANSFERS, 5)) == held
+    assert follow_ups.again(study, on("more", NOWHERE, 5)) == "not so on other seeds of a, post hoc"
+    assert follow_ups.again(study, on("more", dict.fromkeys(METHODS, -1.0), 5)).startswith("not so")
+    assert follow_ups.again(study, on("more", TRANSFERS, 0)) == ""  # the same seeds
+    assert follow_ups.again(study, on("more", TRANSFERS, 5, training={"steps": 7})) == ""  # another design
+    assert collect(study, [], held)["sentences"]["headline"][0].endswith(f"; {held}.")
+
+
 # --- numbers, captions, tables ---------------------------------------------------------------------------------------
 
 

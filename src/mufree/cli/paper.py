@@ -275,10 +275,14 @@ def numbers(arguments: argparse.Namespace) -> None:
     except papers.PaperError as error:
         raise UserError(str(error)) from error
     captions = {name: {"caption": table.caption, "note": table.note} for name, table in tables.items()}
-    found = {**made.collect(frozen, arguments.figures), "tables": captions, "follow_ups": None}
-    if arguments.follow_ups:
-        # Nothing is judged in them.
-        found["follow_ups"] = follow_ups.collect(frozen, _load_frozen(arguments.follow_ups, pd.DataFrame()))
+    # Nothing is judged in follow-ups.
+    later = _load_frozen(arguments.follow_ups, pd.DataFrame()) if arguments.follow_ups else None
+    again = follow_ups.again(frozen, later) if later else ""
+    found = {
+        **made.collect(frozen, arguments.figures, again),
+        "tables": captions,
+        "follow_ups": follow_ups.collect(frozen, later) if later else None,
+    }
     record.write_json(arguments.out / "numbers.json", found)
 
 

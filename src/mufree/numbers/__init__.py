@@ -17,8 +17,11 @@ from mufree.recipe import recipe
 from mufree.report.verdicts import WORDS
 
 
-def collect(frozen: Frozen, figures: Sequence[str]) -> dict[str, Any]:
-    """The whole of `numbers.json`; `figures` are those that the paper may show, by name."""
+def collect(frozen: Frozen, figures: Sequence[str], again: str = "") -> dict[str, Any]:
+    """The whole of `numbers.json`; `figures` are those that the paper may show, by name.
+
+    `again` is what the headline has to add: how its verdict came out on other seeds.
+    """
     return {
         "complete": bool(frozen.manifest["complete"]),
         "part": bool(frozen.manifest["part"]),
@@ -27,7 +30,7 @@ def collect(frozen: Frozen, figures: Sequence[str]) -> dict[str, Any]:
         "run_set": frozen.manifest["run_set"],
         "tasks": [{"name": task, "description": frozen.description(task)} for task in frozen.tasks],
         "numbers": values.counts(frozen) | values.estimates(frozen),
-        "sentences": sentences(frozen),
+        "sentences": sentences(frozen, again),
         "captions": {task: captions(frozen, task, figures) for task in frozen.tasks},
         "notes": {"error_bars": error_bar_words(frozen, frozen.tasks), "data": data_words(frozen, frozen.tasks)},
         "hypotheses": [_hypothesis(frozen, h.id) for h in frozen.hypotheses.hypotheses],
@@ -49,11 +52,11 @@ QUESTIONS = {
 """Which hypothesis answers which part of the results."""
 
 
-def sentences(frozen: Frozen) -> dict[str, list[str]]:
-    """All computed sentences, by the id of the claim that they make."""
+def sentences(frozen: Frozen, again: str = "") -> dict[str, list[str]]:
+    """All computed sentences, by the id of the claim that they make; the headline ends in `again`."""
     return {
         "size": [method.size(frozen)],
-        "headline": [headline.headline(frozen)],
+        "headline": [headline.headline(frozen, again)],
         "in-short": headline.in_short(frozen),
         "tally": [answers.tally(frozen)],
         "drift": [findings.drift(frozen, task) for task in frozen.tasks],

@@ -13,8 +13,8 @@ from mufree.report.words import between, interval, known, listing, number, sente
 from mufree.tables.transfer import EQUIVALENCE_MARGIN
 
 
-def headline(frozen: Frozen) -> str:
-    """The verdict on transfer, one clause a verdict."""
+def headline(frozen: Frozen, again: str = "") -> str:
+    """The verdict on transfer, one clause a verdict, then how it came out on other seeds."""
     meaning = {
         "supported": "under µP with ScheduleFree the best learning rate moves by less than "
         f"±{EQUIVALENCE_MARGIN} doublings per doubling of width, and under SP it drifts",
@@ -27,7 +27,7 @@ def headline(frozen: Frozen) -> str:
         tasks = [row["task"] for row in frozen.judged("H1a", "task") if row["verdict"] == verdict]
         if tasks:
             clauses.append(f"on {listing(tasks)}, {text}{_lost_by_correction(frozen, tasks)}")
-    return sentence("; ".join(clauses))
+    return sentence("; ".join([*clauses, *filter(None, [again])]))
 
 
 def _lost_by_correction(frozen: Frozen, tasks: Sequence[str]) -> str:
