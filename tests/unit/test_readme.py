@@ -14,9 +14,10 @@ def test_the_answer_is_that_of_the_frozen_study(tmp_path: Path) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     readme = tmp_path / "README.md"
     readme.write_text(text, encoding="utf-8")
+    numbers = ["numbers", "--frozen", str(frozen), "--follow-ups", str(ROOT / "paper/follow_ups")]
     for arguments in (
         ["verdicts", "--estimates", estimates, "--hypotheses", hypotheses, "--out", verdicts],
-        ["numbers", "--frozen", str(frozen), "--verdicts", verdicts, "--out", str(tmp_path)],
+        [*numbers, "--verdicts", verdicts, "--out", str(tmp_path)],
         ["answer", "--numbers", str(tmp_path / "numbers.json"), str(readme)],
     ):
         assert main(arguments) == 0
