@@ -19,7 +19,7 @@ from mufree.numbers.captions import tail
 from mufree.numbers.words import design, drift_words, with_interval
 from mufree.report.captions import FIGURE_CAPTIONS
 from mufree.report.words import known, listing, number, plain, sentence
-from mufree.tables.transfer import is_equivalent
+from mufree.verdicts import judge
 
 FIGURE = "loss_vs_lr"
 """The one figure that the paper shows of each follow-up."""
@@ -57,10 +57,10 @@ def again(study: Frozen, later: Frozen) -> str:
     Each part by its own rule, with no correction: it is the only question that such a follow-up asks.
     """
     outcomes: dict[bool, list[str]] = {True: [], False: []}
-    for task, settings in sorted(later.study["tasks"].items()):
+    for task, settings in later.study["tasks"].items():
         before = counterpart(study, settings)
         if before and _on_other_seeds(study, before, later, task):
-            outcomes[_both_parts_hold(later, task)].append(before)
+            outcomes[_both_parts_hold(study, later, task)].append(before)
     said = {
         True: "both parts hold again on other seeds of {}, post hoc",
         False: "not so on other seeds of {}, post hoc",
@@ -80,13 +80,10 @@ def _design(settings: Mapping[str, Any]) -> list[Any]:
     return [*(settings.get(name) for name in ("dataset", "model", "base_width", "training")), optimizer]
 
 
-def _both_parts_hold(later: Frozen, task: str) -> bool:
-    """That ScheduleFree's drift excludes 0 under SP, and is inside the margin under µP."""
-    drifts = {row["subject"]: row for row in later.records("estimates", task=task, statistic="drift")}
-    sp, mup = drifts.get("sp_schedulefree"), drifts.get("mup_schedulefree")
-    if sp is None or mup is None or not (known(sp["low"]) and known(mup["low90"])):
-        return False
-    return not sp["low"] <= 0 <= sp["high"] and bool(is_equivalent(mup["low90"], mup["high90"]))
+def _both_parts_hold(study: Frozen, later: Frozen, task: str) -> bool:
+    """That each of H1a's conditions is supported by a follow-up's estimates, as the study's hypotheses have them."""
+    judged = judge(later.estimates[later.estimates["task"].eq(task)], study.hypotheses)
+    return set(judged[judged["id"].eq("H1a") & judged["scope"].eq("condition")]["verdict"]) == {"supported"}
 
 
 def counterpart(study: Frozen, settings: Mapping[str, Any]) -> str | None:

@@ -99,17 +99,10 @@ def loss_vs_lr(
     first.set_xticks(rates[:: -(-len(rates) // (12 if across < 3 else 7))])
     first.set_xlim(rates[0] - 0.6, rates[-1] + 0.6)
     figure.supylabel("final validation loss (nats)", fontsize=7.5)
+    some = "k/n: some did" if of_how_many else "a number: as many did"
     handles = [Line2D([], [], color=c, marker=m, label=f"width {w}") for w, (c, m) in widths.items()]
     handles += [
-        Line2D(
-            [],
-            [],
-            color="0.3",
-            marker="x",
-            ls="",
-            ms=4,
-            label=f"all seeds diverged; {'k/n: some did' if of_how_many else 'a number: as many did'}",
-        ),
+        Line2D([], [], color="0.3", marker="x", ls="", ms=4, label=f"all seeds diverged; {some}"),
         Line2D([], [], color="0.3", marker="o", ms=3.5, label="optimum, 95 % interval"),
         Line2D([], [], color="0.3", marker=">", mfc="white", ls="", label="optimum at the grid's edge"),
     ]

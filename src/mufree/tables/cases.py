@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -86,6 +87,16 @@ class Case:
     def base_optimum(self) -> Optimum | None:
         """The optimum at base width, or None if it wasn't run."""
         return None if self.surface.base is None else self.optima[self.surface.base]
+
+    @property
+    def base_rate(self) -> float:
+        """log2 of the grid's best rate at base width, or NaN if there is none."""
+        return self.base_optimum.log2_lr_argmin if self.base_optimum else math.nan
+
+    @property
+    def at_base_rate(self) -> pd.DataFrame:
+        """The judged runs with that rate, of every width."""
+        return self.judged[self.judged["log2_lr"] == self.base_rate]
 
     @property
     def transferred(self) -> int:

@@ -16,12 +16,7 @@ from mufree.tables.cases import Case, Records, interval_columns
 
 def dynamics_points(cases: Sequence[Case], curves: pd.DataFrame) -> pd.DataFrame:
     """One point a run at the argmin of its method at base width, layer and quantity; the median of a diverged run is NaN."""
-    runs = pd.concat(
-        [
-            case.judged[case.judged["log2_lr"] == (case.base_optimum.log2_lr_argmin if case.base_optimum else math.nan)]
-            for case in cases
-        ]
-    )
+    runs = pd.concat([case.at_base_rate for case in cases])
     medians = within.medians_after_warmup(curves, runs.set_index("run_id")["warmup_steps"])
     points = runs.merge(medians, on="run_id")  # keeps the order of the runs: task, method, width, seed
     points.loc[points["status"] == "diverged", "median"] = math.nan

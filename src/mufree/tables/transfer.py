@@ -124,7 +124,7 @@ def regret(cases: Sequence[Case]) -> Records:
     """What base width's best rate costs at every width."""
     records = []
     for case in cases:
-        surface, base = case.surface, case.base_optimum
+        surface = case.surface
         sigma = transfer.seed_deviation(surface)
         same_seed = transfer.regret(surface)
         cross_fitted = case.regret()
@@ -140,7 +140,7 @@ def regret(cases: Sequence[Case]) -> Records:
                 {
                     **case.names,
                     "width": width,
-                    "log2_lr_transferred": base.log2_lr_argmin if base else math.nan,
+                    "log2_lr_transferred": case.base_rate,
                     **interval_columns("regret_cf", cross_fitted[k]),
                     "regret": same_seed[k],
                     "regret_in_sigma": same_seed[k] / sigma[k] if sigma[k] > 0 else math.nan,
@@ -199,19 +199,14 @@ def transfer_error(cases: Sequence[Case]) -> Records:
 
 def wider_is_better(cases: Sequence[Case], curves: pd.DataFrame) -> Records:
     """On the train loss at base width's best rate, since overfitting breaks it on other losses for other reasons."""
-    runs = [case.judged[case.judged["log2_lr"] == _base_rate(case)] for case in cases]
     # Few of all curves are looked at; to leave the others out at once is most of the speed.
-    wanted = {run_id for of_case in runs for run_id in of_case["run_id"]}
+    wanted = {run_id for case in cases for run_id in case.at_base_rate["run_id"]}
     losses = curves[(curves["series"] == "train_loss") & curves["run_id"].isin(wanted)]
-    return [_wider(case, of_case, losses) for case, of_case in zip(cases, runs, strict=True)]
+    return [_wider(case, losses) for case in cases]
 
 
-def _base_rate(case: Case) -> float:
-    return case.base_optimum.log2_lr_argmin if case.base_optimum else math.nan
-
-
-def _wider(case: Case, runs: pd.DataFrame, losses: pd.DataFrame) -> dict[str, Any]:
-    rate = _base_rate(case)
+def _wider(case: Case, losses: pd.DataFrame) -> dict[str, Any]:
+    rate, runs = case.base_rate, case.at_base_rate
     worse, points = transfer.count_worse(_train_losses(case, runs, losses))
     final = runs[runs["status"] == "ok"].pivot(index="width", columns="seed", values="train_loss")
     ends = final.reindex(index=case.widths, columns=case.seeds).to_numpy(np.float64)
