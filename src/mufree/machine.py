@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import platform
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -37,11 +39,19 @@ def parse_cpuinfo(text: str) -> Processor:
     )
 
 
+def held_back(processor: Processor, environment: Mapping[str, str]) -> Processor:
+    """The processor as oneDNN uses it where ONEDNN_MAX_CPU_ISA, or DNNL_MAX_CPU_ISA, holds it to older instructions."""
+    limit = environment.get("ONEDNN_MAX_CPU_ISA", environment.get("DNNL_MAX_CPU_ISA", "")).upper()
+    if limit.startswith(("SSE", "AVX")) and not limit.startswith(("AVX512", "AVX10")):
+        return replace(processor, avx512=False, bfloat16=False)
+    return processor
+
+
 @cache
 def this_processor() -> Processor:
-    """The processor of this machine."""
+    """The processor of this machine, as far as oneDNN may use it."""
     try:
-        return parse_cpuinfo(Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+        return held_back(parse_cpuinfo(Path("/proc/cpuinfo").read_text(encoding="utf-8")), os.environ)
     except OSError:
         return Processor()
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mufree import machine
 from mufree.models import kernels
 
 # Relative rounding of one number; sums of a few hundred terms of either sign err by a small multiple.
@@ -52,6 +53,30 @@ def test_linear_spares_gradients_that_nobody_wants() -> None:
     kernels.linear(h, weight).sum().backward()
     assert weight.grad is not None
     assert h.grad is None
+
+
+@pytest.mark.parametrize("avx512", [True, False])
+@pytest.mark.parametrize("dtype", EPSILON)
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2)])
+@pytest.mark.parametrize("size", [8, 9])
+def test_convolution_and_its_gradients(
+    monkeypatch: pytest.MonkeyPatch, avx512: bool, dtype: torch.dtype, kernel: int, stride: int, size: int
+) -> None:
+    # 8 channels, with which oneDNN's strided 1×1 convolution stays within its buffers.
+    monkeypatch.setattr(machine, "this_processor", lambda: machine.Processor(avx512=avx512))
+    h = draw(2, 8, size, size, dtype=dtype).detach().to(memory_format=torch.channels_last).requires_grad_()
+    weight = draw(16, 8, kernel, kernel, seed=1)
+    out = kernels.convolution(h, weight, stride, kernel // 2)
+    g = draw(*out.shape, dtype=dtype, seed=2).detach()
+    wide = [t.detach().double().requires_grad_() for t in (h, weight)]
+    exact = F.conv2d(*wide, stride=stride, padding=kernel // 2)
+    assert out.dtype == dtype
+    assert close(out, exact, dtype)
+    for ours, theirs, given in zip(
+        torch.autograd.grad(out, (h, weight), g), torch.autograd.grad(exact, wide, g.double()), (h, weight), strict=True
+    ):
+        assert (ours.dtype, ours.shape) == (given.dtype, given.shape)
+        assert close(ours, theirs, dtype)
 
 
 @pytest.mark.parametrize("dtype", EPSILON)

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from mufree.machine import Processor, bfloat16_cost, parse_cpuinfo, this_processor, warn_of_cost
+from mufree.machine import Processor, bfloat16_cost, held_back, parse_cpuinfo, this_processor, warn_of_cost
 
 INTEL = "processor\t: 0\nvendor_id\t: GenuineIntel\nmodel name\t: Xeon: 8\nflags\t: avx2 avx512f amx_bf16\n\nprocessor\t: 1\n"
 AMD = "processor\t: 0\nvendor_id\t: AuthenticAMD\nflags\t\t: fpu avx2 avx512f avx512_bf16\n"
@@ -19,6 +19,15 @@ def test_processors_are_told_apart_by_vendor_and_flags() -> None:
     assert parse_cpuinfo(OLD) == Processor()
     assert parse_cpuinfo("") == parse_cpuinfo("Features\t: fp asimd bf16\n") == Processor()
     assert this_processor() is this_processor()
+
+
+def test_a_limit_on_onednn_takes_away_what_is_newer() -> None:
+    new = parse_cpuinfo(AMD)
+    for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        assert held_back(new, {name: "AVX2"}) == held_back(new, {name: "sse41"}) == Processor()
+        for enough in ("", "DEFAULT", "AVX512_CORE_BF16", "AVX10_1_512"):
+            assert held_back(new, {name: enough}) == new
+    assert held_back(new, {}) == new
 
 
 def test_bfloat16_warns_of_its_cost_only_where_it_is_slow(caplog: pytest.LogCaptureFixture) -> None:

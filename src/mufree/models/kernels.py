@@ -29,6 +29,18 @@ def linear(h: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.linear(h, weight, bias)
 
 
+def convolution(h: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    """2-d convolution in the format of `h`; [B, fan_in, H, W], [fan_out, fan_in, k, k] → [B, fan_out, H', W'].
+
+    The gradient of the weight has the weight's format.
+    """
+    if weight.shape[-1] == 1 and h.device.type == "cpu" and not machine.this_processor().avx512:
+        # oneDNN 3.12's backward pass of a strided 1×1 convolution in channels_last writes outside its buffer under AVX2 if the
+        # channels are no multiple of 8. The positions that a stride skips have no part in it, so they can go before.
+        h, stride = h[:, :, ::stride, ::stride], 1
+    return F.conv2d(h, weight.to(h.dtype), stride=stride, padding=padding)
+
+
 def attention(qkv: Tensor, head_dim: int, causal: bool, scale: float) -> Tensor:
     """Multi-head attention of packed queries, keys and values, [B, T, 3·width] → [B, T, width]; `scale` multiplies the scores.
 

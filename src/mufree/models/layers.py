@@ -17,12 +17,14 @@ class Linear(nn.Linear):
 
 
 class Conv2d(nn.Conv2d):
-    """`nn.Conv2d`, in the format of its input."""
+    """`nn.Conv2d` with a square kernel and without a bias, in the format of its input; zeros beyond the border."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
 
     def forward(self, h: Tensor) -> Tensor:
         """[B, in_channels, H, W] → [B, out_channels, H', W']."""
-        convolved: Tensor = self._conv_forward(h, self.weight.to(h.dtype), self.bias)
-        return convolved
+        return kernels.convolution(h, self.weight, self.stride[0], self.kernel_size[0] // 2)
 
 
 class Readout(MuReadout):  # type: ignore[misc]

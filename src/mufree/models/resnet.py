@@ -9,10 +9,7 @@ from mufree.models.layers import Conv2d, Readout
 
 
 def _conv_norm(fan_in: int, fan_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    # BatchNorm's bias makes one in the convolution redundant.
-    return nn.Sequential(
-        Conv2d(fan_in, fan_out, kernel, stride, padding=kernel // 2, bias=False), nn.BatchNorm2d(fan_out)
-    )
+    return nn.Sequential(Conv2d(fan_in, fan_out, kernel, stride), nn.BatchNorm2d(fan_out))
 
 
 class Block(nn.Module):
