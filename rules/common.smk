@@ -5,17 +5,16 @@ import time
 from pathlib import Path
 
 import yaml
-from pydantic import ValidationError
 from snakemake.exceptions import WorkflowError
 
 from mufree import jobs, sources
-from mufree.config import Study, explain
 from mufree.plan import (
     canonical_json,
     dataset_id,
     expand as expand_runs,
     study_datasets,
 )
+from mufree.study_files import StudyFileError, in_precision, load_study, to_yaml
 
 STARTED = time.time()
 STUDY_FILE = f"experiments/{config.get('study', 'quickstart')}.yaml"
@@ -25,7 +24,9 @@ DEVICE = config.get("device", "cpu")
 MAX_MINUTES = config.get("max_minutes")
 # Of several allocations that share a study, which one this is: 2/4 trains the second quarter of the sweeps.
 SHARD = str(config.get("shard", "1/1"))
-KNOWN_CONFIG = ["study", "data_dir", "device", "max_minutes", "shard"]
+# All runs in this precision instead of the study's own: a study of its own, with results of its own.
+PRECISION = config.get("precision")
+KNOWN_CONFIG = ["study", "data_dir", "device", "max_minutes", "shard", "precision"]
 FIGURES = [
     "loss_vs_lr",
     "optimum_vs_width",
@@ -59,25 +60,24 @@ def read_study(file):
         raise WorkflowError(
             f"max_minutes is {MAX_MINUTES!r}; give the partition's limit in minutes, such as 1440"
         )
-    path = Path(workflow.basedir) / file
-    if not path.exists():
-        known = sorted(
-            p.stem for p in path.parent.glob("*.yaml") if p.stem != "hypotheses"
+    if PRECISION not in (None, "float32", "bfloat16"):
+        raise WorkflowError(
+            f"Unknown precision '{PRECISION}'. Known: float32, bfloat16"
         )
-        raise WorkflowError(f"Unknown study '{path.stem}'. Known: {', '.join(known)}")
     try:
-        study = Study.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except yaml.YAMLError as error:
-        raise WorkflowError(f"{file} is no YAML: {error}")
-    except ValidationError as error:
-        raise WorkflowError(
-            f"{file} has {error.error_count()} mistake(s):\n{explain(error)}"
-        )
-    if study.name != path.stem:
-        raise WorkflowError(
-            f"{file} says name: {study.name}; the file's name and the study's must be the same"
-        )
-    return study
+        return load_study(Path(workflow.basedir) / file)
+    except StudyFileError as error:
+        raise WorkflowError(str(error))
+
+
+def write_study(study, from_file):
+    """Keep a study that no file holds beside its results, where commands read it; return the file."""
+    file = Path(f"results/{study.name}/{study.name}.yaml")
+    text = to_yaml(study, f"Made by the workflow from {from_file} by --config precision={PRECISION}.")
+    if not file.exists() or file.read_text(encoding="utf-8") != text:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    return str(file)
 
 
 def read_shard(sweeps):
@@ -97,6 +97,9 @@ def parallel_jobs():
 
 
 STUDY = read_study(STUDY_FILE)
+if PRECISION is not None:
+    STUDY = in_precision(STUDY, PRECISION)
+    STUDY_FILE = write_study(STUDY, STUDY_FILE)
 RUNS = expand_runs(STUDY)
 SWEEPS = {
     (s.task, s.method, s.width_label, s.seed_label): s

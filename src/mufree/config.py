@@ -15,6 +15,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="lower-
 MethodName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$", description="lower-case letters, digits and _")]
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
+Log2LR = Annotated[int, Field(ge=-1022, le=1023, description="log2 of a learning rate that a float64 can hold")]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Coefficient = Annotated[float, Field(ge=0)]
 Split = Literal["train", "valid", "test"]
@@ -246,7 +247,7 @@ class Training(Closed):
 class CoordinateCheck(Closed):
     """Settings of the coordinate check that gates a task."""
 
-    log2_lr: int = -9
+    log2_lr: Log2LR = -9
     """log2 of its learning rate."""
     steps: Positive = 10
     """Steps in which activations are watched."""
@@ -299,7 +300,7 @@ class Grid(Closed):
     """Methods, by name."""
     widths: Annotated[list[Positive], Field(min_length=1)]
     """Widths; the task's base width must be among those of its grids."""
-    log2_lrs: Annotated[list[int], Field(min_length=1)]
+    log2_lrs: Annotated[list[Log2LR], Field(min_length=1)]
     """Learning rates as integers: -9 is 2⁻⁹."""
     seeds: Annotated[list[NonNegative], Field(min_length=1)]
     """A seed fixes initialisation and data order, the same for every method."""

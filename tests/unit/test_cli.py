@@ -197,7 +197,7 @@ def test_the_coordinate_check_has_a_row_for_every_method_and_scales_each_model_b
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        ("plan {folder}/absent.yaml", 2, ["absent.yaml", "Studies there: tiny"]),
+        ("plan {folder}/absent.yaml", 2, ["absent.yaml", "Known: tiny"]),
         ("sweep --study {study} --sweep photo.x --data . --store . --out .", 2, ["photo.x"]),
         ("sweep --runs [] --progress --data . --store . --out .", 2, ["--progress", "--study and --sweep"]),
         ("data --study {study} --task phto --out {folder}/out", 2, ["'phto'", "Known: photo"]),

@@ -17,7 +17,7 @@ import schedulefree
 import torch
 from mup_kinds import BASE, MULTIPLIERS, WIDTH, M, kinds, named
 from torch import Tensor, nn
-from torch.optim import RMSprop
+from torch.optim import Optimizer, RMSprop
 
 from mufree import optim
 from mufree.optim import (
@@ -631,3 +631,23 @@ def test_sgd_is_scaled_as_mup_scales_it() -> None:
         assert ours[id(p)] == pytest.approx(theirs[id(p)]), name
     independent = MuSGD(model.parameters(), decoupled_wd=True, **settings)
     assert {group["weight_decay"] for group in independent.param_groups} == {0.01}
+
+
+@pytest.mark.parametrize(
+    ("make", "settings", "kind", "said"),
+    [
+        (MuAdamW_ScheduleFree, {"lr": "0.1"}, TypeError, "lr must be a number, got '0.1'"),
+        (MuAdamW_ScheduleFree, {"lr": True}, TypeError, "lr must be a number, got True"),
+        (MuAdamW_ScheduleFree, {"betas": (0.9, 1.0)}, ValueError, "betas must be at least 0 and below 1, got 1.0"),
+        (MuAdamW, {"betas": ("0.9", 0.99)}, TypeError, "betas must be a number, got '0.9'"),
+        (MuSGD_ScheduleFree, {"momentum": math.nan}, ValueError, "momentum must be at least 0 and below 1, got nan"),
+        (MuSGD_ScheduleFree, {"warmup_steps": -5}, ValueError, "warmup_steps must be finite and not negative, got -5"),
+        (MuRAdam_ScheduleFree, {"weight_decay": "0"}, TypeError, "weight_decay must be a number, got '0'"),
+        (MuAdamW_ScheduleFree, {"eps": -1e-8}, ValueError, "eps must be finite and not negative, got -1e-08"),
+    ],
+)
+def test_what_is_no_usable_number_is_refused_by_name(
+    make: Callable[..., Optimizer], settings: dict[str, Any], kind: type[Exception], said: str
+) -> None:
+    with pytest.raises(kind, match=re.escape(said)):
+        make(kinds().parameters(), **settings)

@@ -7,10 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-from pydantic import ValidationError
-
-from mufree import config
+from mufree import config, study_files
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,19 +29,9 @@ class UserError(Exception):
 def load_study(path: Path) -> config.Study:
     """Read and check a study file. Raises `UserError` that says what is wrong, where."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml") if p.stem != "hypotheses"))
-        raise UserError(f"no study file {path} ({error.strerror}). Studies there: {known or 'none'}", 2) from error
-    try:
-        study = config.Study.model_validate(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is no YAML: {error}", 2) from error
-    except ValidationError as error:
-        raise UserError(f"{path} has {error.error_count()} mistake(s):\n{config.explain(error)}", 2) from error
-    if study.name != path.stem:
-        raise UserError(f"{path} says name: {study.name}; name the file {study.name}.yaml or the study {path.stem}", 2)
-    return study
+        return study_files.load_study(path)
+    except study_files.StudyFileError as error:
+        raise UserError(str(error), 2) from error
 
 
 def load_data(folder: Path) -> Prepared:

@@ -8,13 +8,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from pydantic import ValidationError
 
 from mufree import config
 from mufree.cli.inputs import Command, UserError, load_study
 from mufree.cli.training import sweep
 from mufree.hypotheses import Hypotheses
+from mufree.study_files import StudyFileError, read_yaml
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,9 +121,9 @@ def add_commands(command: Command) -> None:
 def load_hypotheses(path: Path) -> Hypotheses:
     """Read and check the hypotheses. Raises `UserError` that says what is wrong, where."""
     try:
-        return Hypotheses.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is no YAML: {error}", 2) from error
+        return Hypotheses.model_validate(read_yaml(path))
+    except StudyFileError as error:
+        raise UserError(str(error), 2) from error
     except ValidationError as error:
         raise UserError(f"{path} has {error.error_count()} mistake(s):\n{config.explain(error)}", 2) from error
 
@@ -213,8 +213,7 @@ def rerun(arguments: argparse.Namespace) -> None:
 
     try:
         manifest = frozen.verify(arguments.frozen)
-        text = (arguments.frozen / "study.yaml").read_text(encoding="utf-8")
-        study = config.Study.model_validate(yaml.safe_load(text))
+        study = config.Study.model_validate(read_yaml(arguments.frozen / "study.yaml"))
         chosen = sample(expand(study), arguments.share, arguments.seed)
     except (frozen.FrozenError, ValueError) as error:
         raise UserError(str(error)) from error

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import yaml
 from pydantic import ValidationError
 
 from mufree import config
 from mufree.cli.inputs import Command, UserError, load_study
 from mufree.plan import expand, finished_part
+from mufree.study_files import to_yaml
 
 
 def add_commands(command: Command) -> None:
@@ -86,11 +86,6 @@ def part(arguments: argparse.Namespace) -> None:
             f"what {arguments.store} has of {study.name}, {len(finished)} of {len(runs)} runs, is no study yet:\n"
             f"{config.explain(error)}"
         ) from error
-    plain = found.model_dump(mode="json", exclude_defaults=True)
-    text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
-    record.write_text(
-        arguments.out,
-        f"# yaml-language-server: $schema=schema.json\n# Made by `mufree part` from {arguments.study.name}: what was finished "
-        f"of it.\n{text}",
-    )
+    why = f"Made by `mufree part` from {arguments.study.name}: what was finished of it."
+    record.write_text(arguments.out, to_yaml(found, why))
     print(f"{arguments.out}: {len(expand(found))} of the {len(runs)} runs of {study.name}")

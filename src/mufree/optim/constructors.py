@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import math
 import warnings
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,7 +14,7 @@ import schedulefree
 from schedulefree import AdamWScheduleFree, RAdamScheduleFree, ScheduleFreeWrapper, SGDScheduleFree
 from torch.optim import SGD, AdamW, Optimizer
 
-from mufree.optim.groups import Decay, EpsScale, Family, Names, Params, mup_param_groups
+from mufree.optim.groups import Decay, EpsScale, Family, Names, Params, mup_param_groups, number
 
 
 @dataclass(frozen=True)
@@ -292,6 +293,9 @@ def _build(
     names: Names | None,
     **kwargs: Any,
 ) -> Optimizer:
+    for name, below in _RANGES.items():
+        for setting in _each(kwargs.get(name, ())):
+            number(name, setting, below)
     # Weight decay is read here and not by `make`, whose default may differ from zero (torch's AdamW has 0.01).
     weight_decay = kwargs.pop("weight_decay", 0.0)
     lr = kwargs.pop("lr", _default(make, "lr"))
@@ -300,6 +304,14 @@ def _build(
         params, lr=lr, weight_decay=weight_decay, family=family, decay=decay, eps=eps, eps_scale=eps_scale, names=names
     )
     return make(groups, **({} if lr is None else {"lr": lr}), **kwargs)
+
+
+_RANGES = {"betas": 1.0, "momentum": 1.0, "eps": math.inf, "warmup_steps": math.inf, "weight_lr_power": math.inf}
+"""What no optimizer checks by itself, each in [0, …)."""
+
+
+def _each(value: Any) -> Iterable[Any]:
+    return value if isinstance(value, tuple | list) else (value,)
 
 
 def _default(make: Callable[..., Any], name: str) -> Any:

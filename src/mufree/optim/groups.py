@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from numbers import Real
 from typing import Any, Literal
 
 import torch
@@ -110,9 +111,9 @@ def mup_param_groups(
     for index, group in enumerate(_as_groups(params)):
         entries = _entries(group, name_of)
         extra = {key: value for key, value in group.items() if key not in ("params", "param_names")}
-        base_lr = _number("lr", group.get("lr", lr))
-        base_decay = _number("weight_decay", group.get("weight_decay", weight_decay))
-        base_eps = _number("eps", group.get("eps", eps)) if eps_scale == "gradient" else 0.0
+        base_lr = number("lr", group.get("lr", lr))
+        base_decay = number("weight_decay", group.get("weight_decay", weight_decay))
+        base_eps = number("eps", group.get("eps", eps)) if eps_scale == "gradient" else 0.0
         if decay == "none" and base_decay != 0.0:
             raise ValueError(f"decay='none' and weight_decay={base_decay:g} contradict each other; drop one of them.")
         split: dict[tuple[float, float], dict[str, Any]] = {}
@@ -250,10 +251,15 @@ def _check_choice(what: str, choice: str, known: Iterable[str]) -> None:
         raise ValueError(f"Unknown {what} {choice!r}. Known: {', '.join(known)}.")
 
 
-def _number(what: str, value: Any) -> float:
+def number(what: str, value: Any, below: float = math.inf) -> float:
+    """The value as a float. Raises TypeError for what is no number, ValueError for one that isn't in [0, below)."""
     if value is None:
         raise ValueError(f"{what} is missing: give {what}=..., or one in every group.")
-    number = float(value)
-    if not 0.0 <= number < math.inf:
-        raise ValueError(f"{what} must be finite and not negative, got {value!r}.")
-    return number
+    plain = isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1)
+    if not plain or value is True or value is False:
+        raise TypeError(f"{what} must be a number, got {value!r}.")
+    found = float(value)
+    if not 0.0 <= found < below:
+        range_ = "finite and not negative" if below == math.inf else f"at least 0 and below {below:g}"
+        raise ValueError(f"{what} must be {range_}, got {value!r}.")
+    return found
