@@ -6,8 +6,9 @@ sentences for a person; `json_schema` is what editors use. Nothing here touches 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from itertools import product
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -19,6 +20,7 @@ Log2LR = Annotated[int, Field(ge=-1022, le=1023, description="log2 of a learning
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Coefficient = Annotated[float, Field(ge=0)]
 Split = Literal["train", "valid", "test"]
+Kind = Literal["image", "text"]
 
 
 class Closed(BaseModel):
@@ -31,7 +33,31 @@ class Closed(BaseModel):
 # --- data sets -------------------------------------------------------------------------------------------------------
 
 
-class Cifar10(Closed):
+class Images(Closed):
+    """A data set of 32×32 RGB images, with ten classes."""
+
+    kind: ClassVar[Kind] = "image"
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that it is made of; none."""
+        return 0
+
+
+class Text(Closed):
+    """A data set of text, split into the tokens of a vocabulary."""
+
+    kind: ClassVar[Kind] = "text"
+    vocab_size: Annotated[int, Field(ge=257, le=65536)] = 512
+    """Size of the byte-level BPE vocabulary, trained on the training split."""
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that it is made of."""
+        return self.vocab_size
+
+
+class Cifar10(Images):
     """CIFAR-10 (Krizhevsky 2009): torchvision's download, or a staged `cifar10.npz`."""
 
     name: Literal["cifar10"]
@@ -39,7 +65,7 @@ class Cifar10(Closed):
     """Training images held out for validation, the same ones in every run."""
 
 
-class WikiText2(Closed):
+class WikiText2(Text):
     """WikiText-2 (Merity et al. 2016): the published data set, or staged `wikitext-2/{train,valid,test}.txt`."""
 
     name: Literal["wikitext2"]
@@ -49,8 +75,6 @@ class WikiText2(Closed):
     """The published split that selects."""
     test_split: Split | None = "test"
     """The published split that is reported once; null where it has to train."""
-    vocab_size: Annotated[int, Field(ge=257, le=65536)] = 512
-    """Size of the byte-level BPE vocabulary, trained on the training split."""
 
     @model_validator(mode="after")
     def _splits_are_disjoint(self) -> Self:
@@ -60,7 +84,7 @@ class WikiText2(Closed):
         return self
 
 
-class PhotoPatches(Closed):
+class PhotoPatches(Images):
     """Ten pictures that scikit-image ships; the task is to tell from which one a 32×32 patch comes. Works offline."""
 
     name: Literal["photo_patches"]
@@ -74,64 +98,187 @@ class PhotoPatches(Closed):
     """Seed of positions, scales, flips and jitter; it belongs to the data and not to a run."""
 
 
-class WikiSample(Closed):
+class WikiSample(Text):
     """The extract of the English Wikipedia that gensim ships, split by article. Works offline."""
 
     name: Literal["wiki_sample"]
     articles: Annotated[int, Field(ge=10)] | None = None
     """Take only the first so many articles; all of them (104) if null."""
-    vocab_size: Annotated[int, Field(ge=257, le=65536)] = 512
-    """Size of the byte-level BPE vocabulary, trained on the training split."""
 
 
 Dataset = Annotated[Cifar10 | WikiText2 | PhotoPatches | WikiSample, Field(discriminator="name")]
-IMAGE_DATASETS = ("cifar10", "photo_patches")
 
 # --- models ----------------------------------------------------------------------------------------------------------
 
 
-class MLP(Closed):
+class Network(Closed):
+    """What plans ask of a model: what it learns from and what it costs, at a width and with so many tokens in its vocabulary.
+
+    Numbers are counted for one example. They decide how runs are ordered and what jobs ask for, and may be rough.
+    """
+
+    kind: ClassVar[Kind]
+    """What it learns from."""
+    batchnorm: ClassVar[bool] = False
+    """Whether it has BatchNorm, whose statistics are computed anew before an evaluation at an average."""
+
+    @property
+    def context(self) -> int | None:
+        """Tokens that an example has; None for images."""
+        return None
+
+    @abstractmethod
+    def products(self, width: int) -> int:
+        """Multiplications of a forward pass: one for each weight and position it is applied at, and those of attention."""
+
+    @abstractmethod
+    def parameters(self, width: int, vocabulary: int) -> int:
+        """Weights of matrices, convolutions and look-up tables; biases and norms, which grow with width alone, are left out."""
+
+    @abstractmethod
+    def kept(self, width: int, vocabulary: int) -> int:
+        """Numbers that are kept for the backward pass."""
+
+    @abstractmethod
+    def held(self, width: int, vocabulary: int) -> int:
+        """Numbers that are there at once where no backward pass follows."""
+
+
+class Transformer(Network):
+    """What a GPT and a ViT share."""
+
+    depth: Positive = 3
+    """Transformer blocks."""
+    head_dim: Positive = 16
+    """Size of an attention head, fixed while the number of heads grows with width."""
+    ffn_ratio: Positive = 4
+    """Hidden units of the feed-forward layer for each unit of width."""
+
+    @property
+    @abstractmethod
+    def positions(self) -> int:
+        """Positions that an example has."""
+
+    @abstractmethod
+    def tables(self, vocabulary: int) -> int:
+        """Rows, each as long as the width is, of look-up tables, embedding and readout."""
+
+    def products(self, width: int) -> int:
+        """See `Network`."""
+        weights = self.depth * (4 + 2 * self.ffn_ratio) * width**2
+        return self.positions * (weights + 2 * self.depth * self.positions * width)
+
+    def parameters(self, width: int, vocabulary: int) -> int:
+        """See `Network`."""
+        return self.tables(vocabulary) * width + self.depth * (4 + 2 * self.ffn_ratio) * width**2
+
+    def kept(self, width: int, vocabulary: int) -> int:
+        """See `Network`."""
+        # Norms, query, key, value, attention's result and residuals; feed-forward before and after GELU; scores before and
+        # after softmax, where no fused kernel does without them.
+        block = (10 + 2 * self.ffn_ratio) * width + 2 * self.positions * width // self.head_dim
+        return self.positions * (self.depth * block + 4 * vocabulary)
+
+    def held(self, width: int, vocabulary: int) -> int:
+        """See `Network`."""
+        block = (3 + 2 * self.ffn_ratio) * width + 2 * self.positions * width // self.head_dim
+        return self.positions * max(block, 3 * vocabulary)
+
+
+class MLP(Network):
     """A multi-layer perceptron on flattened pixels; its width is the number of hidden units."""
 
+    kind: ClassVar[Kind] = "image"
     name: Literal["mlp"]
     depth: Positive = 2
     """Hidden layers."""
 
+    def products(self, width: int) -> int:
+        """See `Network`."""
+        return 3072 * width + (self.depth - 1) * width**2
 
-class ResNet(Closed):
+    def parameters(self, width: int, vocabulary: int) -> int:
+        """See `Network`."""
+        return self.products(width)
+
+    def kept(self, width: int, vocabulary: int) -> int:
+        """See `Network`."""
+        return 3072 + 3 * self.depth * width
+
+    def held(self, width: int, vocabulary: int) -> int:
+        """See `Network`."""
+        return 3072 + 2 * width
+
+
+class ResNet(Network):
     """A pre-activation-free ResNet with BatchNorm for 32×32 images; its width is the channels of the first stage."""
 
+    kind: ClassVar[Kind] = "image"
+    batchnorm: ClassVar[bool] = True
     name: Literal["resnet"]
     blocks_per_stage: Positive = 1
     """Residual blocks in each of the three stages."""
 
+    def products(self, width: int) -> int:
+        """See `Network`."""
+        # In each stage: 2 convolutions a block of 3×3, at 32², 16², 8² positions and w, 2w, 4w channels.
+        return 1024 * 27 * width + 3 * 1024 * 2 * 9 * width**2 * self.blocks_per_stage
 
-class ViT(Closed):
+    def parameters(self, width: int, vocabulary: int) -> int:
+        """See `Network`."""
+        # Two convolutions a block between w, 2w and 4w channels; shortcuts and the first block of a stage count as full.
+        return 27 * width + 2 * 9 * self.blocks_per_stage * (1 + 4 + 16) * width**2
+
+    def kept(self, width: int, vocabulary: int) -> int:
+        """See `Network`."""
+        # Of each convolution its result and the norm's; half of the numbers in the next stage: a quarter of the positions,
+        # twice the channels.
+        return 1024 * width * 2 + (1024 + 512 + 256) * width * 6 * self.blocks_per_stage
+
+    def held(self, width: int, vocabulary: int) -> int:
+        """See `Network`."""
+        return 4 * 1024 * width
+
+
+class ViT(Transformer):
     """A vision transformer; its width is the embedding size."""
 
+    kind: ClassVar[Kind] = "image"
     name: Literal["vit"]
-    depth: Positive = 3
-    """Transformer blocks."""
-    head_dim: Positive = 16
-    """Size of an attention head, fixed while the number of heads grows with width."""
-    ffn_ratio: Positive = 4
-    """Hidden units of the feed-forward layer for each unit of width."""
     patch_size: Literal[2, 4, 8] = 4
     """Pixels on a side of a patch."""
 
+    @property
+    def positions(self) -> int:
+        """See `Transformer`."""
+        return (32 // self.patch_size) ** 2
 
-class GPT(Closed):
+    def tables(self, vocabulary: int) -> int:
+        """See `Transformer`."""
+        return self.positions + 48
+
+
+class GPT(Transformer):
     """A pre-norm decoder-only transformer with learned positions and an untied readout; width is the embedding size."""
 
+    kind: ClassVar[Kind] = "text"
     name: Literal["gpt"]
-    depth: Positive = 3
-    """Transformer blocks."""
-    head_dim: Positive = 16
-    """Size of an attention head, fixed while the number of heads grows with width."""
-    ffn_ratio: Positive = 4
-    """Hidden units of the feed-forward layer for each unit of width."""
     context_length: Positive = 64
     """Tokens a training example has."""
+
+    @property
+    def context(self) -> int:
+        """Tokens that an example has."""
+        return self.context_length
+
+    @property
+    def positions(self) -> int:
+        """See `Transformer`."""
+        return self.context_length
+
+    def tables(self, vocabulary: int) -> int:
+        """See `Transformer`."""
+        return self.positions + 2 * vocabulary
 
 
 Model = Annotated[MLP | ResNet | ViT | GPT, Field(discriminator="name")]
@@ -283,8 +430,10 @@ class Task(Closed):
 
     @model_validator(mode="after")
     def _model_fits_data(self) -> Self:
-        if (self.dataset.name in IMAGE_DATASETS) == (self.model.name == "gpt"):
-            raise ValueError(f"model {self.model.name} can't be trained on data set {self.dataset.name}")
+        if self.dataset.kind != self.model.kind:
+            raise ValueError(
+                f"model {self.model.name} can't be trained on data set {self.dataset.name}, which is {self.dataset.kind}"
+            )
         return self
 
 

@@ -122,60 +122,15 @@ def gpu_memory_mb(runs: Sequence[Run]) -> float:
 
 def _network_mb(run: Run) -> float:
     """Weights, all that is as large as they are, and the activations of a training or an evaluation batch; float32."""
-    trained = 1.5 * _activations(run) * run.training.batch_size  # half of them again for gradients
-    evaluated = _largest_activations(run) * min(EVAL_BATCH, run.training.eval_examples)
+    width, vocabulary = run.width, run.dataset.vocabulary
+    trained = 1.5 * run.model.kept(width, vocabulary) * run.training.batch_size  # half of them again for gradients
+    evaluated = run.model.held(width, vocabulary) * min(EVAL_BATCH, run.training.eval_examples)
     return 4 * (WEIGHT_COPIES * parameters(run) + max(trained, evaluated)) / 2**20
 
 
 def parameters(run: Run) -> int:
-    """Weights of matrices, convolutions and look-up tables; biases and norms, which grow with width alone, are left out."""
-    model, width = run.model, run.width
-    if model.name == "mlp":
-        return 3072 * width + (model.depth - 1) * width**2
-    if model.name == "resnet":
-        # 3×3 convolutions between w, 2w and 4w channels, two a block; shortcuts and the first block of a stage count as full.
-        return 27 * width + 2 * 9 * model.blocks_per_stage * (1 + 4 + 16) * width**2
-    entries = _positions(run) + (48 if model.name == "vit" else 2 * _vocabulary(run))
-    return entries * width + model.depth * (4 + 2 * model.ffn_ratio) * width**2
-
-
-def _activations(run: Run) -> int:
-    """Numbers that an example leaves for the backward pass."""
-    model, width = run.model, run.width
-    if model.name == "mlp":
-        return 3072 + 3 * model.depth * width
-    if model.name == "resnet":
-        # Of each convolution its result and the norm's; half of the numbers in the next stage: a quarter of the positions,
-        # twice the channels.
-        return 1024 * width * 2 + (1024 + 512 + 256) * width * 6 * model.blocks_per_stage
-    positions = _positions(run)
-    # Norms, query, key, value, attention's result and residuals; feed-forward before and after GELU; scores before and after
-    # softmax, where no fused kernel does without them.
-    block = (10 + 2 * model.ffn_ratio) * width + 2 * positions * width // model.head_dim
-    return positions * (model.depth * block + 4 * _vocabulary(run))
-
-
-def _largest_activations(run: Run) -> int:
-    """Numbers that an example has at once where no backward pass follows."""
-    model, width = run.model, run.width
-    if model.name == "mlp":
-        return 3072 + 2 * width
-    if model.name == "resnet":
-        return 4 * 1024 * width
-    positions = _positions(run)
-    block = (3 + 2 * model.ffn_ratio) * width + 2 * positions * width // model.head_dim
-    return positions * max(block, 3 * _vocabulary(run))
-
-
-def _positions(run: Run) -> int:
-    model = run.model
-    assert model.name in ("gpt", "vit")
-    return model.context_length if model.name == "gpt" else (32 // model.patch_size) ** 2
-
-
-def _vocabulary(run: Run) -> int:
-    """Classes of a language model's readout; nothing for images, which have ten at one position."""
-    return getattr(run.dataset, "vocab_size", 0)
+    """Weights of a run's model, as `config.Network.parameters` counts them."""
+    return run.model.parameters(run.width, run.dataset.vocabulary)
 
 
 def describe(sweeps: Sequence[Sweep], device: Device, limit: int | None = None) -> str:

@@ -101,16 +101,7 @@ def training_flops(run: Run) -> float:
 
     Source: Kaplan et al. 2020, section 2.1. Evaluations are not counted.
     """
-    steps, width, model = run.training.steps * run.training.batch_size, run.width, run.model
-    if model.name == "mlp":
-        return 6.0 * steps * (3072 * width + (model.depth - 1) * width**2)
-    if model.name == "resnet":
-        # In each stage: 2 convolutions a block of 3×3, at 32², 16², 8² positions and w, 2w, 4w channels.
-        return 6.0 * steps * (1024 * 27 * width + 3 * 1024 * 2 * 9 * width**2 * model.blocks_per_stage)
-    positions = model.context_length if model.name == "gpt" else (32 // model.patch_size) ** 2
-    weights = model.depth * (4 + 2 * model.ffn_ratio) * width**2
-    attention = 2 * model.depth * positions * width
-    return 6.0 * steps * positions * (weights + attention)
+    return 6.0 * run.training.steps * run.training.batch_size * run.model.products(run.width)
 
 
 def evaluation_flops(run: Run) -> float:
@@ -121,7 +112,7 @@ def evaluation_flops(run: Run) -> float:
     training = run.training
     averaged = run.method.average != "none" or run.method.optimizer.endswith("schedulefree")
     examples = training.eval_examples * (2 if averaged else 1)
-    if averaged and run.model.name == "resnet":
+    if averaged and run.model.batchnorm:
         examples += training.batchnorm_batches * training.batch_size
     return training_flops(run) / 3 * training.evaluations * examples / (training.steps * training.batch_size)
 

@@ -395,11 +395,6 @@ def _parameters_with_rates(run: Run, model: nn.Module) -> Params:
     return groups
 
 
-def context_length(run: Run) -> int | None:
-    """Tokens an example has, or None for images."""
-    return run.model.context_length if run.model.name == "gpt" else None
-
-
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean cross entropy in nats, in float32 whatever the logits are. logits [..., classes], targets [...]."""
     return F.cross_entropy(logits.flatten(0, -2).float(), targets.flatten())
@@ -487,7 +482,7 @@ def _stream(
     run: Run, data: Prepared, device: torch.device, ranks: Ranks, skip: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
     batches = train_batches(
-        data, batch_size=run.training.batch_size, context_length=context_length(run), seed=run.seed, skip=skip
+        data, batch_size=run.training.batch_size, context_length=run.model.context, seed=run.seed, skip=skip
     )
     return ((ranks.part(inputs).to(device), ranks.part(targets).to(device)) for inputs, targets in batches)
 
@@ -498,7 +493,7 @@ def _held_out(run: Run, data: Prepared, split: Literal["valid", "test"], device:
         split,
         examples=run.training.eval_examples,
         batch_size=EVAL_BATCH,
-        context_length=context_length(run),
+        context_length=run.model.context,
     )
     return [(inputs.to(device), targets.to(device)) for inputs, targets in batches]
 

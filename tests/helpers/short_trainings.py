@@ -13,7 +13,7 @@ import torch
 from test_train import MODELS, data_for, make_run
 
 from mufree.data.batches import train_batches
-from mufree.train import configure_torch, context_length, cross_entropy, make_model, make_optimizer
+from mufree.train import configure_torch, cross_entropy, make_model, make_optimizer
 
 METHODS = ("mup_adamw", "mup_schedulefree", "mup_radam_schedulefree", "mup_sgd", "mup_sgd_schedulefree")
 # Of the ResNet, channels that are a multiple of 8 and such that aren't: oneDNN has kernels for each.
@@ -36,7 +36,7 @@ def losses(model_name: str, dtype: torch.dtype) -> dict[str, list[float]]:
             optimizer = make_optimizer(run, model)
             if hasattr(optimizer, "train"):
                 optimizer.train()
-            batches = train_batches(data, batch_size=8, context_length=context_length(run), seed=0)
+            batches = train_batches(data, batch_size=8, context_length=run.model.context, seed=0)
             trained = []
             for inputs, targets in islice(batches, STEPS):
                 loss = cross_entropy(model(inputs), targets)

@@ -12,7 +12,7 @@ from test_train import MODELS, WIDTHS, curve, data_for, make_run, same_numbers, 
 from mufree.config import METHODS, Training
 from mufree.data.batches import train_batches
 from mufree.plan import Run
-from mufree.train import configure_torch, context_length, make_model, start, take_step
+from mufree.train import configure_torch, make_model, start, take_step
 
 
 def bfloat16_run(model: str, method: str = "mup_schedulefree", **changes: Any) -> Run:
@@ -79,7 +79,7 @@ def formats(run: Run) -> set[torch.dtype]:
     for module in network.modules():
         if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
             module.register_forward_hook(lambda _module, _inputs, output: found.add(output.dtype))
-    inputs, _ = next(train_batches(data, batch_size=4, context_length=context_length(run), seed=0))
+    inputs, _ = next(train_batches(data, batch_size=4, context_length=run.model.context, seed=0))
     network(inputs)
     return found
 

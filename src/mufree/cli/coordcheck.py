@@ -141,7 +141,7 @@ def _check_method(
 
     from mufree.coordcheck import coord_check
     from mufree.data.batches import train_batches
-    from mufree.train import configure_torch, context_length, make_model, make_optimizer
+    from mufree.train import configure_torch, make_model, make_optimizer
 
     configure_torch()
     # No warm-up and no schedule: ten steps at the full rate. In float32, since a slope is the network's and no rounding's.
@@ -160,7 +160,7 @@ def _check_method(
         return model
 
     def batch(seed: int) -> Any:
-        size, context = settings.batch_size, context_length(run)
+        size, context = settings.batch_size, run.model.context
         return next(train_batches(prepared, batch_size=size, context_length=context, seed=seed))
 
     frame = coord_check(
