@@ -6,10 +6,12 @@ STUDY ?= quickstart
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# A process a core, and a file of tests stays in one of them, since its tests share what they look at.
+PYTEST := $(BIN)/python -m pytest -n $(shell nproc 2>/dev/null || echo 2) --dist loadfile --no-loadscope-reorder
 SNAKEMAKE := $(BIN)/snakemake --cores all --config study=$(STUDY)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: study test test-cluster lint bench bench-quick setup clean help
+.PHONY: study test test-all test-whole test-cluster lint bench bench-quick setup clean help
 
 help: ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -19,8 +21,13 @@ study: $(READY) ## train a study and write its report (STUDY=quickstart)
 	@test results/$(STUDY)/workflow.html -nt results/$(STUDY)/report.html || \
 	  $(SNAKEMAKE) --report results/$(STUDY)/workflow.html
 
-test: $(READY) lint ## linters and all tests
-	@$(BIN)/python -m pytest
+test: $(READY) lint ## linters and all tests but the longest, some minutes
+	@$(PYTEST) -m "not whole and not cluster"
+
+test-all: test test-whole ## linters and all tests but those on a SLURM
+
+test-whole: $(READY) ## what test-all has beside test
+	@$(PYTEST) -m "whole and not cluster"
 
 test-cluster: $(READY) ## studies on a real SLURM of one node, started for it (root on Debian)
 	@MUFREE_TEST_CLUSTER=1 $(BIN)/python -m pytest tests/cluster --durations=0

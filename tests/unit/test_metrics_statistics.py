@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import slow_metrics as slow
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -167,7 +167,6 @@ def test_holm_by_hand() -> None:
     assert holm([]).shape == (0,)
 
 
-@settings(max_examples=20, deadline=None)  # the library collects garbage at every call
 @given(st.lists(st.floats(0, 1) | st.just(np.nan), max_size=9))
 def test_holm_against_a_slow_implementation(p_values: list[float]) -> None:
     argument = np.array(p_values)

@@ -42,9 +42,9 @@ def test_looking_by_eval_and_train_alone_changes_bits(name: str) -> None:
         optimizers[0].train()
 
     torch.manual_seed(1)
-    train(looked, optimizers[0], range(9), after=look_naively)
+    train(looked, optimizers[0], range(40), after=look_naively)
     torch.manual_seed(1)
-    train(alone, optimizers[1], range(9))
+    train(alone, optimizers[1], range(40))
     assert not same(bits(looked, optimizers[0])[0], bits(alone, optimizers[1])[0])
 
 

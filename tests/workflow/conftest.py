@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from checkouts import Checkout, copy_project
+from filelock import FileLock
 
 
 @pytest.fixture
@@ -16,7 +18,13 @@ def checkout(tmp_path: Path) -> Checkout:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """A copy in which the smoke study has run. Tests that change it must change it back."""
-    project = copy_project(tmp_path_factory.mktemp("finished") / "checkout")
-    project.snakemake()
+    """A copy in which the smoke study has run, one for all processes of the tests: whoever changes something takes a copy."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    project, done = Checkout(folder / "finished/checkout"), folder / "finished/done"
+    with FileLock(folder / "finished.lock"):
+        if not done.exists():
+            copy_project(project.path).snakemake()
+            done.touch()
     return project

@@ -100,6 +100,7 @@ def make_numbers(project: Checkout) -> dict[str, list[str]]:
 # --- the runs themselves ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.whole
 def test_frozen_runs_come_out_again_and_a_changed_one_is_found(finished: Checkout, copy: Checkout) -> None:
     again = ["rerun", "--frozen", str(DATA), "--prepared", str(finished.path / "results/prepared")]
     again += ["--share", "0.1", "--out", "results/rerun"]
@@ -155,6 +156,7 @@ def test_it_needs_the_frozen_study_and_trains_nothing(built: Checkout) -> None:
     assert built.planned_jobs("paper") == {}
 
 
+@pytest.mark.whole
 def test_no_command_of_the_build_loads_torch(built: Checkout) -> None:
     (task, *_) = json.loads((built.path / BUILD / "numbers.json").read_text())["tasks"]
     out = "--out results/again"
@@ -176,6 +178,7 @@ def test_no_command_of_the_build_loads_torch(built: Checkout) -> None:
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.whole
 def test_two_builds_give_the_same_bytes(built: Checkout, copy: Checkout) -> None:
     shutil.rmtree(copy.path / "results")
     (copy.path / "paper/paper.pdf").unlink()
@@ -195,6 +198,7 @@ def test_a_file_that_was_changed_is_named(copy: Checkout) -> None:
     assert "Traceback" not in said
 
 
+@pytest.mark.whole
 def test_a_number_that_the_runs_do_not_give_stops_the_article(copy: Checkout) -> None:
     change(copy, "optima", "best_loss", 0.5)
     sign(copy)
@@ -202,6 +206,7 @@ def test_a_number_that_the_runs_do_not_give_stops_the_article(copy: Checkout) ->
     assert "The frozen runs give other numbers than the frozen table: optima, row 1, best_loss" in said
 
 
+@pytest.mark.whole
 def test_a_sentence_follows_its_table(copy: Checkout) -> None:
     before = make_numbers(copy)["negative-control"]
     assert not any("in doubt" in text for text in before)
@@ -225,6 +230,7 @@ def test_a_drift_that_is_there_changes_the_verdict_and_the_headline(copy: Checko
     assert "the best learning rate moves by less than ±0.25 doublings" in " ".join(make_numbers(copy)["headline"])
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("claim", ["size", "negative-control", "transfer", "best"])
 def test_a_sentence_that_the_tables_do_not_bear_fails_its_claim(copy: Checkout, claim: str) -> None:
     path = copy.path / BUILD / "numbers.json"
