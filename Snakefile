@@ -45,6 +45,7 @@ rule all:
     default_target: True
     input:
         expand("results/{study}/report.{kind}", study=STUDY.name, kind=["pdf", "html"]),
+        f"results/{STUDY.name}/first_look/{FIRST_TASK}.loss_vs_lr.png",
 
 
 rule sweeps:

@@ -30,6 +30,31 @@ TABLES = [
 ]
 
 
+rule first_look:
+    """Loss against rate for the first task, as soon as its runs are there."""
+    input:
+        sources.files("figures"),
+        rows=[rows_of(sweep) for sweep in SWEEPS.values() if sweep.task == FIRST_TASK],
+        study=ancient(STUDY_FILE),
+    output:
+        f"results/{{study}}/first_look/{FIRST_TASK}.loss_vs_lr.png",
+    log:
+        "results/{study}/logs/first_look.log",
+    # Before the sweeps of other tasks: somebody waits for it.
+    priority: 4000
+    conda:
+        "../envs/mufree.yaml"
+    params:
+        task=FIRST_TASK,
+        device=DEVICE,
+    message:
+        "Draw the first figure"
+    shell:
+        "mufree first-look --study {input.study:q} --task {params.task:q} --device {params.device}"
+        " --sweeps 'results/{wildcards.study}/sweeps/{{task}}/{{method}}/w{{widths}}/s{{seeds}}'"
+        " --out $(dirname {output:q}) 2> {log:q}"
+
+
 rule metrics:
     """Every metric of the study, as tables."""
     input:

@@ -9,7 +9,7 @@ rule prepare_data:
         manifest="results/prepared/{dataset}/manifest.json",
     log:
         "results/prepared/logs/{dataset}.log",
-    priority: 2000
+    priority: 5000
     # The one step that may need a network.
     retries: 1
     conda:

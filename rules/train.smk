@@ -47,8 +47,7 @@ rule coordinate_check:
         "results/{study}/coordcheck/{task}.parquet",
     log:
         "results/{study}/logs/coordcheck/{task}.log",
-    # The gate comes first: it says within a minute or two whether the implementation can be believed.
-    priority: 1500
+    priority: check_priority
     conda:
         "../envs/mufree.yaml"
     threads: 1

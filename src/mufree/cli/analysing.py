@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mufree import jobs
-from mufree.cli.inputs import Command, UserError, load_study, read_tables
-from mufree.plan import expand
+from mufree.cli.inputs import Command, UserError, load_study, read_tables, task_of
+from mufree.plan import Sweep, expand
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,12 +24,19 @@ def add_commands(command: Command) -> None:
         "Join the sweeps of a study and assert that they are exactly the runs planned.",
         "--study experiments/quickstart.yaml --sweeps 'sweeps/{task}/{method}/w{widths}/s{seeds}' --out results",
     )
-    sub.add_argument("--study", type=Path, required=True, help="the study file")
-    sub.add_argument("--sweeps", required=True, help="folder of a sweep, with {task}, {method}, {widths} and {seeds}")
+    _of_a_study(sub)
     sub.add_argument("--out", type=Path, required=True, help="folder for rows.parquet, curves.parquet, timings.parquet")
-    sub.add_argument(
-        "--device", default="cpu", choices=["cpu", "cuda"], help="kind of device that trained (default cpu)"
+
+    sub = command(
+        "first-look",
+        first_look,
+        "Draw loss against rate for one task whose sweeps are finished, whatever the others are.",
+        "--study experiments/quickstart.yaml --task photo-mlp --sweeps 'sweeps/{task}/{method}/w{widths}/s{seeds}' "
+        "--out first_look",
     )
+    _of_a_study(sub)
+    sub.add_argument("--task", required=True)
+    sub.add_argument("--out", type=Path, required=True, help="folder to draw into")
 
     sub = command(
         "metrics",
@@ -106,26 +114,28 @@ def add_commands(command: Command) -> None:
     sub.add_argument("--out", type=Path, required=True, help="the table (CSV)")
 
 
+def _of_a_study(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--study", type=Path, required=True, help="the study file")
+    sub.add_argument("--sweeps", required=True, help="folder of a sweep, with {task}, {method}, {widths} and {seeds}")
+    sub.add_argument(
+        "--device", default="cpu", choices=["cpu", "cuda"], help="kind of device that trained (default cpu)"
+    )
+
+
 def collect(arguments: argparse.Namespace) -> None:
     """`mufree collect`."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     from mufree import record
 
     study = load_study(arguments.study)
     runs = expand(study)
-    folders = [
-        Path(arguments.sweeps.format(task=s.task, method=s.method, widths=s.width_label, seeds=s.seed_label))
-        for s in jobs.deal(study, runs, arguments.device)
-    ]
-    joined: dict[str, pa.Table] = {}
-    for name in ("rows", "timings", "curves"):
-        try:
-            tables = [pq.read_table(folder / f"{name}.parquet", partitioning=None) for folder in folders]
-        except FileNotFoundError as error:
-            raise UserError(f"a sweep is not finished: {error}. Run the workflow again to complete it.") from error
-        joined[name] = record.concat_curves(tables) if name == "curves" else pa.concat_tables(tables)
+    sweeps = jobs.deal(study, runs, arguments.device)
+    found = {name: _of_sweeps(name, sweeps, arguments.sweeps) for name in ("rows", "timings", "curves")}
+    joined = {
+        name: record.concat_curves(tables) if name == "curves" else pa.concat_tables(tables)
+        for name, tables in found.items()
+    }
     try:
         record.check_collected(runs, joined["rows"])
     except record.RecordError as error:
@@ -133,6 +143,38 @@ def collect(arguments: argparse.Namespace) -> None:
     joined["rows"] = record.collected_rows(runs, study.tasks, joined["rows"])
     for name, table in joined.items():
         record.write_table(arguments.out / f"{name}.parquet", table)
+
+
+def _of_sweeps(name: str, sweeps: Sequence[Sweep], pattern: str) -> list[pa.Table]:
+    """The file `name`.parquet of each sweep; `pattern` says in which folder a sweep's files are."""
+    import pyarrow.parquet as pq
+
+    def folder(s: Sweep) -> Path:
+        return Path(pattern.format(task=s.task, method=s.method, widths=s.width_label, seeds=s.seed_label))
+
+    try:
+        return [pq.read_table(folder(sweep) / f"{name}.parquet", partitioning=None) for sweep in sweeps]
+    except FileNotFoundError as error:
+        raise UserError(f"a sweep is not finished: {error}. Run the workflow again to complete it.") from error
+
+
+def first_look(arguments: argparse.Namespace) -> None:
+    """`mufree first-look`."""
+    import pyarrow as pa
+
+    from mufree import figures, record, tables
+
+    study = load_study(arguments.study)
+    runs = expand(study)
+    sweeps = [sweep for sweep in jobs.deal(study, runs, arguments.device) if sweep.task == arguments.task]
+    rows = record.collected_rows(runs, study.tasks, pa.concat_tables(_of_sweeps("rows", sweeps, arguments.sweeps)))
+    found = {"rows": rows.to_pandas()}
+    found |= tables.surfaces(found["rows"])
+    title = task_of(study, arguments.task).description
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    stem = arguments.out / f"{arguments.task}.loss_vs_lr"
+    figures.save(*figures.draw("loss_vs_lr", found, arguments.task, title), stem)
+    print(f"First figure: {stem}.png, loss against rate on {arguments.task}.", flush=True)
 
 
 def metrics(arguments: argparse.Namespace) -> None:

@@ -149,6 +149,13 @@ def build(rows: pd.DataFrame, curves: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return tables | {"estimates": long_form.estimates(tables, others)}
 
 
+def surfaces(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The tables `loss` and `optima` alone, from rows as in `build`: loss against rate, and where it is lowest."""
+    cases = [case for case in make_cases(rows) if case.variant == PRIMARY]
+    found: dict[str, Records] = {"loss": transfer.loss(cases), "optima": transfer.optima(cases)}
+    return {name: pd.DataFrame(records, columns=COLUMNS[name]) for name, records in found.items()}
+
+
 def to_csv(table: pd.DataFrame) -> str:
     """A table as the text of its file: numbers with 8 digits, what is missing empty."""
     return table.to_csv(index=False, float_format="%.8g")
