@@ -149,6 +149,8 @@ def check_memory_of(wildcards, attempt):
 
 
 if workflow.is_main_process:
+    # What sweeps divide the time left by; as an argument, another number of cores would seem to be another job.
+    os.environ["MUFREE_CORES"] = str(parallel_jobs())
     logger.info(f"Study {STUDY.name}: {len(RUNS)} runs in {len(SWEEPS)} sweeps.")
     left = [s for s in MY_SWEEPS if not Path(rows_of(s)).exists()]
     logger.info(jobs.describe(left, DEVICE, MAX_MINUTES))

@@ -34,7 +34,7 @@ rule sweep:
     shell:
         "exec mufree sweep --study {input.study:q} --sweep {params.sweep:q} --digest {params.digest} --data $(dirname {input.manifest:q}) --device {params.device}"
         " --store results/{wildcards.study}/runs --out $(dirname {output.rows:q})"
-        " --progress --cores $(nproc) 2> {log:q}"
+        " --progress 2> {log:q}"
 
 
 rule coordinate_check:

@@ -125,13 +125,15 @@ def test_plan_counts_what_the_store_has(tmp_path: Path, data: Path, capsys: pyte
     path = write_study(tmp_path)
     store = ["--store", str(tmp_path / "runs")]
     assert main(["plan", str(path), *store]) == 0
-    assert "8 runs in 4 sweeps, 0 done, 8 to train" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "8 runs in 4 sweeps, 0 done, 8 to train" in said
+    assert "on 1 core, by some steps of each network on this machine" in said
     sweep(tmp_path, data)
     capsys.readouterr()
     assert main(["plan", str(path), *store]) == 0
     said = capsys.readouterr().out
     assert "8 runs in 4 sweeps, 2 done, 6 to train" in said
-    assert "assuming" not in said  # the estimate is this machine's own
+    assert "by some steps of each network" not in said  # finished runs tell
 
 
 def test_collect_names_the_sweep_that_is_missing(

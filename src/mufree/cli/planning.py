@@ -6,14 +6,17 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from mufree import config, jobs
 from mufree.cli.inputs import Command, load_study
-from mufree.plan import Run, Sweep, expand, training_flops
+from mufree.plan import Run, Sweep, expand
 
 MAX_LEARNT_FROM = 400
 """Finished runs whose times are read for an estimate; reading one takes about half a millisecond."""
+SLOWER = 1.2
+"""How many times as long bfloat16 has to take as float32 to be called slow."""
 
 
 def add_commands(command: Command) -> None:
@@ -73,8 +76,12 @@ def _print_cost(sweeps: Sequence[Sweep], device: jobs.Device) -> None:
     print(f"\n{jobs.describe(sweeps, device)}\n")
 
 
-def how_far(runs: Sequence[Run], arguments: argparse.Namespace) -> str:
-    """How many of the runs the store has, and how long the others may take on `arguments.cores` cores."""
+def how_far(runs: Sequence[Run], arguments: argparse.Namespace, start_seconds: float = 0.0) -> str:
+    """How many of the runs the store has, and how long the others may take on `arguments.cores` cores.
+
+    `start_seconds` are those that the start of a sweep has cost; each that is left will cost them again.
+    """
+    from mufree import speed
     from mufree.record import store_path
 
     store: Path | None = arguments.store
@@ -83,39 +90,52 @@ def how_far(runs: Sequence[Run], arguments: argparse.Namespace) -> str:
     missing = [run for run in runs if run.id not in finished]
     if not missing:
         return f"{len(done)} done, nothing to train"
-    seconds_of, learnt = _estimator(store, done, arguments.device)
-    left = duration(sum(map(seconds_of, missing)) / arguments.cores)
-    assumed = "" if learnt else f", assuming {jobs.RATES[arguments.device]}"
-    unit = "GPU" if arguments.device == "cuda" else "core"
-    return f"{len(done)} done, {len(missing)} to train, about {left} on {arguments.cores} {unit}(s){assumed}"
+    learnt = _timings(store, done)
+    known = {run.task for run, _ in learnt}
+    unknown = [run for run in missing if run.task not in known]
+    cuda = arguments.device == "cuda"
+    seconds_of = speed.learn(learnt, partial(jobs.seconds, device="cuda") if cuda else speed.measure(unknown))
+    starts = start_seconds * len({(run.task, run.method_name) for run in missing})
+    left = duration((sum(map(seconds_of, missing)) + starts) / arguments.cores)
+    where = f"{arguments.cores} {'GPU' if cuda else 'core'}{'s' if arguments.cores > 1 else ''}"
+    told = f"{len(done)} done, {len(missing)} to train, about {left} on {where}"
+    if not unknown:
+        return told
+    if cuda:
+        return f"{told}, assuming {jobs.RATES['cuda']}"
+    return f"{told}, by some steps of each network on this machine{_slow_precision(unknown, seconds_of)}"
 
 
-def _estimator(store: Path | None, done: Sequence[Run], device: jobs.Device) -> tuple[Callable[[Run], float], bool]:
-    """Seconds that a run may take, learnt from finished ones: those of its task and width, else of its model, else assumed.
+def _slow_precision(runs: Sequence[Run], seconds_of: Callable[[Run], float]) -> str:
+    """What bfloat16 costs beside float32 here, where it costs more, and the way out; nothing else."""
+    narrow = [run for run in runs if run.training.precision == "bfloat16"]
+    if not narrow:
+        return ""
+    from mufree import speed
 
-    Also whether there was anything to learn from. Evaluation is in the seconds.
-    """
+    in_float32 = speed.measure(narrow, "float32")
+    ratio = sum(map(seconds_of, narrow)) / sum(map(in_float32, narrow))
+    if ratio < SLOWER:
+        return ""
+    return (
+        f". This processor is slow in bfloat16: the same in float32 would take {1 / ratio:.0%} of that, by "
+        "--config precision=float32 (a study of its own, whose numbers agree within what docs/performance.md shows)"
+    )
+
+
+def _timings(store: Path | None, done: Sequence[Run]) -> list[tuple[Run, float]]:
+    """Finished runs with the seconds that they took, evaluations included."""
     from mufree.record import RecordError, load_timing
 
-    totals: dict[tuple[object, ...], list[float]] = {}
+    found = []
     for run in done[:: max(1, len(done) // MAX_LEARNT_FROM)]:
         assert store is not None
         try:
             timing = load_timing(store, run)
         except RecordError:
             continue  # its sweep will find it damaged, say so and train it again
-        for key in ((run.task, run.width), (run.model.name,)):
-            total = totals.setdefault(key, [0.0, 0.0])
-            total[0] += timing["flops"]
-            total[1] += timing["train_seconds"] + timing["evaluate_seconds"]
-
-    def seconds(run: Run) -> float:
-        flops, taken = totals.get((run.task, run.width)) or totals.get((run.model.name,)) or (0.0, 0.0)
-        if flops > 0:
-            return training_flops(run) * taken / flops
-        return jobs.seconds(run, device)
-
-    return seconds, bool(totals)
+        found.append((run, timing["train_seconds"] + timing["evaluate_seconds"]))
+    return found
 
 
 def duration(seconds: float) -> str:

@@ -65,7 +65,12 @@ def add_commands(command: Command) -> None:
     sub.add_argument("--out", type=Path, required=True, help="folder for rows.parquet, curves.parquet, timings.parquet")
     sub.add_argument("--digest", help="digest of the sweep that is meant; an error if the study file says another one")
     sub.add_argument("--progress", action="store_true", help="say at the end how far --study is")
-    sub.add_argument("--cores", type=int, default=1, help="cores to divide the time left by (default 1)")
+    sub.add_argument(
+        "--cores",
+        type=int,
+        default=int(os.environ.get("MUFREE_CORES", 1)),
+        help="cores to divide the time left by (default $MUFREE_CORES, else 1)",
+    )
     sub.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="kind of device (default cpu)")
     sub.add_argument(
         "--ddp",
@@ -165,7 +170,9 @@ def _sweep(arguments: argparse.Namespace, stop_requested: Callable[[], str | Non
     record.write_table(arguments.out / "timings.parquet", record.timings_table(r.timing for r in found))
     record.write_table(arguments.out / "curves.parquet", record.concat_curves(r.curves for r in found))
     diverged = sum(r.row["status"] == "diverged" for r in found)
-    progress = f"; study: {how_far(of_study, arguments)}" if arguments.progress else ""
+    spent = sum(r.timing["train_seconds"] + r.timing["evaluate_seconds"] for r in (records[run.id] for run in missing))
+    start_seconds = max(0.0, time.process_time() - spent) if missing else 0.0
+    progress = f"; study: {how_far(of_study, arguments, start_seconds)}" if arguments.progress else ""
     print(
         f"{runs[0].task} {runs[0].method_name} {_widths(runs)}: {len(missing)} of {len(runs)} runs trained in "
         f"{duration(time.monotonic() - started)}, {diverged} diverged{progress}",
