@@ -117,7 +117,7 @@ rule check_frozen:
 rule recompute:
     """The frozen runs give the frozen tables."""
     input:
-        sources.files("metrics"),
+        sources.files("recompute"),
         verified="results/paper/verified.json",
     output:
         "results/paper/recomputed.json",
@@ -156,7 +156,7 @@ rule paper_verdicts:
 rule numbers:
     """Every number and computed sentence of the article, and its tables as CSV and LaTeX."""
     input:
-        sources.files("paper"),
+        sources.files("numbers"),
         verdicts="results/paper/verdicts.csv",
     output:
         numbers="results/paper/numbers.json",

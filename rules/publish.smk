@@ -4,6 +4,7 @@
 rule provenance:
     """Versions, machine, digests of code and data, and times."""
     input:
+        sources.files("provenance"),
         rows="results/{study}/rows.parquet",
         timings="results/{study}/timings.parquet",
         manifests=expand("results/prepared/{dataset}/manifest.json", dataset=DATASETS),

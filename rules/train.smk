@@ -69,6 +69,7 @@ rule coordinate_check:
 rule collect:
     """Join the sweeps, and assert that they are exactly the runs planned."""
     input:
+        sources.files("collect"),
         rows=expand(
             "results/{study}/sweeps/{task}/{method}/w{widths}/s{seeds}/rows.parquet",
             zip,
