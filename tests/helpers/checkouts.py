@@ -11,6 +11,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from mufree import sources
+
 ROOT = Path(__file__).parents[2]
 PARTS = ("Snakefile", "rules", "profiles", "experiments", "envs", "paper", "src")
 
@@ -54,6 +56,14 @@ class Checkout:
         counts = dict(line.split() for line in table.group(1).splitlines())
         return {rule: int(count) for rule, count in counts.items() if rule not in ("all", "total")}
 
+    def loaded_beside(self, stage: str, command: str) -> set[str]:
+        """Modules of the package that calls of a command have loaded here, that every command doesn't, and `stage` hasn't."""
+        loaded = {module for note in (self.path / "loaded" / command).iterdir() for module in note.read_text().split()}
+        code = "import sys, mufree.cli; print(*sys.modules)"
+        every = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+        parts = [path.relative_to(sources.PACKAGE).with_suffix("").parts for path in sources.files(stage)]
+        return loaded - {*every} - {".".join(["mufree", *part]).removesuffix(".__init__") for part in parts}
+
     def start(self, *arguments: str, study: str = "smoke") -> subprocess.Popen[str]:
         """Start Snakemake in a process group of its own."""
         return subprocess.Popen(
@@ -88,4 +98,5 @@ def copy_project(target: Path) -> Checkout:
         else:
             target.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target / part)
+    shutil.copy2(ROOT / "tests/helpers/noting/sitecustomize.py", target / "src")
     return Checkout(target)

@@ -59,6 +59,7 @@ def test_the_second_time_there_is_nothing_to_do(finished: Checkout) -> None:
     [
         ("report/words.py", {"report": 1}),
         ("metrics/transfer.py", {"metrics": 1, "verdicts": 1, "draw": 2, "report": 1}),
+        ("jobs.py", {"collect": 1, "metrics": 1, "verdicts": 1, "draw": 2, "provenance": 1, "report": 1}),
     ],
 )
 def test_analysis_code_trains_nothing(finished: Checkout, source: str, jobs: dict[str, int]) -> None:
@@ -70,6 +71,17 @@ def test_analysis_code_trains_nothing(finished: Checkout, source: str, jobs: dic
     finally:
         path.write_text(before)
     assert finished.planned_jobs() == {}
+
+
+@pytest.mark.parametrize("stage", ["data", "coordcheck", "collect", "metrics", "verdicts", "provenance", "report"])
+def test_all_that_a_stages_command_has_loaded_belongs_to_it(finished: Checkout, stage: str) -> None:
+    assert finished.loaded_beside(stage, stage) == set()
+
+
+def test_how_runs_are_kept_is_all_that_a_sweep_has_loaded_beside_its_stage(finished: Checkout) -> None:
+    assert finished.loaded_beside("train", "sweep") == {"mufree.record", "mufree.sources"}
+    assert finished.loaded_beside("figures", "figure") == set()
+    assert "mufree.figures.transfer" in finished.loaded_beside("metrics", "figure")  # a stage that lacks it is seen
 
 
 def test_the_optimizer_looks_at_every_sweep_again(finished: Checkout) -> None:
