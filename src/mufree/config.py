@@ -117,10 +117,13 @@ class Network(Closed):
     Numbers are counted for one example. They decide how runs are ordered and what jobs ask for, and may be rough.
     """
 
-    kind: ClassVar[Kind]
-    """What it learns from."""
     batchnorm: ClassVar[bool] = False
     """Whether it has BatchNorm, whose statistics are computed anew before an evaluation at an average."""
+
+    @property
+    @abstractmethod
+    def kind(self) -> Kind:
+        """What it learns from."""
 
     @property
     def context(self) -> int | None:
@@ -255,7 +258,7 @@ class ViT(Transformer):
 
     def tables(self, vocabulary: int) -> int:
         """See `Transformer`."""
-        return self.positions + 48
+        return self.positions + 3 * self.patch_size**2
 
 
 class GPT(Transformer):
