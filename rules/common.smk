@@ -4,7 +4,6 @@ import os
 import time
 from pathlib import Path
 
-import yaml
 from snakemake.exceptions import WorkflowError
 
 from mufree import jobs, sources
@@ -14,7 +13,13 @@ from mufree.plan import (
     expand as expand_runs,
     study_datasets,
 )
-from mufree.study_files import StudyFileError, in_precision, load_study, to_yaml
+from mufree.study_files import (
+    StudyFileError,
+    in_precision,
+    load_study,
+    read_yaml,
+    to_yaml,
+)
 
 STARTED = time.time()
 STUDY_FILE = f"experiments/{config.get('study', 'quickstart')}.yaml"
@@ -192,10 +197,11 @@ def report_usage():
 
 def frozen_tasks(folder):
     """Tasks of a frozen study with their descriptions; none before one was frozen."""
-    return {
-        name: task["description"]
-        for path in folder.glob("study.yaml")
-        for name, task in yaml.safe_load(path.read_text(encoding="utf-8"))[
-            "tasks"
-        ].items()
-    }
+    try:
+        return {
+            name: task["description"]
+            for path in folder.glob("study.yaml")
+            for name, task in read_yaml(path)["tasks"].items()
+        }
+    except StudyFileError as error:
+        raise WorkflowError(str(error))
