@@ -88,6 +88,15 @@ def write_study(study, from_file):
     return str(file)
 
 
+def source_files(stage):
+    """The source files of a stage; those here by their paths from here, so that a project that is moved has nothing to do."""
+    here = Path.cwd()
+    return [
+        path.relative_to(here) if path.is_relative_to(here) else path
+        for path in sources.files(stage)
+    ]
+
+
 def read_shard(sweeps):
     """The sweeps of the part of the study that `--config shard` asks for."""
     number, _, count = SHARD.partition("/")

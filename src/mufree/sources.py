@@ -21,6 +21,7 @@ STAGES: dict[str, str] = {
     "train": "checkpoints",
     "coordcheck": "cli.coordcheck:_check_study",
     "collect": "cli.analysing:collect",
+    "first_look": "cli.analysing:first_look",
     "metrics": "cli.analysing:metrics",
     "calibration": "metrics.calibration",
     "verdicts": "cli.paper:verdicts",
