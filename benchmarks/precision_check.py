@@ -15,10 +15,9 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-import yaml
-
 from mufree import config, data
 from mufree.plan import Run, expand
+from mufree.study_files import load_study
 from mufree.train import train
 
 STUDY = Path(__file__).with_name("precision.yaml")
@@ -48,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=3)
     seeds = parser.parse_args().seeds
-    study = config.Study.model_validate(yaml.safe_load(STUDY.read_text(encoding="utf-8")))
+    study = load_study(STUDY)
     losses: dict[tuple[str, str, int], dict[str, dict[int, list[float]]]] = defaultdict(
         lambda: {precision: defaultdict(list) for precision in PRECISIONS}
     )

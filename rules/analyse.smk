@@ -33,7 +33,7 @@ TABLES = [
 rule first_look:
     """Loss against rate for the first task, as soon as its runs are there."""
     input:
-        sources.files("figures"),
+        source_files("first_look"),
         rows=[rows_of(sweep) for sweep in SWEEPS.values() if sweep.task == FIRST_TASK],
         study=ancient(STUDY_FILE),
     output:
@@ -58,7 +58,7 @@ rule first_look:
 rule metrics:
     """Every metric of the study, as tables."""
     input:
-        sources.files("metrics"),
+        source_files("metrics"),
         rows="results/{study}/rows.parquet",
         curves="results/{study}/curves.parquet",
         coordcheck=expand(
@@ -89,7 +89,7 @@ rule metrics:
 rule calibration:
     """How often the intervals cover what is true, on simulated studies; minutes of one core, and part of no study."""
     input:
-        sources.files("calibration"),
+        source_files("calibration"),
     output:
         "results/calibration.csv",
     log:
@@ -105,7 +105,7 @@ rule calibration:
 rule verdicts:
     """What the estimates say about each hypothesis that was written down before the runs."""
     input:
-        sources.files("verdicts"),
+        source_files("verdicts"),
         estimates="results/{study}/tables/estimates.csv",
         hypotheses="experiments/hypotheses.yaml",
     output:
@@ -128,7 +128,7 @@ rule verdicts:
 rule draw:
     """All figures of a task, each as PDF and PNG, with the numbers that it shows."""
     input:
-        sources.files("figures"),
+        source_files("figures"),
         rows="results/{study}/rows.parquet",
         curves="results/{study}/curves.parquet",
         tables=expand("results/{{study}}/tables/{table}.csv", table=TABLES),

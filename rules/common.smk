@@ -4,7 +4,6 @@ import os
 import time
 from pathlib import Path
 
-import yaml
 from snakemake.exceptions import WorkflowError
 
 from mufree import jobs, sources
@@ -14,7 +13,13 @@ from mufree.plan import (
     expand as expand_runs,
     study_datasets,
 )
-from mufree.study_files import StudyFileError, in_precision, load_study, to_yaml
+from mufree.study_files import (
+    StudyFileError,
+    in_precision,
+    load_study,
+    read_yaml,
+    to_yaml,
+)
 
 STARTED = time.time()
 STUDY_FILE = f"experiments/{config.get('study', 'quickstart')}.yaml"
@@ -81,6 +86,15 @@ def write_study(study, from_file):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
     return str(file)
+
+
+def source_files(stage):
+    """The source files of a stage; those here by their paths from here, so that a project that is moved has nothing to do."""
+    here = Path.cwd()
+    return [
+        path.relative_to(here) if path.is_relative_to(here) else path
+        for path in sources.files(stage)
+    ]
 
 
 def read_shard(sweeps):
@@ -194,10 +208,11 @@ def report_usage():
 
 def frozen_tasks(folder):
     """Tasks of a frozen study with their descriptions; none before one was frozen."""
-    return {
-        name: task["description"]
-        for path in folder.glob("study.yaml")
-        for name, task in yaml.safe_load(path.read_text(encoding="utf-8"))[
-            "tasks"
-        ].items()
-    }
+    try:
+        return {
+            name: task["description"]
+            for path in folder.glob("study.yaml")
+            for name, task in read_yaml(path)["tasks"].items()
+        }
+    except StudyFileError as error:
+        raise WorkflowError(str(error))

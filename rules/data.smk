@@ -4,7 +4,7 @@
 rule prepare_data:
     """Prepare one data set: arrays that are mapped into memory, and a manifest of their source and digests."""
     input:
-        sources.files("data"),
+        source_files("data"),
     output:
         manifest="results/prepared/{dataset}/manifest.json",
     log:

@@ -117,7 +117,7 @@ rule check_frozen:
 rule recompute:
     """The frozen runs give the frozen tables."""
     input:
-        sources.files("metrics"),
+        source_files("recompute"),
         verified="results/paper/verified.json",
     output:
         "results/paper/recomputed.json",
@@ -138,7 +138,7 @@ rule recompute:
 rule paper_verdicts:
     """The hypotheses, judged by the frozen estimates."""
     input:
-        sources.files("verdicts"),
+        source_files("verdicts"),
         verified="results/paper/verified.json",
     output:
         "results/paper/verdicts.csv",
@@ -156,7 +156,7 @@ rule paper_verdicts:
 rule numbers:
     """Every number and computed sentence of the article, and its tables as CSV and LaTeX."""
     input:
-        sources.files("paper"),
+        source_files("numbers"),
         verdicts="results/paper/verdicts.csv",
     output:
         numbers="results/paper/numbers.json",
@@ -182,7 +182,7 @@ rule numbers:
 rule paper_figures:
     """The figures of a task, from the frozen tables."""
     input:
-        sources.files("figures"),
+        source_files("figures"),
         verified="results/paper/verified.json",
     output:
         expand(
@@ -263,7 +263,7 @@ rule paper:
         "paper/paper.typ",
         "paper/template.typ",
         "paper/references.bib",
-        sources.files("paper"),
+        source_files("paper"),
         numbers="results/paper/numbers.json",
         tables=rules.numbers.output.tables,
         claims="results/paper/claims.txt",

@@ -4,6 +4,7 @@
 rule provenance:
     """Versions, machine, digests of code and data, and times."""
     input:
+        source_files("provenance"),
         rows="results/{study}/rows.parquet",
         timings="results/{study}/timings.parquet",
         manifests=expand("results/prepared/{dataset}/manifest.json", dataset=DATASETS),
@@ -24,7 +25,7 @@ rule provenance:
 rule report:
     """The report: what was run, what came out, and how far one may believe it."""
     input:
-        sources.files("report"),
+        source_files("report"),
         tables=expand("results/{{study}}/tables/{table}.csv", table=TABLES),
         verdicts="results/{study}/tables/verdicts.csv",
         summary="results/{study}/tables/summary.json",

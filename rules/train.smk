@@ -4,7 +4,7 @@
 rule sweep:
     """Train one task and method at some widths and seeds and all learning rates; runs that the store has are not trained again."""
     input:
-        sources.files("train"),
+        source_files("train"),
         study=ancient(STUDY_FILE),
         manifest=manifest,
     output:
@@ -40,7 +40,7 @@ rule sweep:
 rule coordinate_check:
     """Watch activations against width in the first steps, for every method of a task."""
     input:
-        sources.files("coordcheck"),
+        source_files("coordcheck"),
         study=ancient(STUDY_FILE),
         manifest=manifest,
     output:
@@ -69,6 +69,7 @@ rule coordinate_check:
 rule collect:
     """Join the sweeps, and assert that they are exactly the runs planned."""
     input:
+        source_files("collect"),
         rows=expand(
             "results/{study}/sweeps/{task}/{method}/w{widths}/s{seeds}/rows.parquet",
             zip,

@@ -14,20 +14,30 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="lower-case letters, digits and hyphens")]
 MethodName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$", description="lower-case letters, digits and _")]
-Positive = Annotated[int, Field(gt=0)]
-NonNegative = Annotated[int, Field(ge=0)]
-Log2LR = Annotated[int, Field(ge=-1022, le=1023, description="log2 of a learning rate that a float64 can hold")]
-Beta = Annotated[float, Field(ge=0, lt=1)]
-Coefficient = Annotated[float, Field(ge=0)]
+LARGEST = 2**31 - 1
+"""No number of steps, width or seed is larger: curves keep steps in 32 bits, and nothing needs more."""
+Int = Annotated[int, Field(strict=True)]
+Float = Annotated[float, Field(strict=True)]
+"""Numbers, as which neither `true` nor "1" passes."""
+Positive = Annotated[Int, Field(gt=0, le=LARGEST)]
+NonNegative = Annotated[Int, Field(ge=0, le=LARGEST)]
+Log2LR = Annotated[Int, Field(ge=-1022, le=1023, description="log2 of a learning rate that a float64 can hold")]
+Beta = Annotated[Float, Field(ge=0, lt=1)]
+Coefficient = Annotated[Float, Field(ge=0)]
 Split = Literal["train", "valid", "test"]
 Kind = Literal["image", "text"]
 
 
 class Closed(BaseModel):
-    """A frozen model that refuses unknown keys, so that a misspelt setting is an error and not a default."""
+    """A frozen model that refuses unknown keys, so that a misspelt setting is an error and not a default.
+
+    No number is infinite.
+    """
 
     # Built on first use: the Snakefile, and so every job, imports this.
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, defer_build=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, defer_build=True
+    )
 
 
 # --- data sets -------------------------------------------------------------------------------------------------------
@@ -48,7 +58,7 @@ class Text(Closed):
     """A data set of text, split into the tokens of a vocabulary."""
 
     kind: ClassVar[Kind] = "text"
-    vocab_size: Annotated[int, Field(ge=257, le=65536)] = 512
+    vocab_size: Annotated[Int, Field(ge=257, le=65536)] = 512
     """Size of the byte-level BPE vocabulary, trained on the training split."""
 
     @property
@@ -102,7 +112,7 @@ class WikiSample(Text):
     """The extract of the English Wikipedia that gensim ships, split by article. Works offline."""
 
     name: Literal["wiki_sample"]
-    articles: Annotated[int, Field(ge=10)] | None = None
+    articles: Annotated[Int, Field(ge=10)] | None = None
     """Take only the first so many articles; all of them (104) if null."""
 
 
@@ -117,10 +127,13 @@ class Network(Closed):
     Numbers are counted for one example. They decide how runs are ordered and what jobs ask for, and may be rough.
     """
 
-    kind: ClassVar[Kind]
-    """What it learns from."""
     batchnorm: ClassVar[bool] = False
     """Whether it has BatchNorm, whose statistics are computed anew before an evaluation at an average."""
+
+    @property
+    @abstractmethod
+    def kind(self) -> Kind:
+        """What it learns from."""
 
     @property
     def context(self) -> int | None:
@@ -255,7 +268,7 @@ class ViT(Transformer):
 
     def tables(self, vocabulary: int) -> int:
         """See `Transformer`."""
-        return self.positions + 48
+        return self.positions + 3 * self.patch_size**2
 
 
 class GPT(Transformer):
@@ -350,7 +363,7 @@ class OptimizerSettings(Closed):
     """AdamW and SGD: momentum. ScheduleFree: how far y lies from z towards x."""
     beta2: Beta = 0.99
     """Decay of the squared gradient's running mean. SGD has none."""
-    eps: Annotated[float, Field(gt=0)] = 1e-12
+    eps: Annotated[Float, Field(gt=0)] = 1e-12
     """Adam's ε; small, since gradients shrink with width. SGD has none."""
     weight_decay: Coefficient = 0.0
     """Coefficient λ of the weight decay: a step takes lr × weight_decay off a weight."""
@@ -369,9 +382,9 @@ class Training(Closed):
     """Optimizer steps."""
     batch_size: Positive
     """Examples a step."""
-    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    warmup_fraction: Annotated[Float, Field(ge=0, lt=1)] = 0.1
     """Share of the steps in which the learning rate rises linearly, the same for all methods and widths."""
-    evaluations: Annotated[int, Field(ge=2)] = 20
+    evaluations: Annotated[Int, Field(ge=2)] = 20
     """Equally spaced evaluations on validation data, the last one after the last step."""
     eval_examples: Positive = 1024
     """Validation examples in each evaluation, always the same ones."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mufree import record
 from mufree.files import replacing, sha256
+from mufree.study_files import read_yaml
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -201,10 +202,8 @@ def recompute(folder: Path) -> dict[str, int]:
 
 def coordinate_checks(folder: Path) -> list[Path]:
     """The raw coordinate checks of a frozen folder in the order of the study's tasks, as its tables have them."""
-    import yaml
-
     checks = {path.stem: path for path in (folder / "coordcheck").glob("*.parquet")}
-    tasks = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))["tasks"]
+    tasks = read_yaml(folder / "study.yaml")["tasks"]
     return [checks[task] for task in tasks if task in checks]
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from mufree.config import METHODS
 from mufree.figures import display_names
 from mufree.hypotheses import Hypotheses
+from mufree.study_files import read_yaml
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,8 @@ def read(folder: Path, manifest: Mapping[str, Any], verdicts: pd.DataFrame) -> F
     calibration, power = folder / "calibration.csv", folder / "power.csv"
     return Frozen(
         manifest=manifest,
-        study=yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8")),
-        hypotheses=Hypotheses.model_validate(yaml.safe_load((folder / "hypotheses.yaml").read_text(encoding="utf-8"))),
+        study=read_yaml(folder / "study.yaml"),
+        hypotheses=Hypotheses.model_validate(read_yaml(folder / "hypotheses.yaml")),
         provenance=json.loads((folder / "provenance.json").read_text(encoding="utf-8")),
         tables={path.stem: pd.read_csv(path) for path in sorted((folder / "tables").glob("*.csv"))},
         runs=pd.read_parquet(folder / "rows.parquet"),

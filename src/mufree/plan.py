@@ -14,7 +14,7 @@ from itertools import product
 
 from pydantic import TypeAdapter
 
-from mufree.config import Closed, Dataset, DecayScaling, Method, Model, OptimizerSettings, Study, Task, Training
+from mufree.config import Closed, Dataset, DecayScaling, Log2LR, Method, Model, OptimizerSettings, Study, Task, Training
 
 NUMERICS = 3
 """Version of the numbers. Raise it with every change that is meant to change results, and no other: a run in the store is
@@ -37,7 +37,7 @@ class Run(Closed):
     training: Training
     width: int
     base_width: int
-    log2_lr: int
+    log2_lr: Log2LR
     seed: int
     numerics: int = NUMERICS
 

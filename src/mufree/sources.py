@@ -1,49 +1,61 @@
 """Which source files each stage of the study depends on, and their digest.
 
 Rules name them as inputs, so that changing a figure never touches a sweep and changing the optimizer looks at every sweep
-again. Rows record the digest of what trained them. A stage names the modules that its rule's command calls; what these import
-is read from their sources, so that nothing can be forgotten. Standard library only.
+again. Rows record the digest of what trained them. A stage names what its rule's command calls; what that imports is read from
+the sources, so that nothing can be forgotten. Standard library only, and quick: Snakemake asks for it at each job's start.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
 
-STAGES: dict[str, tuple[str, ...]] = {
-    "data": ("data",),
-    "train": ("train", "checkpoints"),
-    "coordcheck": ("coordcheck", "train"),
-    "metrics": ("tables", "coordcheck"),
-    "calibration": ("metrics.calibration",),
-    "verdicts": ("verdicts",),
-    "figures": ("figures",),
-    "report": ("report",),
-    "paper": ("numbers", "follow_ups", "paper", "freeze"),
+STAGES: dict[str, str] = {
+    "data": "data",
+    "train": "checkpoints",
+    "coordcheck": "cli.coordcheck:_check_study",
+    "collect": "cli.analysing:collect",
+    "first_look": "cli.analysing:first_look",
+    "metrics": "cli.analysing:metrics",
+    "calibration": "metrics.calibration",
+    "verdicts": "cli.paper:verdicts",
+    "figures": "cli.analysing:figure",
+    "provenance": "cli.analysing:provenance",
+    "report": "cli.analysing:report",
+    "recompute": "cli.paper:check_frozen",
+    "numbers": "cli.paper:numbers",
+    "paper": "cli.paper:paper",
 }
-"""Modules by stage, without the package's name."""
+"""What each stage starts from, without the package's name: a module, or one of the functions in a module of `cli`.
+
+Where data are prepared, runs are trained or studies simulated, it is the module that does so: how the command picks runs and
+keeps them changes none, and must not have all sweeps looked at again.
+"""
 
 TEMPLATES = "report"
 """The module that reads `templates/`."""
+
+_FOR_TYPE_CHECKERS = re.compile(r"^if TYPE_CHECKING:\n(?:[ \t]+.*\n|\n)+", re.MULTILINE)
+_IMPORT = re.compile(r"^[ \t]*((?:from mufree|import .*\bmufree)\b[^\n(]*(?:\([^)]*\))?)", re.MULTILINE)
 
 
 @cache
 def files(stage: str) -> list[Path]:
     """The files of a stage, sorted. Raises `KeyError` for a stage that doesn't exist."""
     found: set[str] = set()
-    pending = list(STAGES[stage])
+    pending = {STAGES[stage]}
     while pending:
-        module = pending.pop()
-        if module not in found:
-            found.add(module)
-            pending += imports(module)
-    paths = [path for module in found if (path := _path(module)) is not None]
-    return sorted([*paths, *(PACKAGE.glob("templates/*") if TEMPLATES in found else ())])
+        needed = pending.pop()
+        found.add(needed)
+        pending |= needs(needed) - found
+    modules = {needed.partition(":")[0] for needed in found}
+    return sorted([*map(_source, modules), *(PACKAGE.glob("templates/*") if TEMPLATES in modules else ())])
 
 
 def digest(stage: str) -> str:
@@ -55,37 +67,57 @@ def digest(stage: str) -> str:
 
 
 @cache
-def imports(module: str) -> list[str]:
-    """What a module of the package imports of it, anywhere but for type checkers; and the packages around it."""
-    path = _path(module)
-    assert path is not None
-    named = {name for node in _run(ast.parse(path.read_bytes())) for name in _named(node)}
-    parents = {name.rpartition(".")[0] for name in {module, *named}} - {""}
-    return sorted(name for name in named | parents if _path(name) is not None)
+def needs(needed: str) -> set[str]:
+    """What a module imports of the package, anywhere but for type checkers, and the package that it lies in; or what a name in
+    a module of `cli` reaches, in that module and by imports.
+    """
+    module, _, name = needed.partition(":")
+    if name:
+        nodes = list(ast.walk(_definitions(module)[name]))
+        used = {node.id for node in nodes if isinstance(node, ast.Name)} & _definitions(module).keys()
+        return {f"{module}:{other}" for other in used} | _imported(nodes)
+    # Statements alone, since parsing whole modules takes ten times as long.
+    text = _FOR_TYPE_CHECKERS.sub("", _source(module).read_text(encoding="utf-8"))
+    return {module.rpartition(".")[0]} | _imported(ast.parse("\n".join(_IMPORT.findall(text))).body)
 
 
-def _run(tree: ast.AST) -> Iterator[ast.AST]:
-    """All nodes of a tree but those that are there for type checkers alone."""
-    yield tree
-    if isinstance(tree, ast.If) and isinstance(tree.test, ast.Name) and tree.test.id == "TYPE_CHECKING":
-        children: Iterable[ast.AST] = tree.orelse
-    else:
-        children = ast.iter_child_nodes(tree)
-    for child in children:
-        yield from _run(child)
+@cache
+def _definitions(module: str) -> dict[str, ast.stmt]:
+    """Each name that a module defines or imports at its top, with the statement that does so."""
+    found: dict[str, ast.stmt] = {}
+    for statement in ast.parse(_source(module).read_bytes()).body:
+        if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+            found[statement.name] = statement
+        elif isinstance(statement, ast.ImportFrom):
+            for alias in statement.names:
+                found[alias.asname or alias.name] = ast.ImportFrom(statement.module, [alias], 0)
+        elif isinstance(statement, ast.Assign | ast.AnnAssign):
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            found |= {target.id: statement for target in targets if isinstance(target, ast.Name)}
+    return found
 
 
-def _named(node: ast.AST) -> Iterator[str]:
-    """Modules of the package that a statement may import, without the package's name; some may be names in a module."""
-    if isinstance(node, ast.Import):
-        yield from (alias.name.removeprefix("mufree.") for alias in node.names if alias.name.startswith("mufree."))
-    elif isinstance(node, ast.ImportFrom) and node.module is not None and f"{node.module}.".startswith("mufree."):
-        inside = node.module.removeprefix("mufree").removeprefix(".")
-        yield from ([inside] if inside else [])
-        yield from (f"{inside}.{alias.name}".removeprefix(".") for alias in node.names)
+def _imported(nodes: Iterable[ast.AST]) -> set[str]:
+    """What the imports among some nodes name of the package."""
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name.removeprefix("mufree.") for alias in node.names if alias.name.startswith("mufree.")}
+        elif isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith("mufree."):
+            inside = str(node.module).removeprefix("mufree").removeprefix(".")
+            found |= {_named(inside, alias.name) for alias in node.names}
+    return found
 
 
-def _path(module: str) -> Path | None:
-    """The file of a module; None where there is no such module."""
+def _named(module: str, name: str) -> str:
+    """The module that `from module import name` names, or what it takes a name from."""
+    inner = f"{module}.{name}".removeprefix(".")
+    if _source(inner).is_file():
+        return inner
+    return f"{module}:{name}" if module.startswith("cli.") else module
+
+
+def _source(module: str) -> Path:
+    """The file of a module; of one that doesn't exist, a path to nothing."""
     base = PACKAGE / module.replace(".", "/")
-    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
+    return base / "__init__.py" if base.is_dir() else base.with_suffix(".py")

@@ -5,7 +5,7 @@ Both the Snakefile and the commands read studies here. Imports nothing heavy.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,21 @@ class StudyFileError(ValueError):
 class _Strict(yaml.SafeLoader):
     """Plain values alone, and no key twice: of two, YAML would silently take the last."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        # Here, where keys are as written: those of merged mappings (<<), which others override, come later.
+        node = super().compose_mapping_node(anchor)
         seen: set[tuple[str, str]] = set()
         for key, _ in node.value:
             name = key.tag, str(key.value)
             if name in seen:
                 raise yaml.MarkedYAMLError(problem=f"key '{key.value}' is there twice", problem_mark=key.start_mark)
             seen.add(name)
-        return super().construct_mapping(node, deep)
+        return node
+
+
+_WITH_EXPONENT = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$")
+"""1e-8 is a number, as in YAML 1.2 and everywhere else; in YAML 1.1, which is what PyYAML reads, it is a text."""
+_Strict.add_implicit_resolver("tag:yaml.org,2002:float", _WITH_EXPONENT, list("-+.0123456789"))
 
 
 def read_yaml(path: Path) -> Any:
@@ -39,11 +46,12 @@ def read_yaml(path: Path) -> Any:
     except OSError as error:
         raise StudyFileError(f"{path} can't be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise StudyFileError(f"{path} is not UTF-8: byte {error.object[error.start]:#04x} at {error.start}") from error
-    except yaml.YAMLError as error:
-        raise StudyFileError(f"{path} is no YAML: {error}") from error
+        where = f"byte {error.object[error.start]:#04x} at {error.start}"
+        raise StudyFileError(f"{path} is not UTF-8: {where}; save it as UTF-8") from error
     except RecursionError as error:
         raise StudyFileError(f"{path} is no YAML that anybody needs: its brackets are nested too deeply") from error
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError is of a number or a date that can't be one
+        raise StudyFileError(f"{path} is no YAML: {error}") from error
 
 
 def load_study(path: Path) -> Study:

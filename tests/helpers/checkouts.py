@@ -9,7 +9,10 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+
+from mufree import sources
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("Snakefile", "rules", "profiles", "experiments", "envs", "paper", "src")
@@ -54,6 +57,16 @@ class Checkout:
         counts = dict(line.split() for line in table.group(1).splitlines())
         return {rule: int(count) for rule, count in counts.items() if rule not in ("all", "total")}
 
+    def loaded_beside(self, stage: str, command: str) -> set[str]:
+        """Modules of the package that calls of a command have loaded here, that every command doesn't, and `stage` hasn't."""
+        loaded = {module for note in (self.path / "loaded" / command).iterdir() for module in note.read_text().split()}
+        parts = [path.relative_to(sources.PACKAGE).with_suffix("").parts for path in sources.files(stage)]
+        return (
+            loaded
+            - loaded_by_every_command()
+            - {".".join(["mufree", *part]).removesuffix(".__init__") for part in parts}
+        )
+
     def start(self, *arguments: str, study: str = "smoke") -> subprocess.Popen[str]:
         """Start Snakemake in a process group of its own."""
         return subprocess.Popen(
@@ -65,6 +78,13 @@ class Checkout:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+
+
+@cache
+def loaded_by_every_command() -> set[str]:
+    """Modules that are there before a command does anything."""
+    code = "import sys, mufree.cli; print(*sys.modules)"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
 
 
 def command(*arguments: str, **config: str) -> list[str]:
@@ -88,4 +108,5 @@ def copy_project(target: Path) -> Checkout:
         else:
             target.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target / part)
+    shutil.copy2(ROOT / "tests/helpers/noting/sitecustomize.py", target / "src")
     return Checkout(target)

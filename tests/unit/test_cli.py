@@ -201,6 +201,8 @@ def test_the_coordinate_check_has_a_row_for_every_method_and_scales_each_model_b
     [
         ("plan {folder}/absent.yaml", 2, ["absent.yaml", "Known: tiny"]),
         ("sweep --study {study} --sweep photo.x --data . --store . --out .", 2, ["photo.x"]),
+        ("sweep --runs [{{}}] --data . --store . --out .", 2, ["--runs has 11 mistake(s)", "0.task: Field required"]),
+        ("data --dataset {{ --out {folder}/out", 2, ["--dataset has 1 mistake(s)", "Invalid JSON"]),
         ("sweep --runs [] --progress --data . --store . --out .", 2, ["--progress", "--study and --sweep"]),
         ("data --study {study} --task phto --out {folder}/out", 2, ["'phto'", "Known: photo"]),
         (

@@ -124,7 +124,9 @@ def test_wrong_usage_is_said(
         assert word in said
 
 
-@pytest.mark.parametrize("option", ["--widths=64", "--widths=64,64", "--widths=a,b", "--lr=fast"])
+@pytest.mark.parametrize(
+    "option", ["--widths=64", "--widths=64,64", "--widths=a,b", "--lr=fast", "--lr=2^9999", "--lr=nan"]
+)
 def test_numbers_that_are_none(model: Path, option: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["coordcheck", str(model), option])

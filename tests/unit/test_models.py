@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal, get_args
+
 import pytest
 import torch
 from mup import MuReadout
 from torch import nn
 
 from mufree import config, models
+from mufree.data import BUILDERS
 from mufree.parametrization import parametrize
 
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -48,6 +51,92 @@ def test_build_hands_every_field_on() -> None:
         assert len(model.blocks) == 1
         assert model.blocks[0].ffn_in.weight.shape == (3 * 16, 16)
         assert model.blocks[0].attention.head_dim == 8
+
+
+def members(union: Any) -> list[type[config.Closed]]:
+    return list(get_args(get_args(union)[0]))
+
+
+def name_of(settings: type[config.Closed]) -> str:
+    return str(get_args(settings.model_fields["name"].annotation)[0])
+
+
+def test_every_model_answers_what_plans_ask_and_has_a_class() -> None:
+    kinds: dict[str, str] = {}
+    for settings in members(config.Model):
+        assert issubclass(settings, config.Network)
+        name = name_of(settings)
+        made = settings.model_validate({"name": name})  # a TypeError for what is abstract
+        kinds[name] = made.kind
+        assert (made.context is not None) == (made.kind == "text")
+        layers = models.build(made, 16, 300).modules()
+        assert made.batchnorm == any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in layers)
+        assert made.kept(16, 300) >= made.held(16, 300) // 4 > 0
+    assert list(kinds) == list(models.MODELS) == list(CONFIGS)
+    assert set(kinds.values()) == set(get_args(config.Kind))
+
+
+def test_a_model_that_leaves_a_question_open_cannot_be_made() -> None:
+    class Half(config.Network):
+        name: Literal["half"]
+
+    with pytest.raises(TypeError, match="abstract methods held, kept, kind, parameters, products"):
+        Half.model_validate({"name": "half"})
+
+
+def test_every_data_set_says_what_it_is_made_of_and_can_be_built() -> None:
+    assert {name_of(settings) for settings in members(config.Dataset)} == set(BUILDERS)
+    for settings in members(config.Dataset):
+        made = settings.model_validate({"name": name_of(settings)})
+        assert (made.kind, made.vocabulary > 0) in (("image", False), ("text", True))
+
+
+PIXELS = 3 * 32 * 32
+BLOCKS = 2 * (4 + 2 * 4) * 16**2  # weights of two transformer blocks of width 16
+
+
+@pytest.mark.parametrize(
+    ("settings", "products", "parameters", "kept", "held"),
+    [
+        (config.MLP(name="mlp", depth=3), *[PIXELS * 16 + 2 * 16**2] * 2, PIXELS + 3 * 3 * 16, PIXELS + 2 * 16),
+        (
+            config.ResNet(name="resnet", blocks_per_stage=2),
+            1024 * (27 * 16 + 3 * 4 * 9 * 16**2),  # a stage has a quarter of the positions and four times the weights
+            27 * 16 + (1 + 4 + 16) * 4 * 9 * 16**2,
+            1024 * 16 * 2 * (1 + 6 * (1 + 0.5 + 0.25)),
+            4 * 1024 * 16,
+        ),
+        (
+            config.ViT(name="vit", depth=2, head_dim=8),
+            64 * (BLOCKS + 2 * 2 * 64 * 16),
+            (64 + 48) * 16 + BLOCKS,
+            64 * 2 * (18 * 16 + 2 * 64 * 2),  # 2 heads
+            64 * (11 * 16 + 2 * 64 * 2),
+        ),
+        (
+            config.ViT(name="vit", depth=2, head_dim=8, patch_size=8),
+            16 * (BLOCKS + 2 * 2 * 16 * 16),
+            (16 + 3 * 8 * 8) * 16 + BLOCKS,
+            16 * 2 * (18 * 16 + 2 * 16 * 2),
+            16 * (11 * 16 + 2 * 16 * 2),
+        ),
+        (
+            config.GPT(name="gpt", depth=2, head_dim=8, context_length=16),
+            16 * (BLOCKS + 2 * 2 * 16 * 16),
+            (16 + 2 * 300) * 16 + BLOCKS,
+            16 * (2 * (18 * 16 + 2 * 16 * 2) + 4 * 300),
+            16 * 3 * 300,  # the logits are more than a block
+        ),
+    ],
+    ids=["mlp", "resnet", "vit", "vit of larger patches", "gpt"],
+)
+def test_what_an_example_costs_by_hand(
+    settings: config.Network, products: int, parameters: int, kept: int, held: int
+) -> None:
+    """At width 16, with a vocabulary of 300 where there is one."""
+    vocabulary = 300 if settings.kind == "text" else 0
+    found = [function(16, vocabulary) for function in (settings.parameters, settings.kept, settings.held)]
+    assert [settings.products(16), *found] == [products, parameters, kept, held]
 
 
 def test_resnet_halves_resolution_and_doubles_channels_between_stages() -> None:

@@ -643,6 +643,18 @@ def test_sgd_is_scaled_as_mup_scales_it() -> None:
         (MuSGD_ScheduleFree, {"momentum": math.nan}, ValueError, "momentum must be at least 0 and below 1, got nan"),
         (MuSGD_ScheduleFree, {"warmup_steps": -5}, ValueError, "warmup_steps must be finite and not negative, got -5"),
         (MuRAdam_ScheduleFree, {"weight_decay": "0"}, TypeError, "weight_decay must be a number, got '0'"),
+        (MuAdamW_ScheduleFree, {"betas": (0.9,)}, TypeError, "betas must be two numbers, got (0.9,)"),
+        (
+            MuAdamW_ScheduleFree,
+            {"eps": torch.tensor(1e-8)},
+            TypeError,
+            "eps must be a plain number, got tensor(1.0000e-08)",
+        ),
+        (MuAdamW_ScheduleFree, {"r": math.nan}, ValueError, "r must be finite, got nan"),
+        (MuScheduleFreeWrapper, {"lr": True}, TypeError, "lr must be a number, got True"),
+        (MuScheduleFreeWrapper, {"momentum": "0.9"}, TypeError, "momentum must be a number, got '0.9'"),
+        (MuScheduleFreeWrapper, {"r": "0"}, TypeError, "r must be a number, got '0'"),
+        (MuScheduleFreeWrapper, {"weight_decay_at_y": "0"}, TypeError, "weight_decay_at_y must be a number, got '0'"),
         (MuAdamW_ScheduleFree, {"eps": -1e-8}, ValueError, "eps must be finite and not negative, got -1e-08"),
     ],
 )

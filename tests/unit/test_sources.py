@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import re
 from pathlib import Path
 
+import grimp
 import pytest
 
 from mufree import sources
@@ -15,17 +15,43 @@ def names(stage: str) -> set[str]:
     return {path.relative_to(sources.PACKAGE).as_posix() for path in sources.files(stage)}
 
 
-@pytest.mark.parametrize("stage", sources.STAGES)
-def test_every_module_that_a_stage_loads_is_in_it(stage: str) -> None:
-    code = "; ".join(f"import mufree.{module}" for module in sources.STAGES[stage])
-    code += "; import sys; print(*(m.__file__ for n, m in sys.modules.items() if n.startswith('mufree.')))"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert {Path(path).relative_to(sources.PACKAGE).as_posix() for path in loaded} <= names(stage)
+def forgotten() -> set[tuple[str, str]]:
+    """Modules outside `cli`, of which stages take functions alone, each with what grimp finds it to import and we don't, or
+    the other way round."""
+    graph = grimp.build_graph("mufree", exclude_type_checking_imports=True, cache_dir=None)
+    modules = {module for module in graph.modules if not f"{module}.".startswith("mufree.cli.")}
+    assert len(modules) > 90
+    theirs = {(module, other) for module in modules for other in graph.find_modules_directly_imported_by(module)}
+    theirs |= {(module, module.rpartition(".")[0] or module) for module in modules}  # the package that it lies in
+    inside = {module: module.removeprefix("mufree").removeprefix(".") for module in modules}
+    ours = {(module, f"mufree.{name}".rstrip(".")) for module in modules for name in sources.needs(inside[module])}
+    return ours ^ theirs
+
+
+def test_imports_are_those_that_grimp_finds() -> None:
+    assert forgotten() == set()
+
+
+def test_a_forgotten_import_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "needs", sources.needs.__wrapped__)
+    monkeypatch.setattr(sources, "_IMPORT", re.compile(sources._IMPORT.pattern.replace("^[ \\t]*", "^"), re.MULTILINE))
+    assert ("mufree.coordcheck", "mufree.optim") in forgotten()  # it stands in a function
+
+
+def test_what_a_command_reaches_is_found_through_its_helpers() -> None:
+    """By hand: `numbers` reads the frozen study in a helper of its module, and verdicts are the package's to write as CSV."""
+    assert {"cli.paper:_load_frozen", "numbers", "follow_ups", "paper", "record"} <= sources.needs("cli.paper:numbers")
+    assert {"frozen", "freeze"} <= sources.needs("cli.paper:_load_frozen")
+    assert sources.needs("cli.paper:load_study") == {"cli.inputs:load_study"}
+    assert "cli.coordcheck:RADAM_STANDS_STILL" in sources.needs("cli.coordcheck:_check_method")
+    # The same module trains runs again for `mufree rerun`, draws the check of one's own model, and holds the commands' words.
+    assert "cli/training.py" not in names("numbers")
+    assert not {name for name in names("coordcheck") if name.startswith("figures/")}
 
 
 def test_a_change_of_what_the_article_prints_makes_its_numbers_anew() -> None:
     changed = {"coordcheck.py", "tables/power.py", "metrics/calibration.py", "config.py", "templates/report.js"}
-    assert changed <= names("paper")
+    assert changed <= names("numbers")
 
 
 def test_a_change_of_what_only_looks_at_runs_trains_nothing() -> None:
@@ -36,11 +62,10 @@ def test_a_change_of_what_only_looks_at_runs_trains_nothing() -> None:
 
 @pytest.fixture
 def package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A package of its own in the place of ours."""
+    """A package of its own in the place of ours, empty."""
     monkeypatch.setattr(sources, "PACKAGE", tmp_path)
-    monkeypatch.setattr(sources, "STAGES", {"one": ("start",)})
-    for function in (sources.files, sources.imports):
-        function.cache_clear()
+    monkeypatch.setattr(sources, "STAGES", {"one": "start"})
+    for function in (sources.files, sources.needs, sources._definitions):
         monkeypatch.setattr(sources, function.__name__, function.__wrapped__)
     return tmp_path
 
@@ -51,17 +76,46 @@ def test_imports_are_found_wherever_they_stand(package: Path) -> None:
         "if TYPE_CHECKING:\n    from mufree import types_only\nelse:\n    from mufree import elsewhere\n"
         "def f():\n    from mufree import lazy\n    import torch\n",
         "plain.py": "import mufree.start",  # a circle
-        "lazy.py": "from mufree.lazier import x",
-        **dict.fromkeys(("elsewhere.py", "types_only.py", "lazier.py", "unused.py"), ""),
+        "lazy.py": "from mufree.lazier import (\n    x,\n    y,\n)\n",
+        **dict.fromkeys(("__init__.py", "elsewhere.py", "types_only.py", "lazier.py", "unused.py"), ""),
         **dict.fromkeys(("inner/__init__.py", "inner/part.py", "inner/other.py"), ""),
     }.items():
         (package / name).parent.mkdir(exist_ok=True)
         (package / name).write_text(text)
     assert names("one") == {
-        *("start.py", "plain.py", "elsewhere.py", "inner/__init__.py", "inner/part.py", "lazy.py", "lazier.py"),
+        *(
+            "__init__.py",
+            "start.py",
+            "plain.py",
+            "elsewhere.py",
+            "inner/__init__.py",
+            "inner/part.py",
+            "lazy.py",
+            "lazier.py",
+        ),
     }
     before = sources.digest("one")
     (package / "unused.py").write_text("changed = True")
     assert sources.digest("one") == before
     (package / "lazier.py").write_text("changed = True")
     assert sources.digest("one") != before
+
+
+def test_of_a_module_of_commands_a_stage_has_what_its_own_reaches(
+    package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "STAGES", {"one": "cli.many:first", "two": "cli.many:second"})
+    (package / "cli").mkdir()
+    for name, text in {
+        "cli/__init__.py": "from mufree.cli import many",
+        "cli/many.py": "from mufree import early, late\nfrom mufree.cli.shared import load, save\nLIMIT = late.LIMIT\n"
+        "def first():\n    return _helper()\n"
+        "def _helper():\n    from mufree import lazy\n    load(early)\n"
+        "def second():\n    save(LIMIT)\n",
+        "cli/shared.py": "def load(x):\n    from mufree import loading\ndef save(x):\n    from mufree import saving\n",
+        **{f"{name}.py": "" for name in ("__init__", "early", "late", "lazy", "loading", "saving")},
+    }.items():
+        (package / name).write_text(text)
+    shared = {"__init__.py", "cli/many.py", "cli/shared.py"}
+    assert names("one") == shared | {"early.py", "lazy.py", "loading.py"}
+    assert names("two") == shared | {"late.py", "saving.py"}

@@ -156,6 +156,33 @@ def test_it_needs_the_frozen_study_and_trains_nothing(built: Checkout) -> None:
     assert built.planned_jobs("paper") == {}
 
 
+WHOLE = pytest.mark.whole  # which files they are is held by tests/unit/test_sources.py
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "tables/power.py",
+        *(pytest.param(file, marks=WHOLE) for file in ("coordcheck.py", "metrics/calibration.py", "config.py")),
+    ],
+)
+def test_a_change_of_what_it_prints_makes_its_numbers_anew(built: Checkout, source: str) -> None:
+    path = built.path / "src/mufree" / source
+    before = path.read_text()
+    try:
+        path.write_text(before + "\n# changed\n")
+        planned = built.planned_jobs("paper")
+    finally:
+        path.write_text(before)
+    assert planned["numbers"] == planned["paper"] == 1
+    assert "sweep" not in planned
+
+
+def test_all_that_its_commands_have_loaded_belongs_to_their_stages(built: Checkout) -> None:
+    for stage, command in {"recompute": "check-frozen", "numbers": "numbers", "paper": "paper"}.items():
+        assert built.loaded_beside(stage, command) == set()
+
+
 @pytest.mark.whole
 def test_no_command_of_the_build_loads_torch(built: Checkout) -> None:
     (task, *_) = json.loads((built.path / BUILD / "numbers.json").read_text())["tasks"]

@@ -29,6 +29,7 @@ def test_jobs_of_the_smoke_study(checkout: Checkout) -> None:
         "prepare_data": 2,
         "sweep": 15,
         "coordinate_check": 2,
+        "first_look": 1,
         "collect": 1,
         "metrics": 1,
         "verdicts": 1,
@@ -83,6 +84,10 @@ def test_a_mistake_in_a_study_is_an_error_before_anything_runs(checkout: Checkou
     path.write_text(path.read_text().replace("base_width: 16", "base_width: 20"))
     said = checkout.snakemake(check=False)
     assert "base_width 20 is in no width list" in said
+    assert "Traceback" not in said
+    path.write_bytes(b"name: smok\xe9")
+    said = checkout.snakemake(check=False)
+    assert "smoke.yaml is not UTF-8" in said
     assert "Traceback" not in said
     assert not (checkout.path / "results").exists()
 

@@ -58,7 +58,11 @@ def test_the_second_time_there_is_nothing_to_do(finished: Checkout) -> None:
     ("source", "jobs"),
     [
         ("report/words.py", {"report": 1}),
-        ("metrics/transfer.py", {"metrics": 1, "verdicts": 1, "draw": 2, "report": 1}),
+        ("metrics/transfer.py", {"first_look": 1, "metrics": 1, "verdicts": 1, "draw": 2, "report": 1}),
+        (
+            "jobs.py",
+            {"first_look": 1, "collect": 1, "metrics": 1, "verdicts": 1, "draw": 2, "provenance": 1, "report": 1},
+        ),
     ],
 )
 def test_analysis_code_trains_nothing(finished: Checkout, source: str, jobs: dict[str, int]) -> None:
@@ -70,6 +74,15 @@ def test_analysis_code_trains_nothing(finished: Checkout, source: str, jobs: dic
     finally:
         path.write_text(before)
     assert finished.planned_jobs() == {}
+
+
+def test_all_that_a_stages_command_has_loaded_belongs_to_it(finished: Checkout) -> None:
+    for stage in ("data", "coordcheck", "collect", "metrics", "verdicts", "provenance", "report"):
+        assert finished.loaded_beside(stage, stage) == set(), stage
+    assert finished.loaded_beside("figures", "figure") == finished.loaded_beside("first_look", "first-look") == set()
+    # How runs are kept changes none of them.
+    assert finished.loaded_beside("train", "sweep") == {"mufree.record", "mufree.sources"}
+    assert "mufree.figures.transfer" in finished.loaded_beside("metrics", "figure")  # a stage that lacks it is seen
 
 
 def test_the_optimizer_looks_at_every_sweep_again(finished: Checkout) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import logging
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -291,4 +292,10 @@ def widths(text: str) -> list[int]:
 def learning_rate(text: str) -> float:
     """A learning rate from `0.002` or `2^-9`."""
     base, power, exponent = text.partition("^")
-    return float(base) ** float(exponent) if power else float(base)
+    try:
+        rate = float(base) ** float(exponent) if power else float(base)
+    except (ValueError, OverflowError, ZeroDivisionError):
+        rate = math.nan
+    if not (isinstance(rate, float) and 0 < rate < math.inf):
+        raise argparse.ArgumentTypeError(f"'{text}' must be a finite number above 0, such as 0.002 or 2^-9")
+    return rate

@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from mufree import config, jobs, ranks
 from mufree.cli.inputs import Command, UserError, load_data, load_study, task_of
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mufree.record import Record
     from mufree.train import Trace
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 EXIT_STOPPED = 75
@@ -96,7 +97,7 @@ def data(arguments: argparse.Namespace) -> None:
     if arguments.study is not None:
         dataset = task_of(load_study(arguments.study), arguments.task).dataset
     else:
-        dataset = TypeAdapter(config.Dataset).validate_json(arguments.dataset)
+        dataset = _from_json("--dataset", lambda: TypeAdapter(config.Dataset).validate_json(arguments.dataset))
     try:
         datasets.prepare(dataset, arguments.out, arguments.data_dir)
     except datasets.DataError as error:
@@ -111,6 +112,14 @@ def sweep(arguments: argparse.Namespace) -> None:
     """
     with stop_signals() as stop_requested, _ranks(arguments) as together:
         _sweep(arguments, stop_requested, together)
+
+
+def _from_json(option: str, read: Callable[[], T]) -> T:
+    """What `read()` makes of an option's JSON. Raises `UserError` that says what is wrong, where."""
+    try:
+        return read()
+    except ValidationError as error:
+        raise UserError(f"{option} has {error.error_count()} mistake(s):\n{config.explain(error)}", 2) from error
 
 
 @contextmanager
@@ -198,7 +207,7 @@ def _sweep_runs(arguments: argparse.Namespace) -> tuple[list[Run], list[Run]]:
     if arguments.runs is not None:
         if arguments.progress:
             raise UserError("--progress is of a study; give --study and --sweep instead of --runs", 2)
-        return runs_from_json(arguments.runs), []
+        return _from_json("--runs", lambda: runs_from_json(arguments.runs)), []
     study = load_study(arguments.study)
     of_study = expand(study)
     sweeps = {s.id: s for s in jobs.deal(study, of_study, arguments.device)}

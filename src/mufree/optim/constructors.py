@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import math
 import warnings
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,7 +13,7 @@ import schedulefree
 from schedulefree import AdamWScheduleFree, RAdamScheduleFree, ScheduleFreeWrapper, SGDScheduleFree
 from torch.optim import SGD, AdamW, Optimizer
 
-from mufree.optim.groups import Decay, EpsScale, Family, Names, Params, mup_param_groups, number
+from mufree.optim.groups import Decay, EpsScale, Family, Names, Params, check_settings, mup_param_groups, number
 
 
 @dataclass(frozen=True)
@@ -229,7 +228,9 @@ def MuScheduleFreeWrapper(  # noqa: N802 (as MuAdamW_ScheduleFree)
     A learning rate of 0 in the first step divides by zero inside the wrapper: start a warm-up above 0.
     """
     variant = variant_of(impl, "MuScheduleFreeWrapper")
-    if weight_decay_at_y != 0.0:
+    own = {"momentum": momentum, "r": r, "weight_lr_power": weight_lr_power}
+    check_settings(own)
+    if number("weight_decay_at_y", weight_decay_at_y) != 0.0:
         raise ValueError(
             f"weight_decay_at_y={weight_decay_at_y:g} is one number for all parameter groups, and under µP the decay scales "
             "with width group by group. Use weight_decay of the base optimizer (at z), or MuAdamW_ScheduleFree or "
@@ -256,7 +257,7 @@ def MuScheduleFreeWrapper(  # noqa: N802 (as MuAdamW_ScheduleFree)
             "dimension, and a last stride of 1. Use impl=ScheduleFreeWrapperReference."
         )
     _let_base_make_its_state(optimizer)
-    return impl(optimizer, momentum=momentum, r=r, weight_lr_power=weight_lr_power)
+    return impl(optimizer, **own)
 
 
 def _known_as(made: Any, table: Container[str]) -> str | None:
@@ -293,9 +294,7 @@ def _build(
     names: Names | None,
     **kwargs: Any,
 ) -> Optimizer:
-    for name, below in _RANGES.items():
-        for setting in _each(kwargs.get(name, ())):
-            number(name, setting, below)
+    check_settings(kwargs)
     # Weight decay is read here and not by `make`, whose default may differ from zero (torch's AdamW has 0.01).
     weight_decay = kwargs.pop("weight_decay", 0.0)
     lr = kwargs.pop("lr", _default(make, "lr"))
@@ -304,14 +303,6 @@ def _build(
         params, lr=lr, weight_decay=weight_decay, family=family, decay=decay, eps=eps, eps_scale=eps_scale, names=names
     )
     return make(groups, **({} if lr is None else {"lr": lr}), **kwargs)
-
-
-_RANGES = {"betas": 1.0, "momentum": 1.0, "eps": math.inf, "warmup_steps": math.inf, "weight_lr_power": math.inf}
-"""What no optimizer checks by itself, each in [0, …)."""
-
-
-def _each(value: Any) -> Iterable[Any]:
-    return value if isinstance(value, tuple | list) else (value,)
 
 
 def _default(make: Callable[..., Any], name: str) -> Any:

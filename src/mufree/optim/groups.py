@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from numbers import Real
 from typing import Any, Literal
 
@@ -99,7 +99,7 @@ def mup_param_groups(
     `names` are (name, parameter) pairs such as `model.named_parameters()` for parameters that come without a name; torch
     keeps them as the groups' `param_names`.
 
-    Raises `BaseShapesError` for parameters without usable base shapes, `TypeError` for what isn't a parameter, and
+    Raises `BaseShapesError` for parameters without usable base shapes, `TypeError` for what isn't a parameter or a number, and
     `ValueError` for an empty list, numbers that are missing, negative or not finite, unknown choices, a parameter in two
     groups, and groups that were scaled before.
     """
@@ -111,6 +111,7 @@ def mup_param_groups(
     for index, group in enumerate(_as_groups(params)):
         entries = _entries(group, name_of)
         extra = {key: value for key, value in group.items() if key not in ("params", "param_names")}
+        check_settings(extra)
         base_lr = number("lr", group.get("lr", lr))
         base_decay = number("weight_decay", group.get("weight_decay", weight_decay))
         base_eps = number("eps", group.get("eps", eps)) if eps_scale == "gradient" else 0.0
@@ -251,15 +252,44 @@ def _check_choice(what: str, choice: str, known: Iterable[str]) -> None:
         raise ValueError(f"Unknown {what} {choice!r}. Known: {', '.join(known)}.")
 
 
-def number(what: str, value: Any, below: float = math.inf) -> float:
-    """The value as a float. Raises TypeError for what is no number, ValueError for one that isn't in [0, below)."""
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Raises TypeError or ValueError for a numeric setting of an optimizer that is none it can use, by name and value."""
+    for name, (least, below) in _RANGES.items():
+        if name not in settings:
+            continue
+        values = settings[name] if name == "betas" else (settings[name],)
+        if not isinstance(values, tuple | list) or (name == "betas" and len(values) != 2):
+            raise TypeError(f"betas must be two numbers, got {values!r}.")
+        for value in values:
+            if isinstance(value, Tensor):
+                raise TypeError(f"{name} must be a plain number, got {value!r}; use its .item().")
+            number(name, value, least, below)
+
+
+_RANGES = {
+    "betas": (0.0, 1.0),
+    "momentum": (0.0, 1.0),
+    "eps": (0.0, math.inf),
+    "warmup_steps": (0.0, math.inf),
+    "weight_lr_power": (0.0, math.inf),
+    "r": (-math.inf, math.inf),
+}
+"""What few optimizers check by themselves, besides lr and weight_decay: the least value, and the first that is too large."""
+
+
+def number(what: str, value: Any, least: float = 0.0, below: float = math.inf) -> float:
+    """The value as a float. Raises TypeError for what is no number, ValueError for one not finite and in [least, below)."""
     if value is None:
         raise ValueError(f"{what} is missing: give {what}=..., or one in every group.")
-    plain = isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1)
-    if not plain or value is True or value is False:
+    plain = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+    if isinstance(plain, bool) or not isinstance(plain, Real):
         raise TypeError(f"{what} must be a number, got {value!r}.")
-    found = float(value)
-    if not 0.0 <= found < below:
-        range_ = "finite and not negative" if below == math.inf else f"at least 0 and below {below:g}"
+    try:
+        found = float(plain)
+    except OverflowError:  # a whole number of more than 308 digits
+        found = math.inf
+    if not (math.isfinite(found) and least <= found < below):
+        range_ = f"at least {least:g} and below {below:g}" if below < math.inf else "finite"
+        range_ += " and not negative" if (least, below) == (0.0, math.inf) else ""
         raise ValueError(f"{what} must be {range_}, got {value!r}.")
     return found

@@ -85,7 +85,7 @@ def _methods(facts: Facts) -> Block:
             [
                 facts.named(name),
                 {"sp": "standard (SP)", "mup": "µP"}[role.parametrization],
-                OPTIMIZERS[role.optimizer],
+                OPTIMIZERS.get(role.optimizer, role.optimizer),
                 SCHEDULES[role.schedule],
                 evaluated,
                 part_in_study(role),
