@@ -3,23 +3,26 @@
 
 PYTHON ?= python3
 STUDY ?= quickstart
+# float32 or bfloat16, in the place of the study's own; the study then has a name and results of its own.
+PRECISION ?=
+NAME := $(STUDY)$(if $(PRECISION),_$(PRECISION))
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # A process a core, and a file of tests stays in one of them, since its tests share what they look at.
 PYTEST := $(BIN)/python -m pytest -n $(shell nproc 2>/dev/null || echo 2) --dist loadfile --no-loadscope-reorder
-SNAKEMAKE := $(BIN)/snakemake --cores all --config study=$(STUDY)
+SNAKEMAKE := $(BIN)/snakemake --cores all --config study=$(STUDY) $(if $(PRECISION),precision=$(PRECISION))
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: study test test-all test-whole test-cluster lint bench bench-quick setup clean help
+.PHONY: study test test-all test-whole test-cluster slowest-tests lint bench bench-quick setup clean help
 
 help: ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-study: $(READY) ## train a study and write its report (STUDY=quickstart)
+study: $(READY) ## train a study and write its report (STUDY=quickstart, PRECISION=the study's own)
 	@$(SNAKEMAKE)
-	@test results/$(STUDY)/workflow.html -nt results/$(STUDY)/report.html || \
-	  $(SNAKEMAKE) --report results/$(STUDY)/workflow.html
+	@test results/$(NAME)/workflow.html -nt results/$(NAME)/report.html || \
+	  $(SNAKEMAKE) --report results/$(NAME)/workflow.html
 
 test: $(READY) lint ## linters and all tests but the longest, some minutes
 	@$(PYTEST) -m "not whole and not cluster"
@@ -31,6 +34,10 @@ test-whole: $(READY) ## what test-all has beside test
 
 test-cluster: $(READY) ## studies on a real SLURM of one node, started for it (root on Debian)
 	@MUFREE_TEST_CLUSTER=1 $(BIN)/python -m pytest tests/cluster --durations=0
+
+slowest-tests: $(READY) ## run all tests and write the ten slowest into docs/testing.md
+	@$(PYTEST) -m "not cluster" --junitxml=results/tests.xml
+	@$(BIN)/python benchmarks/slowest_tests.py results/tests.xml docs/testing.md
 
 lint: $(READY) ## linters alone
 	@$(BIN)/ruff check
