@@ -25,13 +25,15 @@ STARTED = time.time()
 STUDY_FILE = f"experiments/{config.get('study', 'quickstart')}.yaml"
 DATA_DIR = config.get("data_dir", os.environ.get("MUFREE_DATA_DIR", "data"))
 DEVICE = config.get("device", "cpu")
+# How a sweep trains its runs: one by one, or those that differ in numbers alone side by side.
+ENGINE = config.get("engine", "serial")
 # The longest that a job may ask for, in minutes: the limit of the partition.
 MAX_MINUTES = config.get("max_minutes")
 # Of several allocations that share a study, which one this is: 2/4 trains the second quarter of the sweeps.
 SHARD = str(config.get("shard", "1/1"))
 # All runs in this precision instead of the study's own: a study of its own, with results of its own.
 PRECISION = config.get("precision")
-KNOWN_CONFIG = ["study", "data_dir", "device", "max_minutes", "shard", "precision"]
+KNOWN_CONFIG = ["study", "data_dir", "device", "max_minutes", "shard", "precision", "engine"]
 FIGURES = [
     "loss_vs_lr",
     "optimum_vs_width",
@@ -55,6 +57,8 @@ def read_study(file):
         raise WorkflowError(
             f"Unknown --config {', '.join(unknown)}. Known: {', '.join(KNOWN_CONFIG)}"
         )
+    if ENGINE not in jobs.ENGINES:
+        raise WorkflowError(f"Unknown engine '{ENGINE}'. Known: {', '.join(jobs.ENGINES)}")
     if DEVICE not in jobs.RATES:
         raise WorkflowError(
             f"Unknown device '{DEVICE}'. Known: {', '.join(jobs.RATES)}"

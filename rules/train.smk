@@ -28,12 +28,13 @@ rule sweep:
         # Of all that can change a number, so that a new learning rate starts this sweep and no other.
         digest=lambda wildcards: sweep_of(wildcards).digest,
         device=DEVICE,
+        engine=ENGINE,
     message:
         "Train {wildcards.task} {wildcards.method} widths {wildcards.widths} seeds {wildcards.seeds}"
     # exec, so that a signal that ends the job reaches the sweep, which then saves the run that it is in.
     shell:
         "exec mufree sweep --study {input.study:q} --sweep {params.sweep:q} --digest {params.digest} --data $(dirname {input.manifest:q}) --device {params.device}"
-        " --store results/{wildcards.study}/runs --out $(dirname {output.rows:q})"
+        " --engine {params.engine} --store results/{wildcards.study}/runs --out $(dirname {output.rows:q})"
         " --progress 2> {log:q}"
 
 

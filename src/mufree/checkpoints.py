@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,19 @@ import torch
 
 from mufree.data import Prepared
 from mufree.optim import CheckpointError, load_checkpoint, save_checkpoint
+from mufree.optim.base_shapes import written
+from mufree.optim.checkpoint import read_checkpoint
 from mufree.plan import Run
 from mufree.ranks import ALONE, Ranks, RanksError
+from mufree.stack import Stack
 from mufree.train import Session, configure_torch, start
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1
 """Version of `Session.state_dict`. Raise it when that changes."""
+STACK_FORMAT = "mufree stack 1"
+"""Version of `Stack.state_dict`. Raise it when that changes."""
 
 
 class Interrupted(Exception):  # noqa: N818 (nothing is wrong)
@@ -72,19 +78,75 @@ def keeper(path: Path, session: Session, seconds: float, stop_requested: Callabl
     Where `stop_requested()` is true it saves and raises `Interrupted`. Of several processes the first one saves, and all stop
     where one is asked to.
     """
+
+    def where() -> str:
+        return f"in {session.run.id}, kept after step {session.step} of {session.run.training.steps}"
+
+    return _keeper(partial(save, path, session), where, seconds, stop_requested, session.ranks)
+
+
+def stack_keeper(path: Path, stack: Stack, seconds: float, stop_requested: Callable[[], object]) -> Callable[[], None]:
+    """The same for `stack.finish`."""
+
+    def where() -> str:
+        return f"in a stack of {len(stack.runs)} runs, kept after step {stack.step} of {stack.steps}"
+
+    return _keeper(partial(save_stack, path, stack), where, seconds, stop_requested, ALONE)
+
+
+def _keeper(
+    keep: Callable[[], None],
+    where: Callable[[], str],
+    seconds: float,
+    stop_requested: Callable[[], object],
+    ranks: Ranks,
+) -> Callable[[], None]:
     due = time.monotonic() + seconds
 
     def after_step() -> None:
         nonlocal due
-        stop = session.ranks.any(bool(stop_requested()))
+        stop = ranks.any(bool(stop_requested()))
         if stop or time.monotonic() >= due:
-            if session.ranks.first:
-                save(path, session)
+            if ranks.first:
+                keep()
             due = time.monotonic() + seconds
         if stop:
-            raise Interrupted(f"in {session.run.id}, kept after step {session.step} of {session.run.training.steps}")
+            raise Interrupted(where())
 
     return after_step
+
+
+def save_stack(path: Path, stack: Stack) -> None:
+    """Write all that a stack carries; the file is complete or as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written(path) as temporary:
+        torch.save({"format": STACK_FORMAT, "key": _stack_key(stack), "state": stack.state_dict()}, temporary)
+
+
+def resumed_stack(path: Path, runs: Sequence[Run], data: Prepared, device: torch.device) -> Stack:
+    """The stack of some runs from the checkpoint at `path`, as `resumed` has it for one."""
+    configure_torch()
+    stack = Stack(runs, data, device)
+    if not path.exists():
+        return stack
+    try:
+        content = read_checkpoint(path, STACK_FORMAT)
+        _check(content.get("key"), _stack_key(stack))
+    except CheckpointError as error:
+        log.warning("%s can't be gone on with (%s); its runs start anew", path, error)
+        return stack
+    stack.load_state_dict(content["state"])
+    log.info("a stack of %d runs goes on from step %d of %d", len(runs), stack.step, stack.steps)
+    return stack
+
+
+def _stack_key(stack: Stack) -> dict[str, Any]:
+    return {
+        "runs": [run.id for run in stack.runs],
+        "numerics": stack.runs[0].numerics,
+        "data": stack.data.digest,
+        "device": stack.device.type,
+    }
 
 
 def _key(session: Session) -> dict[str, Any]:

@@ -508,6 +508,9 @@ class Study(Closed):
     minutes_per_job: Positive | None = None
     """Put so many seeds and neighbouring widths into a job that it takes about so long, by the assumed rate of the device, in
     place of seeds_per_sweep and widths_per_sweep. For clusters, where jobs of seconds wait longer than they run."""
+    mixed: bool = False
+    """Whether runs of one task may have been trained by different engines, or on a CPU and on a GPU. Their numbers differ by
+    rounding, or by more where training amplifies it."""
 
     @property
     def all_methods(self) -> dict[str, Method]:

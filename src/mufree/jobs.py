@@ -7,7 +7,7 @@ An estimate is for a scheduler that ends whoever takes more: it errs upwards, an
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +16,8 @@ from mufree.config import Study
 from mufree.plan import Run, Sweep, evaluation_flops, make_run, pack_sweeps, study_sweeps, training_flops
 
 Device = Literal["cpu", "cuda"]
+Engine = Literal["serial", "stack", "auto"]
+ENGINES: tuple[Engine, ...] = ("serial", "stack", "auto")
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,58 @@ def shard(sweeps: Sequence[Sweep], device: Device, number: int, count: int) -> l
         if least == number - 1:
             mine.append(sweep)
     return mine
+
+
+# --- runs side by side ------------------------------------------------------------------------------------------------
+
+STACKABLE = ("adamw", "sgd", "adamw_schedulefree", "sgd_schedulefree")
+"""Optimizers whose runs can be trained side by side (`updates.UPDATES`; a test compares them)."""
+LARGEST_STACK: dict[Device, int] = {"cpu": 64, "cuda": 1024}
+SHARE_OF_MEMORY = 0.8
+NARROW = 100_000
+"""Weights up to which, on a CPU, runs are faster side by side than one by one (docs/performance.md)."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Runs that are trained together."""
+
+    engine: Literal["serial", "stack"]
+    runs: tuple[Run, ...]
+
+
+def stacks(runs: Sequence[Run], engine: Engine, device: Device, free_bytes: float) -> list[Stack]:
+    """The runs as they are trained, in order of first appearance: each alone, or those that differ in numbers alone together.
+
+    As many together as fit into memory. Runs of an optimizer that has no step for many networks are trained alone, whatever
+    is asked for.
+    """
+    groups: dict[Hashable, list[Run]] = {}
+    for run in runs:
+        together = run.method.optimizer in STACKABLE and _together(run, engine, device)
+        groups.setdefault(_shape(run) if together else run.id, []).append(run)
+    dealt = []
+    for key, group in groups.items():
+        fitting = int(SHARE_OF_MEMORY * free_bytes / (2**20 * max(map(_network_mb, group))))
+        size = max(1, min(fitting, LARGEST_STACK[device]))
+        chosen = tuple(group)
+        dealt += [
+            Stack("serial" if isinstance(key, str) else "stack", chosen[first : first + size])
+            for first in range(0, len(chosen), size)
+        ]
+    return dealt
+
+
+def _together(run: Run, engine: Engine, device: Device) -> bool:
+    if engine == "auto":
+        return device == "cuda" or (parameters(run) <= NARROW and not run.model.batchnorm)
+    return engine == "stack"
+
+
+def _shape(run: Run) -> Hashable:
+    """What runs of one stack have in common."""
+    method = run.method
+    return run.dataset, run.model, run.training, run.width, run.base_width, method.optimizer, method.average
 
 
 # --- what a job asks for ---------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mufree.config import Task
+from mufree.jobs import STACKABLE
 from mufree.machine import cpu_name
 from mufree.plan import Run, training_flops, variant
 
@@ -53,7 +54,7 @@ ROW_SCHEMA = pa.schema(
         *((name, pa.float64()) for name in ("beta1", "beta2", "eps", "weight_decay")),
         ("precision", pa.string()),
         ("numerics", pa.int64()),
-        *((name, pa.string()) for name in ("data_digest", "code_digest", "device", "status", "divergence")),
+        *((name, pa.string()) for name in ("data_digest", "code_digest", "device", "engine", "status", "divergence")),
         ("steps_done", pa.int64()),
         *(
             (name, pa.float64())
@@ -154,8 +155,8 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 
 def rows_table(rows: Iterable[dict[str, Any]]) -> pa.Table:
-    """Rows as a table of `ROW_SCHEMA`."""
-    return pa.Table.from_pylist(list(rows), schema=ROW_SCHEMA)
+    """Rows as a table of `ROW_SCHEMA`. A row without an engine is of before there was another: `serial`."""
+    return pa.Table.from_pylist([{"engine": "serial"} | row for row in rows], schema=ROW_SCHEMA)
 
 
 def timings_table(timings: Iterable[dict[str, Any]]) -> pa.Table:
@@ -312,11 +313,12 @@ def read_run(path: Path) -> Record:
 # --- collecting ------------------------------------------------------------------------------------------------------
 
 
-def check_collected(planned: list[Run], rows: pa.Table) -> None:
+def check_collected(planned: list[Run], rows: pa.Table, *, mixed: bool = False) -> None:
     """Assert that the rows are exactly the planned runs and that their numbers may stand in one table.
 
-    Raises `RecordError` where a run is missing, unplanned or there twice, or where runs differ in `numerics` or kind of
-    device, or within a task in precision or the digest of their data. Tasks are never compared with one another.
+    Raises `RecordError` where a run is missing, unplanned or there twice, or where runs differ in `numerics`, or within a task
+    in precision, the digest of their data or, unless they may be `mixed`, in kind of device or engine. Optimizers whose runs
+    can't be trained side by side are no other engine. Tasks are never compared with one another.
     """
     found = rows.column("run_id").to_pylist()
     expected = {run.id for run in planned}
@@ -329,14 +331,16 @@ def check_collected(planned: list[Run], rows: pa.Table) -> None:
         if len(found) != len(expected) or set(found) != expected
         else []
     )
-    for column in ("numerics", "device"):
-        values = set(rows.column(column).to_pylist())
-        if len(values) > 1:
-            problems.append(f"more than one {column}: {', '.join(map(str, sorted(values)))}")
-    for column, what in (("precision", "precision"), ("data_digest", "data set")):
+    numerics = set(rows.column("numerics").to_pylist())
+    if len(numerics) > 1:
+        problems.append(f"more than one numerics: {', '.join(map(str, sorted(numerics)))}")
+    same = [("precision", "precision"), ("data_digest", "data set")]
+    same += [] if mixed else [("device", "kind of device"), ("engine", "engine")]
+    for column, what in same:
         of_task: dict[str, set[str]] = {}
-        for task, value in zip(rows.column("task").to_pylist(), rows.column(column).to_pylist(), strict=True):
-            of_task.setdefault(task, set()).add(value)
+        for row in rows.select(["task", "optimizer", column]).to_pylist():
+            if column != "engine" or row["optimizer"] in STACKABLE:
+                of_task.setdefault(row["task"], set()).add(row[column])
         problems += [
             f"task {task} was trained with more than one {what}: {', '.join(sorted(values))}"
             for task, values in of_task.items()

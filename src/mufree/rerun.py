@@ -32,7 +32,7 @@ def differences(frozen: pa.Table, again: pa.Table) -> dict[str, list[str]]:
     before, after = (table.to_pandas().set_index("run_id") for table in (frozen, again))
     if unknown := sorted(set(after.index) - set(before.index)):
         raise ValueError(f"run {unknown[0]} is not among the frozen ones")
-    columns = [name for name in after.columns if name not in OF_THE_CODE]
+    columns = [name for name in after.columns if name in before.columns and name not in OF_THE_CODE]
     before = before.loc[after.index]
     return {
         str(run): odd

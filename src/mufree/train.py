@@ -11,7 +11,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
@@ -120,6 +120,21 @@ class TrainLoss:
         self.mean = self._sum / self._weight
         self.minimum = min(self.minimum, self.mean)
         self.blown_up = self.blown_up + 1 if self.mean > 2 * self.initial else 0
+
+    def take(self, loss: float, grad_norm: float) -> str | None:
+        """Take in what a step gave; return the kind of divergence for which a run has to stop after it, or None."""
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            return "nonfinite"
+        self.update(loss)
+        return "above_start" if self.hopeless else None
+
+    def follow(self, losses: Iterable[float], grad_norms: Iterable[float]) -> tuple[str | None, int]:
+        """Take in step after step until the run has to stop; return the kind of divergence, or None, and the steps it took."""
+        step = 0
+        for step, values in enumerate(zip(losses, grad_norms, strict=True), start=1):
+            if (stopped := self.take(*values)) is not None:
+                return stopped, step
+        return None, step
 
     @property
     def hopeless(self) -> bool:
@@ -421,12 +436,7 @@ def take_step(session: Session, *, watched: bool) -> None:
     train_loss = session.ranks.mean(float(loss.detach()))
     session.record("train_loss", train_loss)
     session.record("grad_norm", grad_norm)
-    if not (math.isfinite(train_loss) and math.isfinite(grad_norm)):
-        session.stopped = "nonfinite"
-        return
-    session.losses.update(train_loss)
-    if session.losses.hopeless:
-        session.stopped = "above_start"
+    session.stopped = session.losses.take(train_loss, grad_norm)
 
 
 def evaluate(session: Session) -> None:

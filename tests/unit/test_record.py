@@ -25,7 +25,8 @@ def runs() -> list[Run]:
 
 
 def finished(run: Run, *, data_digest: str = DIGEST, **row: object) -> record.Record:
-    outcome = {"data_digest": data_digest, "code_digest": "c", "device": "cpu", "status": "ok", "divergence": None}
+    outcome = {"data_digest": data_digest, "code_digest": "c", "device": "cpu", "engine": "serial"}
+    outcome |= {"status": "ok", "divergence": None}
     losses = {name: 0.1 + 0.2 for name in record.ROW_SCHEMA.names if "loss" in name or "accuracy" in name}
     timing = {"run_id": run.id, "setup_seconds": 0.5, "train_seconds": 2.0, "evaluate_seconds": 1.0, "flops": 1e9}
     curves = [("train_loss", "", [1, 2], [2.5, float("nan")]), ("grad_rms", "hidden", [2], [1e-30])]
@@ -158,7 +159,7 @@ def test_exactly_the_planned_runs_are_accepted() -> None:
     [
         (lambda rows: rows[1:], ["missing: photo.mup_adamw.w16.lr-9.s0"]),
         (lambda rows: [*rows, rows[0]], ["twice: photo.mup_adamw.w16.lr-9.s0"]),
-        (lambda rows: [*rows[:-1], {**rows[-1], "device": "cuda"}], ["more than one device: cpu, cuda"]),
+        (lambda rows: [*rows[:-1], {**rows[-1], "device": "cuda"}], ["more than one kind of device: cpu, cuda"]),
         (lambda rows: [*rows[:-1], {**rows[-1], "numerics": 99}], ["more than one numerics"]),
         (lambda rows: [*rows[:-1], {**rows[-1], "precision": "bf16"}], ["task photo", "more than one precision"]),
         (lambda rows: [*rows[:-1], {**rows[-1], "data_digest": "x"}], ["task photo", "more than one data set"]),

@@ -137,7 +137,7 @@ def collect(arguments: argparse.Namespace) -> None:
         for name, tables in found.items()
     }
     try:
-        record.check_collected(runs, joined["rows"])
+        record.check_collected(runs, joined["rows"], mixed=study.mixed)
     except record.RecordError as error:
         raise UserError(str(error)) from error
     joined["rows"] = record.collected_rows(runs, study.tasks, joined["rows"])

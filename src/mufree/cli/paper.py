@@ -12,9 +12,10 @@ from pydantic import ValidationError
 
 from mufree import config
 from mufree.cli.inputs import Command, UserError, load_study
-from mufree.cli.training import sweep
+from mufree.cli.training import train
 from mufree.hypotheses import Hypotheses
 from mufree.study_files import StudyFileError, read_yaml
+from mufree.sweeping import How
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -208,7 +209,7 @@ def rerun(arguments: argparse.Namespace) -> None:
 
     from mufree import freeze as frozen
     from mufree import record
-    from mufree.plan import NUMERICS, canonical_json, dataset_id, expand
+    from mufree.plan import NUMERICS, dataset_id, expand
     from mufree.rerun import differences, differing_curves, sample
 
     try:
@@ -219,33 +220,22 @@ def rerun(arguments: argparse.Namespace) -> None:
         raise UserError(str(error)) from error
     if manifest["numerics"] != [NUMERICS]:
         raise UserError(f"{arguments.frozen} is of NUMERICS {manifest['numerics']}, and this package has {NUMERICS}")
-    tables: dict[str, list[pa.Table]] = {"rows": [], "curves": []}
+    rows: list[pa.Table] = []
+    curves: list[pa.Table] = []
     for task in study.tasks:
         runs = [run for run in chosen if run.task == task]
         if not runs:
             continue
-        out = arguments.out / task
-        sweep(
-            argparse.Namespace(
-                **{
-                    "runs": canonical_json(runs),
-                    "study": None,
-                    "sweep": None,
-                    "digest": None,
-                    "progress": False,
-                    "out": out,
-                },
-                **{"data": arguments.prepared / dataset_id(study.tasks[task].dataset), "store": arguments.out / "runs"},
-                **{"device": "cpu", "ddp": False, "runs_per_gpu": 1, "checkpoint_minutes": 10.0},
-            )
-        )
-        for name, found in tables.items():
-            found.append(pq.read_table(out / f"{name}.parquet", partitioning=None))
-    again = record.collected_rows(chosen, study.tasks, pa.concat_tables(tables["rows"]))
+        prepared = arguments.prepared / dataset_id(study.tasks[task].dataset)
+        found = train(runs, prepared, arguments.out / "runs", How())
+        records = [found[run.id].record for run in runs]
+        rows.append(record.rows_table(r.row for r in records))
+        curves.append(record.concat_curves(r.curves for r in records))
+    again = record.collected_rows(chosen, study.tasks, pa.concat_tables(rows))
     odd = differences(pq.read_table(arguments.frozen / "rows.parquet", partitioning=None), again)
     curves = differing_curves(
         pq.read_table(arguments.frozen / "curves.parquet", partitioning=None),
-        frozen.thin(record.concat_curves(tables["curves"])),
+        frozen.thin(record.concat_curves(curves)),
     )
     about = {"run_set": manifest["run_set"], "seed": arguments.seed, "runs": [run.id for run in chosen]}
     record.write_json(arguments.out / "rerun.json", {**about, "rows": odd, "curves": curves})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import signal
@@ -15,21 +14,17 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from mufree import config, jobs, ranks
-from mufree.cli.inputs import Command, UserError, load_data, load_study, task_of
+from mufree import config, jobs, ranks, sweeping
+from mufree.cli.inputs import Command, UserError, load_study, task_of
 from mufree.cli.planning import duration, how_far
-from mufree.plan import Run, expand, runs_from_json, training_flops
+from mufree.plan import Run, expand, runs_from_json
 from mufree.ranks import Ranks
+from mufree.sweeping import Finished, How
 
 if TYPE_CHECKING:
-    import torch
-
-    from mufree.data import Prepared
     from mufree.record import Record
-    from mufree.train import Trace
 
 T = TypeVar("T")
-log = logging.getLogger(__name__)
 
 EXIT_STOPPED = 75
 """Exit code of a sweep that was asked to stop: sysexits' EX_TEMPFAIL, "try again later"."""
@@ -78,6 +73,13 @@ def add_commands(command: Command) -> None:
         action="store_true",
         help="train each run by the processes that torchrun starts, each on its part of every batch (docs/parallel.md)",
     )
+    sub.add_argument(
+        "--engine",
+        default="serial",
+        choices=jobs.ENGINES,
+        help="serial: runs one by one; stack: those that differ in numbers alone side by side; auto: what is faster",
+    )
+    sub.add_argument("--minutes", type=float, help="stop after so many minutes, as if by a signal")
     sub.add_argument(
         "--runs-per-gpu", type=int, default=1, help="processes that may share a GPU, with --device cuda (default 1)"
     )
@@ -153,53 +155,64 @@ def stop_signals() -> Iterator[Callable[[], str | None]]:
 
 
 def _sweep(arguments: argparse.Namespace, stop_requested: Callable[[], str | None], together: Ranks) -> None:
-    from mufree import record
-
     runs, of_study = _sweep_runs(arguments)
-    digest = _data_digest(arguments.data)
-    records: dict[str, Record] = {}
-    for run in runs if together.first else []:
-        if (kept := record.load_run(arguments.store, run, digest)) is not None:
-            records[run.id] = kept
-            record.discard_checkpoint(arguments.store, run)
-    kept_already = together.as_first([run.id in records for run in runs])
-    missing = [run for run, kept in zip(runs, kept_already, strict=True) if not kept]
+    how = How(
+        device=arguments.device,
+        engine=arguments.engine,
+        runs_per_gpu=arguments.runs_per_gpu,
+        checkpoint_seconds=60 * arguments.checkpoint_minutes,
+        stop_requested=_or_by_then(stop_requested, arguments.minutes),
+        together=together,
+    )
     started = time.monotonic()
-    if missing:
-        # Only now: a sweep that the store has whole doesn't pay for importing torch.
-        for run, finished in _train_all(missing, arguments, stop_requested, together):
-            if together.first:
-                record.save_run(arguments.store, run, finished)
-                record.discard_checkpoint(arguments.store, run)
-            records[run.id] = finished
+    finished = train(runs, arguments.data, arguments.store, how)
     if not together.first:
         return
-    found = [records[run.id] for run in runs]
-    record.write_table(arguments.out / "rows.parquet", record.rows_table(r.row for r in found))
-    record.write_table(arguments.out / "timings.parquet", record.timings_table(r.timing for r in found))
-    record.write_table(arguments.out / "curves.parquet", record.concat_curves(r.curves for r in found))
-    diverged = sum(r.row["status"] == "diverged" for r in found)
-    spent = sum(r.timing["train_seconds"] + r.timing["evaluate_seconds"] for r in (records[run.id] for run in missing))
-    start_seconds = max(0.0, time.process_time() - spent) if missing else 0.0
+    write_sweep(arguments.out, [finished[run.id].record for run in runs])
+    new = [found for found in finished.values() if found.trained]
+    diverged = sum(found.record.row["status"] == "diverged" for found in finished.values())
+    spent = sum(found.record.timing[f"{phase}_seconds"] for found in new for phase in ("train", "evaluate"))
+    start_seconds = max(0.0, time.process_time() - spent) if new else 0.0
     progress = f"; study: {how_far(of_study, arguments, start_seconds)}" if arguments.progress else ""
     print(
-        f"{runs[0].task} {runs[0].method_name} {_widths(runs)}: {len(missing)} of {len(runs)} runs trained in "
+        f"{runs[0].task} {runs[0].method_name} {_widths(runs)}: {len(new)} of {len(runs)} runs trained in "
         f"{duration(time.monotonic() - started)}, {diverged} diverged{progress}",
         flush=True,
     )
 
 
+def _or_by_then(stop_requested: Callable[[], str | None], minutes: float | None) -> Callable[[], str | None]:
+    """The same, and a reason to stop once so many minutes have passed."""
+    if minutes is None:
+        return stop_requested
+    end = time.monotonic() + 60 * minutes
+    return lambda: stop_requested() or (f"its limit of {minutes:g} minutes" if time.monotonic() > end else None)
+
+
+def train(runs: Sequence[Run], data: Path, store: Path, how: How) -> dict[str, Finished]:
+    """All the runs, by id, served or trained; what goes wrong becomes a `UserError`."""
+    from mufree.data.prepared import DataError
+
+    try:
+        return {found.run.id: found for found in sweeping.sweep(runs, data, store, how)}
+    except sweeping.Stopped as stop:
+        raise UserError(str(stop), EXIT_STOPPED) from None
+    except (sweeping.SweepError, DataError) as error:
+        raise UserError(str(error)) from error
+
+
+def write_sweep(out: Path, records: Sequence[Record]) -> None:
+    """Rows, timings and curves of a sweep's runs, in their order."""
+    from mufree import record
+
+    record.write_table(out / "rows.parquet", record.rows_table(r.row for r in records))
+    record.write_table(out / "timings.parquet", record.timings_table(r.timing for r in records))
+    record.write_table(out / "curves.parquet", record.concat_curves(r.curves for r in records))
+
+
 def _widths(runs: Sequence[Run]) -> str:
     widths = sorted({run.width for run in runs})
     return f"width{'s' if len(widths) > 1 else ''} {', '.join(map(str, widths))}"
-
-
-def _data_digest(folder: Path) -> str:
-    """The digest in a prepared data set's manifest, without opening its arrays."""
-    try:
-        return str(json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["digest"])
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder / 'manifest.json'} can't be read ({error}); make it with `mufree data`") from error
 
 
 def _sweep_runs(arguments: argparse.Namespace) -> tuple[list[Run], list[Run]]:
@@ -220,108 +233,3 @@ def _sweep_runs(arguments: argparse.Namespace) -> tuple[list[Run], list[Run]]:
             "changed since. Run the workflow again."
         )
     return list(found.runs), of_study
-
-
-def _train_all(
-    runs: Sequence[Run], arguments: argparse.Namespace, stop_requested: Callable[[], str | None], together: Ranks
-) -> Iterator[tuple[Run, Record]]:
-    """Train runs one by one; yield each with its record as it is finished."""
-    from tqdm import tqdm
-
-    from mufree import machine, record, sources
-    from mufree.checkpoints import Interrupted
-
-    if arguments.device == "cpu":
-        machine.warn_of_cost(runs[0].training.precision, machine.this_processor())
-    prepared = load_data(arguments.data)
-    code_digest = sources.digest("train")  # of what this process has loaded, whatever is edited while it trains
-    total = sum(run.training.steps for run in runs)
-    quiet = None if together.first else True  # None: a bar on a terminal, nothing in a file
-    with _device(arguments) as device, tqdm(total=total, unit="step", disable=quiet, dynamic_ncols=True) as bar:
-        for number, run in enumerate(runs, start=1):
-            if together.any(stop_requested() is not None):
-                raise _stopped(stop_requested(), f"before {run.id}", number - 1, len(runs))
-            bar.set_description(f"run {number}/{len(runs)} width {run.width} lr 2^{run.log2_lr} seed {run.seed}")
-            try:
-                trace = _train(run, prepared, device, together, arguments, stop_requested, bar.update)
-            except Interrupted as stop:
-                raise _stopped(stop_requested(), str(stop), number - 1, len(runs)) from None
-            row = {
-                **record.describe_run(run),
-                "data_digest": prepared.digest,
-                "code_digest": code_digest,
-                "device": arguments.device,
-                **trace.row(),
-            }
-            timing = {
-                "run_id": run.id,
-                **{f"{phase}_seconds": seconds for phase, seconds in trace.seconds.items()},
-                "flops": training_flops(run) * trace.steps_done / run.training.steps,
-                "cpu": machine.cpu_name(),
-            }
-            curves = record.curves_table(run.id, ((s.name, s.layer, s.steps, s.values) for s in trace.curves))
-            log.info(
-                "%s %s val_loss %.4f in %.1f s (run %d of %d)",
-                run.id,
-                trace.divergence or trace.status,
-                trace.val_loss,
-                sum(trace.seconds.values()),
-                number,
-                len(runs),
-            )
-            yield run, record.Record(row=row, timing=timing, curves=curves)
-
-
-@contextmanager
-def _device(arguments: argparse.Namespace) -> Iterator[torch.device]:
-    """The device to train on: with --device cuda, a GPU that no other process has claimed."""
-    import torch
-
-    if arguments.device == "cpu":
-        yield torch.device("cpu")
-        return
-    from mufree import gpus
-
-    if not torch.cuda.is_available():
-        raise UserError("device cuda is asked for and PyTorch finds none; use --device cpu (--config device=cpu)")
-    names = gpus.visible(os.environ, torch.cuda.device_count())
-    try:
-        with gpus.claimed(names, arguments.runs_per_gpu, gpus.claims_folder(os.environ)) as index:
-            log.info("on GPU %s, which PyTorch calls cuda:%d", names[index], index)
-            torch.cuda.set_device(index)
-            yield torch.device("cuda", index)
-    except gpus.NoGpuFree as error:
-        raise UserError(str(error)) from error
-
-
-def _train(
-    run: Run,
-    prepared: Prepared,
-    device: torch.device,
-    together: Ranks,
-    arguments: argparse.Namespace,
-    stop_requested: Callable[[], object],
-    progress: Callable[[int], object],
-) -> Trace:
-    """Train a run from its checkpoint, or anew; `progress` is told of steps taken."""
-    from mufree import checkpoints, record
-    from mufree.train import finish
-
-    path = record.checkpoint_path(arguments.store, run)
-    session = checkpoints.resumed(path, run, prepared, device, together)
-    progress(session.step)
-    keep = checkpoints.keeper(path, session, 60 * arguments.checkpoint_minutes, stop_requested)
-
-    def after_step() -> None:
-        progress(1)
-        keep()
-
-    return finish(session, after_step)
-
-
-def _stopped(signal_name: str | None, where: str, trained: int, missing: int) -> UserError:
-    return UserError(
-        f"stopped by {signal_name or 'the signal that another process got'} {where}; {trained} of {missing} missing runs "
-        "trained. The same command goes on from there.",
-        EXIT_STOPPED,
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mufree.models.layers import Readout
+from mufree.models.layers import LayerNorm, Readout
 from mufree.models.transformer import Block, table
 
 
@@ -26,7 +26,7 @@ class GPT(nn.Module):
         self.tokens = table(classes, width)
         self.positions = table(context_length, width)
         self.blocks = nn.Sequential(*(Block(width, head_dim, ffn_ratio, causal=True) for _ in range(depth)))
-        self.norm = nn.LayerNorm(width)
+        self.norm = LayerNorm(width)
         self.readout = Readout(width, classes, bias=False)
 
     def forward(self, tokens: Tensor) -> Tensor:

@@ -27,6 +27,22 @@ class Conv2d(nn.Conv2d):
         return kernels.convolution(h, self.weight, self.stride[0], self.kernel_size[0] // 2)
 
 
+class LayerNorm(nn.LayerNorm):
+    """`nn.LayerNorm`, in the format of its input."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        """[..., width] → the same."""
+        return kernels.normalised(super().forward, h)
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """`nn.BatchNorm2d`, in the format of its input."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        """[B, channels, H, W] → the same."""
+        return kernels.normalised(super().forward, h)
+
+
 class Readout(MuReadout):  # type: ignore[misc]
     """`mup.MuReadout`, in the format of its input, and without multiplying by 1."""
 

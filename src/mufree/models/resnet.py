@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mufree.models.layers import Conv2d, Readout
+from mufree.models import kernels
+from mufree.models.layers import BatchNorm2d, Conv2d, Readout
 
 
 def _conv_norm(fan_in: int, fan_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(Conv2d(fan_in, fan_out, kernel, stride), nn.BatchNorm2d(fan_out))
+    return nn.Sequential(Conv2d(fan_in, fan_out, kernel, stride), BatchNorm2d(fan_out))
 
 
 class Block(nn.Module):
@@ -54,8 +55,7 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [B, classes]."""
-        # Twice as fast on a CPU as channels first, in all that follows.
-        h = images.to(self.compute_dtype, memory_format=torch.channels_last)
+        h = kernels.channels_last(images.to(self.compute_dtype))
         h = self.blocks(self.stem(h).relu_())
         logits: Tensor = self.readout(h.mean((2, 3)))
         return logits

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mufree.models import kernels
-from mufree.models.layers import Linear
+from mufree.models.layers import LayerNorm, Linear
 
 
 def table(entries: int, width: int) -> nn.Embedding:
@@ -52,9 +52,9 @@ class Block(nn.Module):
 
     def __init__(self, width: int, head_dim: int, ffn_ratio: int, causal: bool) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(width)
+        self.attention_norm = LayerNorm(width)
         self.attention = Attention(width, head_dim, causal)
-        self.ffn_norm = nn.LayerNorm(width)
+        self.ffn_norm = LayerNorm(width)
         self.ffn_in = Linear(width, ffn_ratio * width, bias=False)
         self.ffn_out = Linear(ffn_ratio * width, width, bias=False)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mufree.models.layers import Linear, Readout
+from mufree.models.layers import LayerNorm, Linear, Readout
 from mufree.models.transformer import Block, table
 
 
@@ -29,7 +29,7 @@ class ViT(nn.Module):
         self.patches = Linear(3 * patch_size**2, width, bias=False)
         self.positions = table((32 // patch_size) ** 2, width)
         self.blocks = nn.Sequential(*(Block(width, head_dim, ffn_ratio, causal=False) for _ in range(depth)))
-        self.norm = nn.LayerNorm(width)
+        self.norm = LayerNorm(width)
         self.readout = Readout(width, classes)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -92,7 +92,7 @@ def load_checkpoint(
         raise RuntimeError(
             "load_checkpoint inside `with evaluating(...)`, which would undo it. Leave the context first."
         )
-    content = _read(Path(path))
+    content = read_checkpoint(Path(path))
     if optimizer is not None and _type_name(optimizer) != content["optimizer_type"]:
         raise CheckpointError(
             f"{path} is of a {content['optimizer_type']}, but the optimizer is a {_type_name(optimizer)}"
@@ -117,7 +117,8 @@ def _type_name(optimizer: Optimizer) -> str:
     return type(optimizer).__name__ + (f"({type(base).__name__})" if base is not None else "")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, form: str = FORMAT) -> dict[str, Any]:
+    """What a checkpoint of a format holds; nothing in it is executed. Raises CheckpointError, and FileNotFoundError."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no checkpoint {path}")
     damaged = CheckpointError(f"{path} is damaged or no checkpoint")
@@ -127,8 +128,8 @@ def _read(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.PickleError, RuntimeError, EOFError) as error:
         raise damaged from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CheckpointError(f"{path} was not written by save_checkpoint (no format '{FORMAT}' in it)")
+    if not isinstance(content, dict) or content.get("format") != form:
+        raise CheckpointError(f"{path} was not written by save_checkpoint (no format '{form}' in it)")
     return content
 
 
