@@ -300,6 +300,8 @@ Model = Annotated[MLP | ResNet | ViT | GPT, Field(discriminator="name")]
 
 Parametrization = Literal["sp", "mup"]
 OptimizerName = Literal["adamw", "adamw_schedulefree", "radam_schedulefree", "sgd", "sgd_schedulefree"]
+STACKABLE = ("adamw", "sgd", "adamw_schedulefree", "sgd_schedulefree")
+"""Optimizers whose runs can be trained side by side (`updates.UPDATES`; a test compares them)."""
 ScheduleName = Literal["cosine", "wsd", "constant"]
 Average = Literal["none", "ema"]
 EmbeddingLR = Literal["shared", "times_width"]

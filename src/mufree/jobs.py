@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mufree import config
-from mufree.config import Study
+from mufree.config import STACKABLE, Study
 from mufree.plan import Run, Sweep, evaluation_flops, make_run, pack_sweeps, study_sweeps, training_flops
 
 Device = Literal["cpu", "cuda"]
@@ -94,8 +94,6 @@ def shard(sweeps: Sequence[Sweep], device: Device, number: int, count: int) -> l
 
 # --- runs side by side ------------------------------------------------------------------------------------------------
 
-STACKABLE = ("adamw", "sgd", "adamw_schedulefree", "sgd_schedulefree")
-"""Optimizers whose runs can be trained side by side (`updates.UPDATES`; a test compares them)."""
 LARGEST_STACK: dict[Device, int] = {"cpu": 64, "cuda": 1024}
 SHARE_OF_MEMORY = 0.8
 NARROW = 100_000

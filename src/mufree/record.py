@@ -22,8 +22,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mufree.config import Task
-from mufree.jobs import STACKABLE
+from mufree.config import STACKABLE, Task
 from mufree.machine import cpu_name
 from mufree.plan import Run, training_flops, variant
 

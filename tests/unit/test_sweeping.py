@@ -12,7 +12,7 @@ from studies import study
 
 from mufree import checkpoints, jobs, record, sweeping
 from mufree.cli import main
-from mufree.config import Study
+from mufree.config import STACKABLE, Study
 from mufree.data import prepare
 from mufree.plan import Run, expand
 from mufree.sweeping import Finished, How, Stopped, sweep
@@ -149,7 +149,7 @@ def test_out_of_time_it_stops_as_if_by_a_signal(tmp_path: Path, data: Path, caps
 
 
 def test_jobs_know_what_can_be_stacked() -> None:
-    assert set(jobs.STACKABLE) == set(UPDATES)
+    assert set(STACKABLE) == set(UPDATES)
 
 
 def test_runs_of_a_stack_differ_in_numbers_alone() -> None:

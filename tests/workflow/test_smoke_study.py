@@ -81,7 +81,7 @@ def test_all_that_a_stages_command_has_loaded_belongs_to_it(finished: Checkout) 
         assert finished.loaded_beside(stage, stage) == set(), stage
     assert finished.loaded_beside("figures", "figure") == finished.loaded_beside("first_look", "first-look") == set()
     # How runs are kept, and how long the others may take, changes none of them.
-    assert finished.loaded_beside("train", "sweep") == {"mufree.record", "mufree.sources", "mufree.speed"}
+    assert finished.loaded_beside("train", "sweep") == {"mufree.sources", "mufree.speed"}
     assert "mufree.figures.transfer" in finished.loaded_beside("metrics", "figure")  # a stage that lacks it is seen
 
 
