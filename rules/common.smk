@@ -29,11 +29,22 @@ DEVICE = config.get("device", "cpu")
 ENGINE = config.get("engine", "serial")
 # The longest that a job may ask for, in minutes: the limit of the partition.
 MAX_MINUTES = config.get("max_minutes")
+# Minutes after which sweeps stop, the most valuable having been first; the same command goes on from there.
+MINUTES = config.get("minutes")
 # Of several allocations that share a study, which one this is: 2/4 trains the second quarter of the sweeps.
 SHARD = str(config.get("shard", "1/1"))
 # All runs in this precision instead of the study's own: a study of its own, with results of its own.
 PRECISION = config.get("precision")
-KNOWN_CONFIG = ["study", "data_dir", "device", "max_minutes", "shard", "precision", "engine"]
+KNOWN_CONFIG = [
+    "study",
+    "data_dir",
+    "device",
+    "max_minutes",
+    "shard",
+    "precision",
+    "engine",
+    "minutes",
+]
 FIGURES = [
     "loss_vs_lr",
     "optimum_vs_width",
@@ -58,7 +69,9 @@ def read_study(file):
             f"Unknown --config {', '.join(unknown)}. Known: {', '.join(KNOWN_CONFIG)}"
         )
     if ENGINE not in jobs.ENGINES:
-        raise WorkflowError(f"Unknown engine '{ENGINE}'. Known: {', '.join(jobs.ENGINES)}")
+        raise WorkflowError(
+            f"Unknown engine '{ENGINE}'. Known: {', '.join(jobs.ENGINES)}"
+        )
     if DEVICE not in jobs.RATES:
         raise WorkflowError(
             f"Unknown device '{DEVICE}'. Known: {', '.join(jobs.RATES)}"
@@ -68,6 +81,10 @@ def read_study(file):
     ):
         raise WorkflowError(
             f"max_minutes is {MAX_MINUTES!r}; give the partition's limit in minutes, such as 1440"
+        )
+    if MINUTES is not None and (not isinstance(MINUTES, (int, float)) or MINUTES <= 0):
+        raise WorkflowError(
+            f"minutes is {MINUTES!r}; give a number of minutes, such as 9"
         )
     if PRECISION not in (None, "float32", "bfloat16"):
         raise WorkflowError(
@@ -134,6 +151,10 @@ CELLS = {
 DATASETS = study_datasets(STUDY)
 # Its figure is there long before the report.
 FIRST_TASK = next(iter(STUDY.tasks))
+BY_VALUE = {
+    s.id: place
+    for place, s in enumerate(jobs.most_valuable_first(STUDY, list(SWEEPS.values())))
+}
 LARGEST_SWEEP = max(sweep.flops for sweep in SWEEPS.values())
 
 
@@ -168,7 +189,9 @@ def check_memory_of(wildcards, attempt):
 
 if workflow.is_main_process:
     # What sweeps divide the time left by; as an argument, another number of cores would seem to be another job.
-    os.environ["MUFREE_CORES"] = str(parallel_jobs())
+    os.environ.update(MUFREE_CORES=str(parallel_jobs()))
+    if MINUTES is not None:
+        os.environ.update(MUFREE_UNTIL=str(STARTED + 60 * MINUTES))
     logger.info(f"Study {STUDY.name}: {len(RUNS)} runs in {len(SWEEPS)} sweeps.")
     left = [s for s in MY_SWEEPS if not Path(rows_of(s)).exists()]
     logger.info(jobs.describe(left, DEVICE, MAX_MINUTES))
@@ -185,8 +208,14 @@ def sweep_of(wildcards):
 
 
 def sweep_priority(wildcards):
-    """The first task's sweeps come first, and longer ones before shorter, so that none is left alone at the end."""
-    longest = sweep_of(wildcards).flops / LARGEST_SWEEP
+    """The first task's sweeps come first, and longer ones before shorter, so that none is left alone at the end.
+
+    Where there isn't time for all, the most valuable come first instead.
+    """
+    sweep = sweep_of(wildcards)
+    if MINUTES is not None:
+        return len(BY_VALUE) - BY_VALUE[sweep.id]
+    longest = sweep.flops / LARGEST_SWEEP
     return task_priority(wildcards) + int(1000 * longest)
 
 

@@ -80,7 +80,7 @@ def keeper(path: Path, session: Session, seconds: float, stop_requested: Callabl
     """
 
     def where() -> str:
-        return f"in {session.run.id}, kept after step {session.step} of {session.run.training.steps}"
+        return f"in {session.course.name}, kept after step {session.step} of {session.course.steps}"
 
     return _keeper(partial(save, path, session), where, seconds, stop_requested, session.ranks)
 
@@ -150,14 +150,7 @@ def _stack_key(stack: Stack) -> dict[str, Any]:
 
 
 def _key(session: Session) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "run": session.run.id,
-        "numerics": session.run.numerics,
-        "data": session.data.digest,
-        "device": session.device.type,
-        "processes": session.ranks.size,
-    }
+    return {"format": FORMAT, **session.course.identity, "processes": session.ranks.size}
 
 
 def _check(found: Any, expected: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mufree import config
-from mufree.config import STACKABLE, Study
+from mufree.config import METHODS, STACKABLE, Study
 from mufree.plan import Run, Sweep, evaluation_flops, make_run, pack_sweeps, study_sweeps, training_flops
 
 Device = Literal["cpu", "cuda"]
@@ -92,6 +92,20 @@ def shard(sweeps: Sequence[Sweep], device: Device, number: int, count: int) -> l
     return mine
 
 
+def most_valuable_first(study: Study, sweeps: Sequence[Sweep]) -> list[Sweep]:
+    """The sweeps in the order in which they answer most, for where there isn't time for all.
+
+    The four methods before those that are held against them, and a task's base and largest widths before those between.
+    """
+    largest = {task: max(s.widths[-1] for s in sweeps if s.task == task) for task in {s.task for s in sweeps}}
+
+    def last(sweep: Sweep) -> tuple[bool, bool]:
+        ends = {study.tasks[sweep.task].base_width, largest[sweep.task]}
+        return sweep.method not in METHODS, ends.isdisjoint(sweep.widths)
+
+    return sorted(sweeps, key=last)
+
+
 # --- runs side by side ------------------------------------------------------------------------------------------------
 
 LARGEST_STACK: dict[Device, int] = {"cpu": 64, "cuda": 1024}
@@ -116,8 +130,7 @@ def stacks(runs: Sequence[Run], engine: Engine, device: Device, free_bytes: floa
     """
     groups: dict[Hashable, list[Run]] = {}
     for run in runs:
-        together = run.method.optimizer in STACKABLE and _together(run, engine, device)
-        groups.setdefault(_shape(run) if together else run.id, []).append(run)
+        groups.setdefault(_shape(run) if side_by_side(run, engine, device) else run.id, []).append(run)
     dealt = []
     for key, group in groups.items():
         fitting = int(SHARE_OF_MEMORY * free_bytes / (2**20 * max(map(_network_mb, group))))
@@ -130,7 +143,10 @@ def stacks(runs: Sequence[Run], engine: Engine, device: Device, free_bytes: floa
     return dealt
 
 
-def _together(run: Run, engine: Engine, device: Device) -> bool:
+def side_by_side(run: Run, engine: Engine, device: Device) -> bool:
+    """Whether an engine trains a run beside others."""
+    if run.method.optimizer not in STACKABLE:
+        return False
     if engine == "auto":
         return device == "cuda" or (parameters(run) <= NARROW and not run.model.batchnorm)
     return engine == "stack"

@@ -97,7 +97,9 @@ TIMING_SCHEMA = pa.schema(
         ("cpu", pa.string()),
     ]
 )
-"""Wall seconds of a run by phase, its training FLOPs and the processor: what may differ between two runs of the same."""
+"""Wall seconds of a run by phase, its training FLOPs and the processor (`cpu`, or the GPU's name): what may differ between two
+runs of the same.
+"""
 
 
 class RecordError(Exception):

@@ -8,6 +8,7 @@ on the device. A run that diverges does no harm to the others, so it goes on to 
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,6 +44,10 @@ from mufree.updates import UPDATES, Columns, Weights, at_x, like
 
 Log = NDArray[np.float64]
 WATCHED = ("grad_rms", "weight_rms", "update_rms")
+LAUNCHED = 3
+"""Steps that a GPU takes kernel by kernel before one is captured: libraries set themselves up in the first."""
+
+log = logging.getLogger(__name__)
 
 
 def train_stack(
@@ -94,6 +99,9 @@ class Stack:
         self.steps, self.interval = first.training.steps, first.training.steps // first.training.evaluations
         self.update = UPDATES[first.method.optimizer]
         self.step = 0
+        self.launched = 0
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.captures = device.type == "cuda"
         self.evaluations: list[Evaluation] = []
         self.watches: list[tuple[int, Log]] = []
         self.logs: list[Log] = []
@@ -162,7 +170,7 @@ class Stack:
         names = {id(p): name for name, p in model.named_parameters()}
         for group in make_optimizer(self.runs[place], model).param_groups:
             for p in group["params"]:
-                self.rates[names[id(p)]][place] = group.get("peak_lr", group["lr"])
+                self.rates[names[id(p)]][place] = group["lr"]
                 self.decays[names[id(p)]][place] = group["weight_decay"]
 
     def _make_optimizers(self) -> None:
@@ -257,12 +265,39 @@ class Stack:
         watched = (self.step + 1) % self.interval == 0
         with self._timed("train"):
             self.network.train()
-            self._advance(watched)
+            if watched or not self._captured():
+                self._advance(watched)
+            else:
+                assert self.graph is not None
+                self.graph.replay()
             self.step += 1
+            if watched:
+                self._collect()  # waits for the device, so that what it still had to do counts as training
         if watched:
-            self._collect()
             self.evaluate()
             self._prepare_interval()
+
+    def _captured(self) -> bool:
+        """Whether a step is there as a graph: on a GPU, launching its kernels one by one takes longer than they do."""
+        if self.captures and self.graph is None:
+            self.launched += 1
+            if self.launched > LAUNCHED:
+                self._capture()
+        return self.graph is not None
+
+    def _capture(self) -> None:
+        """Record a step without taking it. All that changes from step to step is read from tensors that stay in place."""
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                self._advance(watched=False)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            self.captures = False
+            log.warning("a step can't be captured as a CUDA graph (%s); its kernels are launched one by one", error)
+        else:
+            self.graph = graph
 
     def _advance(self, watched: bool) -> None:
         at = self.cursor

@@ -76,6 +76,8 @@ def sweep(runs: Sequence[Run], data: Path, store: Path, how: How) -> Iterator[Fi
     missing = [run for run, is_there in zip(runs, there, strict=True) if not is_there]
     if not missing:
         return
+    if how.together.any(how.stop_requested() is not None):
+        raise _stopped(how, "before it began", 0, len(missing))
     for run, made in _train_all(missing, data, store, how):
         if how.together.first:
             record.save_run(store, run, made)
@@ -116,7 +118,7 @@ def _train_all(runs: Sequence[Run], data: Path, store: Path, how: How) -> Iterat
             try:
                 for run, trace in train(stack.runs, prepared, store, device, how, bar.update):
                     trained += 1
-                    yield run, _recorded(run, trace, prepared, how.device, stack.engine, code_digest)
+                    yield run, _recorded(run, trace, prepared, device, stack.engine, code_digest)
                     _log(run, trace, trained, len(runs))
             except Interrupted as stop:
                 raise _stopped(how, str(stop), trained, len(runs)) from None
@@ -205,14 +207,18 @@ def _free_memory(device: torch.device) -> float:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") / (os.cpu_count() or 1)
 
 
-def _recorded(run: Run, trace: Trace, prepared: Prepared, device: jobs.Device, engine: str, code_digest: str) -> Record:
+def _recorded(
+    run: Run, trace: Trace, prepared: Prepared, device: torch.device, engine: str, code_digest: str
+) -> Record:
+    import torch
+
     from mufree import machine
 
     row = {
         **record.describe_run(run),
         "data_digest": prepared.digest,
         "code_digest": code_digest,
-        "device": device,
+        "device": device.type,
         "engine": engine,
         **trace.row(),
     }
@@ -220,7 +226,7 @@ def _recorded(run: Run, trace: Trace, prepared: Prepared, device: jobs.Device, e
         "run_id": run.id,
         **{f"{phase}_seconds": seconds for phase, seconds in trace.seconds.items()},
         "flops": training_flops(run) * trace.steps_done / run.training.steps,
-        "cpu": machine.cpu_name(),
+        "cpu": torch.cuda.get_device_name(device) if device.type == "cuda" else machine.cpu_name(),
     }
     curves = record.curves_table(run.id, ((s.name, s.layer, s.steps, s.values) for s in trace.curves))
     return record.Record(row=row, timing=timing, curves=curves)

@@ -1,4 +1,6 @@
-"""Train one run and watch it: a `Run` and its data in, a `Trace` out. Writes no file, reads no argument.
+"""Train one model and watch it: a model, an optimizer and batches in (`begin`), or a `Run` and its data (`start`).
+
+A `Trace` comes out. Writes no file, reads no argument.
 
 Deterministic on a CPU: the same run gives the same bits, whatever was trained before it in the process and however often it
 is evaluated.
@@ -40,7 +42,7 @@ from mufree.optim import (
 )
 from mufree.optim.averaging import EMA_SHARE
 from mufree.optim.groups import Params
-from mufree.parametrization import layer_types, parametrize
+from mufree.parametrization import parametrize
 from mufree.plan import Run
 from mufree.ranks import ALONE, Ranks
 
@@ -150,13 +152,37 @@ class TrainLoss:
         return None
 
 
+@dataclass(frozen=True)
+class Course:
+    """What a model is trained and evaluated on, and how long; all tensors on the model's device."""
+
+    name: str
+    steps: int
+    evaluations: int
+    """How many there are, evenly spread, beside the one before the first step. Divides `steps`."""
+    batches: Callable[[int], Iterator[tuple[Tensor, Tensor]]]
+    """Training batches (inputs, targets) without end, from the one after so many steps on."""
+    valid: Batches
+    test: Callable[[], Batches] | None = None
+    """The batches of the test split, which are read once, after the last step."""
+    # The same batches at every evaluation, so that BatchNorm's statistics at x add no noise of their own.
+    batchnorm_inputs: Sequence[Tensor] = ()
+    rate_factor: Callable[[int], float] | None = None
+    """What every group's learning rate is multiplied by at step k = 0, 1, …; None where the optimizer does so by itself."""
+    identity: Mapping[str, str | int] = field(default_factory=dict)
+    """What a checkpoint has to agree in to be gone on with."""
+
+    @property
+    def interval(self) -> int:
+        """Steps from one evaluation to the next."""
+        return self.steps // self.evaluations
+
+
 @dataclass
 class Session:
-    """The live parts of one run."""
+    """The live parts of one training."""
 
-    run: Run
-    data: Prepared
-    device: torch.device
+    course: Course
     ranks: Ranks
     model: nn.Module
     network: nn.Module
@@ -164,10 +190,9 @@ class Session:
     optimizer: Optimizer
     average: WeightAverage | None
     layers: dict[str, list[Tensor]]
+    peak_rates: list[float]
+    """The groups' learning rates at a factor of 1."""
     stream: Iterator[tuple[Tensor, Tensor]]
-    valid: Batches
-    # The same batches at every evaluation, so that BatchNorm's statistics at x add no noise of their own.
-    batchnorm_inputs: list[Tensor]
     losses: TrainLoss
     step: int = 0
     """Optimizer steps taken."""
@@ -182,8 +207,8 @@ class Session:
     def at_x(self) -> AbstractContextManager[None]:
         """Within it, the model has the weights that are evaluated: the average where there is one."""
         if self.average is not None:
-            return self.average.evaluating(self.model, self.batchnorm_inputs)
-        return evaluating(self.optimizer, self.model, self.batchnorm_inputs)
+            return self.average.evaluating(self.model, self.course.batchnorm_inputs)
+        return evaluating(self.optimizer, self.model, self.course.batchnorm_inputs)
 
     def record(self, series: str, value: float, layer: str = "") -> None:
         """Add a point to a curve, at the step that the run is in."""
@@ -218,7 +243,7 @@ class Session:
             for name, layer, steps, values in state["curves"]
         }
         self.seconds = dict(state["seconds"])
-        self.stream = _stream(self.run, self.data, self.device, self.ranks, skip=self.step)
+        self.stream = self.course.batches(self.step)
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -245,12 +270,12 @@ def finish(session: Session, on_step: Callable[[], object] | None = None) -> Tra
 
     At each call of `on_step` the session is whole: it can be saved there, and left by an exception.
     """
-    run, losses = session.run, session.losses
+    course, losses = session.course, session.losses
     if session.step == 0:
         evaluate(session)
         losses.initial = session.score_x.loss
-    while session.step < run.training.steps and session.stopped is None:
-        watched = (session.step + 1) % (run.training.steps // run.training.evaluations) == 0
+    while session.step < course.steps and session.stopped is None:
+        watched = (session.step + 1) % course.interval == 0
         with session.timed("train"):
             take_step(session, watched=watched)
         if watched and session.stopped is None:
@@ -263,7 +288,7 @@ def finish(session: Session, on_step: Callable[[], object] | None = None) -> Tra
     elif not (math.isfinite(at_x.loss) and all(bool(p.isfinite().all()) for p in session.model.parameters())):
         stopped = "nonfinite"
     divergence = stopped or losses.divergence()
-    if session.step == run.training.steps:
+    if session.step == course.steps:
         _record_sqrt_v(session)
     test = evaluate_test(session) if stopped is None else UNKNOWN
     return Trace(
@@ -330,31 +355,56 @@ def start(run: Run, data: Prepared, device: torch.device, ranks: Ranks = ALONE) 
     With several processes, each has all weights and its part of every batch. Raises `RanksError` where that isn't the same run.
     """
     began = time.perf_counter()
-    model = make_model(run, data.classes).to(
-        device
-    )  # drawn on the CPU, so that every device starts from the same weights
+    # Drawn on the CPU, so that every device starts from the same weights.
+    model = make_model(run, data.classes).to(device)
     ranks.check(run.training.batch_size, model)
     optimizer = make_optimizer(run, model)
     time_constant = max(1.0, EMA_SHARE * run.training.steps)
-    session = Session(
-        run=run,
-        data=data,
-        device=device,
+    average = WeightAverage(optimizer, time_constant) if run.method.average == "ema" else None
+    session = begin(model, optimizer, _course(run, data, model, device, ranks), average=average, ranks=ranks)
+    session.seconds["setup"] = time.perf_counter() - began
+    return session
+
+
+def begin(
+    model: nn.Module,
+    optimizer: Optimizer,
+    course: Course,
+    *,
+    average: WeightAverage | None = None,
+    ranks: Ranks = ALONE,
+) -> Session:
+    """A session before its first step, for any model that gives logits [..., classes] for inputs."""
+    if is_schedule_free(optimizer):
+        optimizer.train()  # type: ignore[attr-defined]
+    return Session(
+        course=course,
         ranks=ranks,
         model=model,
         network=ranks.replicate(model),
         optimizer=optimizer,
-        average=WeightAverage(optimizer, time_constant) if run.method.average == "ema" else None,
+        average=average,
         layers=_parameters_by_layer(model),
-        stream=_stream(run, data, device, ranks),
-        valid=ranks.share(_held_out(run, data, "valid", device)),
-        batchnorm_inputs=_batchnorm_inputs(run, data, model, device),
-        losses=TrainLoss(initial=math.nan, steps=run.training.steps),
+        peak_rates=[group["lr"] for group in optimizer.param_groups],
+        stream=course.batches(0),
+        losses=TrainLoss(initial=math.nan, steps=course.steps),
     )
-    if is_schedule_free(session.optimizer):
-        session.optimizer.train()  # type: ignore[attr-defined]
-    session.seconds["setup"] = time.perf_counter() - began
-    return session
+
+
+def _course(run: Run, data: Prepared, model: nn.Module, device: torch.device, ranks: Ranks) -> Course:
+    schedule, warmup, steps = run.method.schedule, run.warmup_steps, run.training.steps
+    by_itself = run.method.optimizer.endswith("schedulefree")  # it warms up, and has no schedule
+    return Course(
+        name=run.id,
+        steps=steps,
+        evaluations=run.training.evaluations,
+        batches=lambda skip: _stream(run, data, device, ranks, skip),
+        valid=ranks.share(_held_out(run, data, "valid", device)),
+        test=None if data.test is None else lambda: ranks.share(_held_out(run, data, "test", device)),
+        batchnorm_inputs=_batchnorm_inputs(run, data, model, device),
+        rate_factor=None if by_itself else lambda step: warmup_factor(schedule, step, warmup, steps),
+        identity={"run": run.id, "numerics": run.numerics, "data": data.digest, "device": device.type},
+    )
 
 
 def make_model(run: Run, classes: int) -> nn.Module:
@@ -388,12 +438,9 @@ def make_optimizer(run: Run, model: nn.Module) -> Optimizer:
         case "sgd_schedulefree":
             return MuSGD_ScheduleFree(momentum=settings.beta1, warmup_steps=run.warmup_steps, **shared)
         case "adamw":
-            optimizer = MuAdamW(fused=True, **adam, **shared)
+            return MuAdamW(fused=True, **adam, **shared)
         case "sgd":
-            optimizer = MuSGD(fused=True, momentum=settings.beta1, **shared)
-    for group in optimizer.param_groups:
-        group["peak_lr"] = group["lr"]
-    return optimizer
+            return MuSGD(fused=True, momentum=settings.beta1, **shared)
 
 
 def _parameters_with_rates(run: Run, model: nn.Module) -> Params:
@@ -447,11 +494,11 @@ def evaluate(session: Session) -> None:
     """
     with session.timed("evaluate"):
         with session.at_x():
-            at_x = score(session.model, session.valid, session.ranks)
+            at_x = score(session.model, session.course.valid, session.ranks)
         at_y = at_x
         if session.average is not None or is_schedule_free(session.optimizer):
             session.model.eval()
-            at_y = score(session.model, session.valid, session.ranks)
+            at_y = score(session.model, session.course.valid, session.ranks)
     session.score_x, session.score_y = at_x, at_y
     session.record("val_loss", at_x.loss)
     session.record("val_loss_y", at_y.loss)
@@ -459,11 +506,10 @@ def evaluate(session: Session) -> None:
 
 def evaluate_test(session: Session) -> Score:
     """The test split at x, once, after the last step; unknown where the data set has none."""
-    if session.data.test is None:
+    if session.course.test is None:
         return UNKNOWN
     with session.timed("evaluate"), session.at_x():
-        batches = session.ranks.share(_held_out(session.run, session.data, "test", session.device))
-        return score(session.model, batches, session.ranks)
+        return score(session.model, session.course.test(), session.ranks)
 
 
 @torch.no_grad()
@@ -480,17 +526,14 @@ def score(model: nn.Module, batches: Batches, ranks: Ranks = ALONE) -> Score:
 
 
 def _set_learning_rate(session: Session) -> None:
-    run = session.run
-    if is_schedule_free(session.optimizer):
-        return  # it warms up by itself
-    factor = warmup_factor(run.method.schedule, session.step - 1, run.warmup_steps, run.training.steps)
-    for group in session.optimizer.param_groups:
-        group["lr"] = group["peak_lr"] * factor
+    if session.course.rate_factor is None:
+        return
+    factor = session.course.rate_factor(session.step - 1)
+    for group, peak in zip(session.optimizer.param_groups, session.peak_rates, strict=True):
+        group["lr"] = peak * factor
 
 
-def _stream(
-    run: Run, data: Prepared, device: torch.device, ranks: Ranks, skip: int = 0
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _stream(run: Run, data: Prepared, device: torch.device, ranks: Ranks, skip: int) -> Iterator[tuple[Tensor, Tensor]]:
     batches = train_batches(
         data, batch_size=run.training.batch_size, context_length=run.model.context, seed=run.seed, skip=skip
     )
@@ -516,10 +559,11 @@ def _batchnorm_inputs(run: Run, data: Prepared, model: nn.Module, device: torch.
 
 
 def _parameters_by_layer(model: nn.Module) -> dict[str, list[Tensor]]:
+    """Parameters by the layer type that `parametrize` noted; those of another model all together."""
+    types: Mapping[str, str] = vars(model).get("layer_types", {})
     layers: dict[str, list[Tensor]] = {}
-    types = layer_types(model)
     for name, parameter in model.named_parameters():
-        layers.setdefault(types[name], []).append(parameter)
+        layers.setdefault(types.get(name, "weights"), []).append(parameter)
     return layers
 
 
@@ -545,7 +589,9 @@ def _record_sqrt_v(session: Session) -> None:
     v is the bias-corrected running mean of squared gradients. Weights that never got a gradient (tokens that did not occur,
     units that never fired) are left out: they don't move, whatever ε is. Optimizers that keep no v have no such curve.
     """
-    correction = 1 - session.run.optimizer.beta2**session.step
+    if "betas" not in session.optimizer.defaults:
+        return
+    correction = 1 - session.optimizer.defaults["betas"][1] ** session.step
     for layer, parameters in session.layers.items():
         states = [session.optimizer.state.get(p, {}) for p in parameters]
         roots = [(state["exp_avg_sq"] / correction).sqrt().flatten() for state in states if "exp_avg_sq" in state]

@@ -29,7 +29,6 @@ from mufree.checkpoints import Interrupted, keeper, resumed, save
 from mufree.cli import main
 from mufree.cli.inputs import load_study
 from mufree.data import Prepared
-from mufree.data.batches import train_batches
 from mufree.optim import save_checkpoint
 from mufree.plan import Run, expand
 from mufree.record import checkpoint_path, store_path
@@ -107,7 +106,7 @@ def test_a_run_that_diverges_is_given_up_in_the_same_step(tmp_path: Path) -> Non
 
 
 def forget_the_order_of_data(session: Session) -> None:
-    session.stream = train_batches(session.data, batch_size=64, context_length=None, seed=session.run.seed)
+    session.stream = session.course.batches(0)
 
 
 def forget_z(session: Session) -> None:

@@ -14,7 +14,7 @@ from test_train import MODELS, curve, data_for, make_run, same_numbers, trace_of
 
 from mufree import checkpoints
 from mufree.plan import Run
-from mufree.stack import Stack, finish, train_stack
+from mufree.stack import LAUNCHED, Stack, finish, train_stack
 from mufree.train import Trace, configure_torch, start
 from mufree.train import finish as finish_one
 
@@ -202,3 +202,35 @@ def test_seconds_are_shared_out() -> None:
     traces = train_stack(runs, data_for(runs[0]))
     assert len({dataclasses.astuple(trace)[-1]["train"] for trace in traces}) == 1
     assert all(math.isfinite(trace.seconds["evaluate"]) and trace.seconds["train"] > 0 for trace in traces)
+
+
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+
+
+@on_gpu
+@pytest.mark.parametrize("model", MODELS)
+def test_captured_steps_are_those_that_are_launched(model: str) -> None:
+    runs = [make_run(model, seed=seed) for seed in (0, 1)]
+    losses = []
+    for captures in (True, False):
+        configure_torch()
+        stack = Stack(runs, data_for(runs[0]), torch.device("cuda"))
+        stack.captures = captures
+        losses.append([trace.train_loss for trace in finish(stack)])
+        assert (stack.graph is not None) == captures
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+@on_gpu
+@pytest.mark.parametrize("model", MODELS)
+def test_between_evaluations_nothing_waits_for_the_host(model: str) -> None:
+    configure_torch()
+    stack = Stack([make_run(model, seed=seed) for seed in (0, 1)], data_for(make_run(model)), torch.device("cuda"))
+    stack.evaluate()
+    for _ in range(stack.interval - 1):
+        quiet = stack.launched != LAUNCHED  # capturing waits, once
+        torch.cuda.set_sync_debug_mode("error" if quiet else "default")
+        try:
+            stack.take_step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")

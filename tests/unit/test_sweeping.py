@@ -140,8 +140,9 @@ def test_out_of_time_it_stops_as_if_by_a_signal(tmp_path: Path, data: Path, caps
     path.write_text(__import__("yaml").safe_dump(plain()))
     command = ["sweep", "--study", str(path), "--sweep", "photo.sp_adamw.w16.s0", "--data", str(data)]
     command += ["--store", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
-    assert main([*command, "--minutes", "0"]) == 75
-    assert "stopped by its limit of 0 minutes" in capsys.readouterr().err
+    for limit in (["--minutes", "0"], ["--until", "1"]):
+        assert main([*command, *limit]) == 75
+        assert "stopped by its limit of time before it began; 0 of 3 missing runs" in capsys.readouterr().err
     assert main([*command, "--engine", "auto"]) == 0
 
 
@@ -193,3 +194,20 @@ def test_serial_is_one_by_one_and_auto_stacks_the_narrow_on_a_cpu_and_all_on_a_g
 def test_a_missing_data_set_says_how_to_make_it(tmp_path: Path) -> None:
     with pytest.raises(sweeping.SweepError, match="make it with `mufree data`"):
         trained(runs_of(), tmp_path / "nowhere", tmp_path / "store", How())
+
+
+def test_the_most_valuable_sweeps_come_first() -> None:
+    made = Study.model_validate(plain(methods=["mup_ema", "mup_schedulefree"], widths=[16, 32, 64], seeds=[0]))
+    sweeps = jobs.deal(made, expand(made), "cpu")
+    ordered = [(s.method, s.widths) for s in jobs.most_valuable_first(made, sweeps)]
+    assert ordered == [(method, (width,)) for method in ("mup_schedulefree", "mup_ema") for width in (16, 64, 32)]
+
+
+def test_a_plan_names_what_is_trained_one_by_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(__import__("yaml").safe_dump(plain(methods=["mup_schedulefree", "mup_radam"], widths=[16])))
+    assert main(["plan", str(path), "--engine", "stack"]) == 0
+    assert (
+        "6 of 12 runs are trained side by side. One by one:\n  photo mup_radam at width 16: 6\n"
+        in capsys.readouterr().out
+    )

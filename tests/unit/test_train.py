@@ -23,7 +23,7 @@ from mufree.config import METHODS, Method, OptimizerSettings
 from mufree.data import Prepared
 from mufree.data.batches import eval_batches, train_batches
 from mufree.plan import NUMERICS, Run
-from mufree.train import Trace, TrainLoss, make_model, make_optimizer, train
+from mufree.train import Course, Trace, TrainLoss, begin, finish, make_model, make_optimizer, train
 
 MODELS: dict[str, dict[str, Any]] = {
     "mlp": {"name": "mlp"},
@@ -145,7 +145,6 @@ def test_rates_of_scaled_embeddings_by_hand() -> None:
     assert {name_of[id(p)] for p in embeddings["params"]} == {"tokens.weight", "positions.weight"}
     assert len(embeddings["params"]) + len(others["params"]) == len(name_of)
     assert (embeddings["lr"], others["lr"]) == (4 * run.lr, run.lr)
-    assert (embeddings["peak_lr"], others["peak_lr"]) == (4 * run.lr, run.lr)  # both follow the schedule
 
 
 @pytest.mark.parametrize("scaling", ["coupled", "independent"])
@@ -418,3 +417,39 @@ def test_numbers_change_only_with_numerics() -> None:
 
 if __name__ == "__main__":
     GOLDEN.write_text(json.dumps({"numerics": NUMERICS, "val_loss": golden_losses()}, indent=2) + "\n")
+
+
+def test_a_model_of_ones_own_is_trained_as_by_a_plain_loop() -> None:
+    def made() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+        return model, torch.optim.SGD(model.parameters(), lr=0.5)
+
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(20, 4, 5, generator=generator)
+    batches = list(zip(inputs, (inputs.sum(-1) > 0).long(), strict=True))
+    model, optimizer = made()
+    course = Course(
+        name="mine",
+        steps=10,
+        evaluations=2,
+        batches=lambda skip: iter(batches[skip:10]),
+        valid=batches[10:],
+        test=lambda: batches[10:],
+        rate_factor=lambda step: 1 - step / 10,
+    )
+    trace = finish(begin(model, optimizer, course))
+
+    mine, sgd = made()
+    losses = []
+    for step, (x, y) in enumerate(batches[:10]):
+        sgd.param_groups[0]["lr"] = 0.5 * (1 - step / 10)
+        loss = F.cross_entropy(mine(x), y)
+        sgd.zero_grad()
+        loss.backward()
+        sgd.step()
+        losses.append(float(loss.detach()))
+    assert curve(trace, "train_loss")[1].tolist() == losses
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), mine.parameters(), strict=True))
+    assert (trace.status, trace.steps_done) == ("ok", 10)
+    assert trace.test_loss == trace.val_loss

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -32,7 +33,10 @@ def add_commands(command: Command) -> None:
         "--store", type=Path, help="the run store, to count what is done and to learn this machine's speed"
     )
     sub.add_argument("--cores", type=int, default=1, help="cores to divide the time by (default 1)")
-    sub.add_argument("--sweeps", action="store_true", help="list the sweeps")
+    sub.add_argument("--sweeps", action="store_true", help="list the sweeps, the most valuable first")
+    sub.add_argument(
+        "--engine", default="serial", choices=jobs.ENGINES, help="say which runs this engine trains one by one"
+    )
     sub.add_argument("--cost", action="store_true", help="a table of what each task may cost, at the assumed rate")
     sub.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="kind of device (default cpu)")
 
@@ -56,11 +60,26 @@ def plan(arguments: argparse.Namespace) -> None:
     runs = expand(study)
     sweeps = jobs.deal(study, runs, arguments.device)
     if arguments.sweeps:
-        for sweep_ in sweeps:
+        for sweep_ in jobs.most_valuable_first(study, sweeps):
             print(f"{sweep_.id}\t{len(sweep_.runs)} runs")
     if arguments.cost:
         _print_cost(sweeps, arguments.device)
+    if arguments.engine != "serial":
+        print(_one_by_one(runs, arguments.engine, arguments.device))
     print(f"Study {study.name}: {len(runs)} runs in {len(sweeps)} sweeps, {how_far(runs, arguments)}.", flush=True)
+
+
+def _one_by_one(runs: Sequence[Run], engine: jobs.Engine, device: jobs.Device) -> str:
+    """How many runs are trained side by side, and which aren't."""
+    alone = Counter(
+        f"{run.task} {run.method_name} at width {run.width}"
+        for run in runs
+        if not jobs.side_by_side(run, engine, device)
+    )
+    told = f"{len(runs) - alone.total()} of {len(runs)} runs are trained side by side"
+    if not alone:
+        return f"{told}."
+    return f"{told}. One by one:\n" + "\n".join(f"  {what}: {count}" for what, count in alone.items())
 
 
 def _print_cost(sweeps: Sequence[Sweep], device: jobs.Device) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import signal
 import time
@@ -80,6 +81,12 @@ def add_commands(command: Command) -> None:
         help="serial: runs one by one; stack: those that differ in numbers alone side by side; auto: what is faster",
     )
     sub.add_argument("--minutes", type=float, help="stop after so many minutes, as if by a signal")
+    sub.add_argument(
+        "--until",
+        type=float,
+        default=os.environ.get("MUFREE_UNTIL"),
+        help="stop at this time, in seconds since 1970 (default $MUFREE_UNTIL, which `--config minutes=` sets)",
+    )
     sub.add_argument(
         "--runs-per-gpu", type=int, default=1, help="processes that may share a GPU, with --device cuda (default 1)"
     )
@@ -161,7 +168,7 @@ def _sweep(arguments: argparse.Namespace, stop_requested: Callable[[], str | Non
         engine=arguments.engine,
         runs_per_gpu=arguments.runs_per_gpu,
         checkpoint_seconds=60 * arguments.checkpoint_minutes,
-        stop_requested=_or_by_then(stop_requested, arguments.minutes),
+        stop_requested=_or_by_then(stop_requested, _end(arguments)),
         together=together,
     )
     started = time.monotonic()
@@ -181,12 +188,15 @@ def _sweep(arguments: argparse.Namespace, stop_requested: Callable[[], str | Non
     )
 
 
-def _or_by_then(stop_requested: Callable[[], str | None], minutes: float | None) -> Callable[[], str | None]:
-    """The same, and a reason to stop once so many minutes have passed."""
-    if minutes is None:
-        return stop_requested
-    end = time.monotonic() + 60 * minutes
-    return lambda: stop_requested() or (f"its limit of {minutes:g} minutes" if time.monotonic() > end else None)
+def _end(arguments: argparse.Namespace) -> float:
+    """When to stop, in seconds since 1970."""
+    by_minutes = math.inf if arguments.minutes is None else time.time() + 60 * arguments.minutes
+    return min(by_minutes, math.inf if arguments.until is None else arguments.until)
+
+
+def _or_by_then(stop_requested: Callable[[], str | None], end: float) -> Callable[[], str | None]:
+    """The same, and a reason to stop once it is that late."""
+    return lambda: stop_requested() or ("its limit of time" if time.time() >= end else None)
 
 
 def train(runs: Sequence[Run], data: Path, store: Path, how: How) -> dict[str, Finished]:
