@@ -246,20 +246,21 @@ def test_a_sweep_that_changed_since_it_was_planned_is_not_trained(
 
 
 def test_the_answer_goes_between_its_marks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    numbers, readme = tmp_path / "numbers.json", tmp_path / "README.md"
-    sentences = {"headline": ["One."], "in-short": ["Two.", "Three."]}
-    found = {"missing": "", "sentences": sentences, "tables": {"answer": {"note": "All of it."}}}
-    numbers.write_text(json.dumps(found))
+    numbers, readme, words = (tmp_path / name for name in ("numbers.json", "README.md", "answer.md"))
+    found = {"a/drift": {"digits": "+0.1", "interval": "[0.0, +0.2]"}}
+    numbers.write_text(json.dumps({"numbers": found}))
     readme.write_text("# A\n<!-- answer -->\nold\n<!-- /answer -->\nB\n")
-    assert main(["answer", "--numbers", str(numbers), str(readme)]) == 1
-    assert "answer.csv" in capsys.readouterr().err
-    (tmp_path / "tables").mkdir()
-    (tmp_path / "tables/answer.csv").write_text('Task,Drift\na,"0.1 [0.0, 0.2]"\n')
-    answer = "One. Two. Three.\n\n| Task | Drift |\n| --- | --- |\n| a | 0.1 [0.0, 0.2] |\n\nAll of it."
+    words.write_text("It moves by {a/drift}.\n\n| {a/drift:} |\n")
+    command = ["answer", "--numbers", str(numbers), "--answer", str(words), str(readme)]
     for _ in range(2):
-        assert main(["answer", "--numbers", str(numbers), str(readme)]) == 0
+        assert main(command) == 0
+        answer = "It moves by +0.1.\n\n| +0.1 [0.0, +0.2] |"
         assert readme.read_text() == f"# A\n<!-- answer -->\n{answer}\n<!-- /answer -->\nB\n"
+    words.write_text("{b/drift}")
+    assert main(command) == 1
+    assert "wants the number b/drift" in capsys.readouterr().err
     readme.write_text("# A\n<!-- answer -->\nB\n")
-    assert main(["answer", "--numbers", str(numbers), str(readme)]) == 1
+    words.write_text("")
+    assert main(command) == 1
     assert "lacks the lines" in capsys.readouterr().err
     assert readme.read_text() == "# A\n<!-- answer -->\nB\n"

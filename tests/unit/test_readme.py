@@ -18,7 +18,7 @@ def test_the_answer_is_that_of_the_frozen_study(tmp_path: Path) -> None:
     for arguments in (
         ["verdicts", "--estimates", estimates, "--hypotheses", hypotheses, "--out", verdicts],
         [*numbers, "--verdicts", verdicts, "--out", str(tmp_path)],
-        ["answer", "--numbers", str(tmp_path / "numbers.json"), str(readme)],
+        ["answer", "--numbers", str(tmp_path / "numbers.json"), "--answer", str(ROOT / "paper/answer.md"), str(readme)],
     ):
         assert main(arguments) == 0
     assert readme.read_text(encoding="utf-8") == text

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,9 +102,16 @@ def add_commands(command: Command) -> None:
         "answer",
         answer,
         "Put the paper's answer into the README, between its marks.",
-        "--numbers results/paper/numbers.json README.md",
+        "--numbers results/paper/numbers.json --picture docs/images/best-rates.png README.md",
     )
     sub.add_argument("--numbers", type=Path, required=True, help="numbers.json of the paper")
+    sub.add_argument(
+        "--answer", type=Path, default=Path("paper/answer.md"), help="its words, with the keys of numbers in braces"
+    )
+    sub.add_argument("--picture", type=Path, help="also draw best rates against width, as this PNG")
+    sub.add_argument(
+        "--optima", type=Path, default=Path("paper/data/tables/optima.csv"), help="the table to draw --picture from"
+    )
     sub.add_argument("readme", type=Path, help="a text with the lines <!-- answer --> and <!-- /answer -->")
 
     sub = command(
@@ -279,25 +286,41 @@ def answer(arguments: argparse.Namespace) -> None:
     """`mufree answer`."""
     from mufree import record
 
-    found = _read_json(arguments.numbers)
+    text = _filled(arguments.answer, _read_json(arguments.numbers)["numbers"]).rstrip("\n")
     before, opening, rest = arguments.readme.read_text(encoding="utf-8").partition(f"{ANSWER[0]}\n")
     _, closing, after = rest.partition(ANSWER[1])
     if not (opening and closing):
         raise UserError(f"{arguments.readme} lacks the lines {ANSWER[0]} and {ANSWER[1]} that the answer goes between")
-    short = " ".join([*found["sentences"]["headline"], *found["sentences"]["in-short"]])
-    table = _as_markdown(arguments.numbers.parent / "tables/answer.csv")
-    text = "\n\n".join(filter(None, [found["missing"], short, table, found["tables"]["answer"]["note"]]))
     record.write_text(arguments.readme, f"{before}{opening}{text}\n{closing}{after}")
+    if arguments.picture is not None:
+        _draw_answer(arguments.optima, arguments.picture)
 
 
-def _as_markdown(table: Path) -> str:
-    try:
-        header, *rows = csv.reader(table.read_text(encoding="utf-8").splitlines())
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{table}, which `mufree numbers` writes beside numbers.json, can't be read: {error}"
-        ) from error
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows))
+def _filled(template: Path, found: dict[str, dict[str, str]]) -> str:
+    """The text with each `{key}` replaced by that number, and each `{key:}` by it and its interval."""
+
+    def shown(match: re.Match[str]) -> str:
+        key, colon = match[1], match[2]
+        if key not in found:
+            raise UserError(f"{template} wants the number {key}, which the frozen study doesn't have")
+        number = found[key]
+        return f"{number['digits']} {number['interval']}" if colon else number["digits"]
+
+    return re.sub(r"\{([^{}:]+)(:?)\}", shown, template.read_text(encoding="utf-8"))
+
+
+def _draw_answer(optima: Path, picture: Path) -> None:
+    import tempfile
+
+    import pandas as pd
+
+    from mufree import figures, record
+
+    with tempfile.TemporaryDirectory() as folder:
+        stem = Path(folder) / "answer"
+        figures.save(*figures.draw_best_rates(pd.read_csv(optima)), stem)
+        with record.atomic(picture) as path:
+            path.write_bytes(stem.with_suffix(".png").read_bytes())
 
 
 def paper(arguments: argparse.Namespace) -> None:

@@ -19,7 +19,7 @@ from mufree.figures.dynamics import coordcheck, dynamics, validation_curves
 from mufree.figures.interaction import interaction
 from mufree.figures.schedule import anytime, averages
 from mufree.figures.style import DISPLAY_NAMES, RC, display_name, display_names, method_styles, ordered
-from mufree.figures.transfer import loss_vs_lr, optimum_vs_width, regret_vs_width
+from mufree.figures.transfer import best_rates, loss_vs_lr, optimum_vs_width, regret_vs_width
 from mufree.figures.tuning import best_of_k, lr_sensitivity, weight_decay
 
 __all__ = [
@@ -104,6 +104,12 @@ def draw_coordcheck(slopes: pd.DataFrame, verdicts: pd.DataFrame, *, title: str,
     """
     tables = {"coordcheck": slopes.assign(method=name), "coordcheck_verdict": verdicts.assign(method=name)}
     return draw("coordcheck", tables, "", title)[0]
+
+
+def draw_best_rates(optima: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """Best rates against width for all tasks and the four methods side by side, and what is plotted."""
+    with matplotlib.rc_context(RC):
+        return best_rates(optima, method_styles(DISPLAY_NAMES))
 
 
 def _of_task(frame: pd.DataFrame, task: str) -> pd.DataFrame:

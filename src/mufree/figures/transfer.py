@@ -258,6 +258,42 @@ def optimum_vs_width(
     return figure, plotted.reset_index(drop=True)
 
 
+def best_rates(optima: pd.DataFrame, styles: Styles) -> tuple[Figure, pd.DataFrame]:
+    """How far each method's best rate has moved from its own at the narrowest width, in doublings; a panel a task.
+
+    Bars are the optima's own 95 % intervals. Optima at an end of the grid are left out, as they are of the drift.
+    """
+    inside = optima[
+        optima["method"].isin(styles) & ~optima["flag"].str.startswith("edge") & finite(optima["log2_lr_opt"])
+    ]
+    narrowest = inside.sort_values("width").groupby(["task", "method"])["log2_lr_opt"].transform("first")
+    ends = ["log2_lr_opt", "log2_lr_opt_low", "log2_lr_opt_high"]
+    moved = inside[["task", "method", "width", *ends]].copy()
+    moved[ends] = moved[ends].sub(narrowest, axis=0)
+    tasks = sorted(moved["task"].unique())
+    figure = new_figure("How far the best learning rate moves as the network widens", 2.6)
+    axes = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
+    axes[0].set_ylim(robust_limits(moved[ends[0]], moved[ends[1]], moved[ends[2]], floor=2.0))
+    for ax, task in zip(axes, tasks, strict=True):
+        here = moved[moved["task"].eq(task)]
+        width_axis(ax, sorted(here["width"].unique()))
+        ax.axhline(0, color="0.6", lw=0.8, zorder=1)
+        for place, (method, look) in enumerate(styles.items()):
+            line = here[here["method"].eq(method)].sort_values("width")
+            x = np.log2(line["width"]) + 0.05 * (place - (len(styles) - 1) / 2)
+            ax.plot(x, line[ends[0]], color=look.colour, ls=look.line, marker=look.marker, ms=4, zorder=3)
+            interval_bars(ax, x, line[ends[1]], line[ends[2]], look.colour)
+        ax.set_title(task, loc="left")
+        ax.set_xlabel("width")
+    axes[0].set_ylabel("doublings of the best rate")
+    handles = [
+        Line2D([], [], color=look.colour, ls=look.line, marker=look.marker, ms=4, label=look.name)
+        for look in styles.values()
+    ]
+    legend_below(figure, handles, len(handles))
+    return figure, moved.reset_index(drop=True)
+
+
 def _optima_lines(ax: Axes, methods: list[str], shown: pd.DataFrame, styles: Styles) -> None:
     """The methods side by side at each width, so that intervals don't hide each other."""
     step = min(0.03, 0.2 / len(methods))

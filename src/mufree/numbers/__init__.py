@@ -29,7 +29,7 @@ def collect(frozen: Frozen, figures: Sequence[str], again: str = "") -> dict[str
         "study": frozen.manifest["study"],
         "run_set": frozen.manifest["run_set"],
         "tasks": [{"name": task, "description": frozen.description(task)} for task in frozen.tasks],
-        "numbers": values.counts(frozen) | values.estimates(frozen),
+        "numbers": values.counts(frozen) | values.estimates(frozen) | values.ranges(frozen),
         "sentences": sentences(frozen, again),
         "captions": {task: captions(frozen, task, figures) for task in frozen.tasks},
         "notes": {"error_bars": error_bar_words(frozen, frozen.tasks), "data": data_words(frozen, frozen.tasks)},

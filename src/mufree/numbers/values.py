@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 from typing import Any
 
 from mufree.coordcheck import MAX_SLOPE
 from mufree.frozen import Frozen
-from mufree.report.terms import bounds, statistic, with_unit
+from mufree.report.terms import bounds, statistic, value, with_unit
 from mufree.report.verdicts import WORDS
 from mufree.report.words import known, number, percent
 from mufree.tables.transfer import EQUIVALENCE_MARGIN
@@ -16,9 +17,10 @@ POWER = 0.8
 """Probability with which a detectable effect is found."""
 
 
-def _number(text: str, value: Any, source: str, interval: str = "") -> dict[str, Any]:
+def _number(text: str, value: Any, source: str, interval: str = "", digits: str = "") -> dict[str, Any]:
+    """A number as it is printed, with its unit; its `digits` are the same without."""
     plain = None if value is None or not math.isfinite(value) else float(value)
-    return {"text": text, "value": plain, "interval": interval, "source": source}
+    return {"text": text, "digits": digits or text, "value": plain, "interval": interval, "source": source}
 
 
 def counts(frozen: Frozen) -> dict[str, dict[str, Any]]:
@@ -65,7 +67,32 @@ def estimates(frozen: Frozen) -> dict[str, dict[str, Any]]:
             row["estimate"],
             source + (f", width={int(row['width'])}" if width else ""),
             bounds(row["low"], row["high"], what),
+            value(row["estimate"], what),
         )
+    return out
+
+
+def ranges(frozen: Frozen) -> dict[str, dict[str, Any]]:
+    """The least and the greatest over tasks, keyed `statistic/subject/least` and `…/most`; regrets are those of the largest
+    widths, and `rate_ratio` is ScheduleFree's best rate over AdamW's, at every width under µP.
+    """
+    out = {}
+    for name, subject in product(
+        ("drift", "regret_cf"), ("sp_adamw", "mup_adamw", "sp_schedulefree", "mup_schedulefree")
+    ):
+        found = [
+            float(row["estimate"])
+            for task in frozen.tasks
+            for row in frozen.records("estimates", task=task, statistic=name, subject=subject)
+            if known(row["estimate"]) and (not known(row["width"]) or row["width"] == frozen.widths(task)[-1])
+        ]
+        source = f"tables/estimates.csv: statistic={name}, subject={subject}, largest width of each task"
+        for end, of in (("least", min), ("most", max)) if found else ():
+            out[f"{name}/{subject}/{end}"] = _number(value(of(found), statistic(name)), of(found), source)
+    pair = {"numerator": "mup_schedulefree", "denominator": "mup_adamw"}
+    ratios = [2 ** row["log2_ratio"] for row in frozen.records("rate_ratio", **pair) if known(row["log2_ratio"])]
+    for end, of in (("least", min), ("most", max)) if ratios else ():
+        out[f"rate_ratio/{end}"] = _number(number(of(ratios), 1), of(ratios), "tables/rate_ratio.csv: under µP")
     return out
 
 
