@@ -361,7 +361,8 @@ def start(run: Run, data: Prepared, device: torch.device, ranks: Ranks = ALONE) 
     optimizer = make_optimizer(run, model)
     time_constant = max(1.0, EMA_SHARE * run.training.steps)
     average = WeightAverage(optimizer, time_constant) if run.method.average == "ema" else None
-    session = begin(model, optimizer, _course(run, data, model, device, ranks), average=average, ranks=ranks)
+    course = _course(run, data, model, optimizer, device, ranks)
+    session = begin(model, optimizer, course, average=average, ranks=ranks)
     session.seconds["setup"] = time.perf_counter() - began
     return session
 
@@ -391,9 +392,10 @@ def begin(
     )
 
 
-def _course(run: Run, data: Prepared, model: nn.Module, device: torch.device, ranks: Ranks) -> Course:
+def _course(
+    run: Run, data: Prepared, model: nn.Module, optimizer: Optimizer, device: torch.device, ranks: Ranks
+) -> Course:
     schedule, warmup, steps = run.method.schedule, run.warmup_steps, run.training.steps
-    by_itself = run.method.optimizer.endswith("schedulefree")  # it warms up, and has no schedule
     return Course(
         name=run.id,
         steps=steps,
@@ -402,7 +404,7 @@ def _course(run: Run, data: Prepared, model: nn.Module, device: torch.device, ra
         valid=ranks.share(_held_out(run, data, "valid", device)),
         test=None if data.test is None else lambda: ranks.share(_held_out(run, data, "test", device)),
         batchnorm_inputs=_batchnorm_inputs(run, data, model, device),
-        rate_factor=None if by_itself else lambda step: warmup_factor(schedule, step, warmup, steps),
+        rate_factor=None if is_schedule_free(optimizer) else lambda step: warmup_factor(schedule, step, warmup, steps),
         identity={"run": run.id, "numerics": run.numerics, "data": data.digest, "device": device.type},
     )
 

@@ -346,7 +346,11 @@ def content(store: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGKILL], ids=lambda n: n.name)
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGKILL, *(pytest.param(n, marks=pytest.mark.whole) for n in (signal.SIGTERM, signal.SIGUSR1))],
+    ids=lambda n: n.name,
+)
 def test_a_sweep_that_is_stopped_in_its_second_run_completes_in_the_second_call(
     number: signal.Signals, study: Path, tmp_path: Path
 ) -> None:

@@ -59,7 +59,7 @@ PARTS: dict[str, dict[str, list[tuple[str, str]]]] = {
         "src/mufree/train.py": [
             (
                 '        case "sgd":',
-                '        case "adamax":\n            optimizer = MuAdamW(impl=torch.optim.Adamax, **adam, **shared)\n'
+                '        case "adamax":\n            return MuAdamW(impl=torch.optim.Adamax, **adam, **shared)\n'
                 '        case "sgd":',
             )
         ],
