@@ -82,7 +82,9 @@ def read_study(file):
         raise WorkflowError(
             f"max_minutes is {MAX_MINUTES!r}; give the partition's limit in minutes, such as 1440"
         )
-    if MINUTES is not None and (not isinstance(MINUTES, (int, float)) or MINUTES <= 0):
+    if MINUTES is not None and not (
+        isinstance(MINUTES, (int, float)) and 0 < MINUTES < float("inf")
+    ):
         raise WorkflowError(
             f"minutes is {MINUTES!r}; give a number of minutes, such as 9"
         )

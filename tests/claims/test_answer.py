@@ -122,10 +122,10 @@ def estimates(change: Callable[[pd.DataFrame], pd.DataFrame]) -> Change:
 CLAIMS: dict[str, tuple[Callable[[Found], bool], Change]] = {
     "AdamW's moves alike": (drifts_under_sp, estimates(swapped)),
     "Only the MLP passes our pre-set test": (mlp_alone_passes, estimates(swapped)),
-    "ViT and GPT pass it uncorrected": (vit_and_gpt_pass_uncorrected, estimates(swapped)),
+    "ViT and GPT pass uncorrected": (vit_and_gpt_pass_uncorrected, estimates(swapped)),
     "and again on other seeds": (again_on_other_seeds, lambda found: replace(found, again=swapped(found.again))),
     "the ResNet is too noisy to tell": (resnet_is_too_noisy, estimates(without_the_resnets_noise)),
-    "keeping the narrow network's rate costs ScheduleFree at most": (
+    "keeping the base width's rate costs ScheduleFree at most": (
         keeping_the_rate_is_cheaper_under_mup,
         estimates(swapped),
     ),
@@ -133,7 +133,7 @@ CLAIMS: dict[str, tuple[Callable[[Found], bool], Change]] = {
         higher_rates_than_adamw,
         lambda found: replace(found, ratios=flipped(found.ratios)),
     ),
-    "AdamW with averaged weights, which is better": (
+    "AdamW with averaged weights does better": (
         averaged_adamw_is_better_on_gpt,
         lambda found: replace(found, anytime=flipped(found.anytime)),
     ),

@@ -211,3 +211,6 @@ def test_a_plan_names_what_is_trained_one_by_one(tmp_path: Path, capsys: pytest.
         "4 of 8 runs are trained side by side. One by one:\n  photo mup_radam at width 16: 4\n"
         in capsys.readouterr().out
     )
+
+    assert main(["plan", str(path), "--cores", "0"]) == 2
+    assert "--cores is 0" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from mufree import config, jobs
-from mufree.cli.inputs import Command, load_study
+from mufree.cli.inputs import Command, UserError, load_study
 from mufree.plan import Run, Sweep, expand
 
 MAX_LEARNT_FROM = 400
@@ -56,6 +56,8 @@ def add_commands(command: Command) -> None:
 
 def plan(arguments: argparse.Namespace) -> None:
     """`mufree plan`."""
+    if arguments.cores < 1:
+        raise UserError(f"--cores is {arguments.cores}; give a number of cores, 1 or more", 2)
     study = load_study(arguments.study)
     runs = expand(study)
     sweeps = jobs.deal(study, runs, arguments.device)
