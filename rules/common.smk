@@ -153,10 +153,17 @@ CELLS = {
 DATASETS = study_datasets(STUDY)
 # Its figure is there long before the report.
 FIRST_TASK = next(iter(STUDY.tasks))
-BY_VALUE = {
-    s.id: place
-    for place, s in enumerate(jobs.most_valuable_first(STUDY, list(SWEEPS.values())))
-}
+# Where there isn't time for all, the most valuable sweep has the highest priority.
+WORTH = (
+    {}
+    if MINUTES is None
+    else {
+        s.id: place
+        for place, s in enumerate(
+            reversed(jobs.most_valuable_first(STUDY, list(SWEEPS.values()))), start=1
+        )
+    }
+)
 LARGEST_SWEEP = max(sweep.flops for sweep in SWEEPS.values())
 
 
@@ -210,15 +217,10 @@ def sweep_of(wildcards):
 
 
 def sweep_priority(wildcards):
-    """The first task's sweeps come first, and longer ones before shorter, so that none is left alone at the end.
-
-    Where there isn't time for all, the most valuable come first instead.
-    """
+    """The first task's sweeps come first, and longer ones before shorter, so that none is left alone at the end; or by worth."""
     sweep = sweep_of(wildcards)
-    if MINUTES is not None:
-        return len(BY_VALUE) - BY_VALUE[sweep.id]
     longest = sweep.flops / LARGEST_SWEEP
-    return task_priority(wildcards) + int(1000 * longest)
+    return WORTH.get(sweep.id) or task_priority(wildcards) + int(1000 * longest)
 
 
 def check_priority(wildcards):

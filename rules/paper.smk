@@ -253,7 +253,7 @@ rule claims:
         "Test the paper's claims"
     # The other tests' conftest loads torch; these need none.
     shell:
-        "MUFREE_PAPER=$(dirname {input.numbers:q}) python -m pytest tests/claims --confcutdir tests/claims"
+        "MUFREE_PAPER=$(dirname {input.numbers:q}) python -m pytest tests/claims/test_claims.py --confcutdir tests/claims"
         " -p no:cacheprovider -q --tb=short > {log:q} 2>&1 && tail -n 1 {log:q} | sed 's/ in .*//' > {output:q}"
 
 

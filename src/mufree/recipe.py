@@ -35,13 +35,17 @@ def _rate(frozen: Frozen, task: str) -> str:
 
 def times(frozen: Frozen, *tasks: str) -> str:
     """ScheduleFree's best rate under µP as a multiple of AdamW's, from the least to the largest of all widths; or nothing."""
-    rows = [
-        row
+    return between([number(ratio, 1) for ratio in sorted(rate_ratios(frozen, *tasks))])
+
+
+def rate_ratios(frozen: Frozen, *tasks: str) -> list[float]:
+    """These multiples at each width of each task, where both rates are known."""
+    return [
+        2 ** row["log2_ratio"]
         for task in tasks
         for row in frozen.records("rate_ratio", task=task, numerator=METHOD, denominator=RIVAL)
         if known(row["log2_ratio"])
     ]
-    return between([number(2 ** row["log2_ratio"], 1) for row in sorted(rows, key=lambda row: row["log2_ratio"])])
 
 
 def _momentum(frozen: Frozen, task: str) -> str:

@@ -265,11 +265,11 @@ class Stack:
         watched = (self.step + 1) % self.interval == 0
         with self._timed("train"):
             self.network.train()
-            if watched or not self._captured():
+            graph = None if watched else self._captured()
+            if graph is None:
                 self._advance(watched)
             else:
-                assert self.graph is not None
-                self.graph.replay()
+                graph.replay()
             self.step += 1
             if watched:
                 self._collect()  # waits for the device, so that what it still had to do counts as training
@@ -277,13 +277,13 @@ class Stack:
             self.evaluate()
             self._prepare_interval()
 
-    def _captured(self) -> bool:
-        """Whether a step is there as a graph: on a GPU, launching its kernels one by one takes longer than they do."""
+    def _captured(self) -> torch.cuda.CUDAGraph | None:
+        """A step as a graph, if there is one: on a GPU, launching its kernels one by one takes longer than they do."""
         if self.captures and self.graph is None:
             self.launched += 1
             if self.launched > LAUNCHED:
                 self._capture()
-        return self.graph is not None
+        return self.graph
 
     def _capture(self) -> None:
         """Record a step without taking it. All that changes from step to step is read from tensors that stay in place."""

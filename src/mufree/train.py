@@ -42,7 +42,7 @@ from mufree.optim import (
 )
 from mufree.optim.averaging import EMA_SHARE
 from mufree.optim.groups import Params
-from mufree.parametrization import parametrize
+from mufree.parametrization import layer_types, parametrize
 from mufree.plan import Run
 from mufree.ranks import ALONE, Ranks
 
@@ -362,7 +362,7 @@ def start(run: Run, data: Prepared, device: torch.device, ranks: Ranks = ALONE) 
     time_constant = max(1.0, EMA_SHARE * run.training.steps)
     average = WeightAverage(optimizer, time_constant) if run.method.average == "ema" else None
     course = _course(run, data, model, optimizer, device, ranks)
-    session = begin(model, optimizer, course, average=average, ranks=ranks)
+    session = begin(model, optimizer, course, average=average, layers=layer_types(model), ranks=ranks)
     session.seconds["setup"] = time.perf_counter() - began
     return session
 
@@ -373,9 +373,13 @@ def begin(
     course: Course,
     *,
     average: WeightAverage | None = None,
+    layers: Mapping[str, str] | None = None,
     ranks: Ranks = ALONE,
 ) -> Session:
-    """A session before its first step, for any model that gives logits [..., classes] for inputs."""
+    """A session before its first step, for any model that gives logits [..., classes] for inputs.
+
+    `layers` names the layer type of each parameter, by which norms are recorded; without it they are those of all `weights`.
+    """
     if is_schedule_free(optimizer):
         optimizer.train()  # type: ignore[attr-defined]
     return Session(
@@ -385,7 +389,7 @@ def begin(
         network=ranks.replicate(model),
         optimizer=optimizer,
         average=average,
-        layers=_parameters_by_layer(model),
+        layers=_parameters_by_layer(model, layers or dict.fromkeys(dict(model.named_parameters()), "weights")),
         peak_rates=[group["lr"] for group in optimizer.param_groups],
         stream=course.batches(0),
         losses=TrainLoss(initial=math.nan, steps=course.steps),
@@ -449,7 +453,7 @@ def _parameters_with_rates(run: Run, model: nn.Module) -> Params:
     """The model's parameters; with embedding_lr "times_width", embedding layers as a group with a learning rate of its own."""
     if run.method.embedding_lr == "shared":
         return model.parameters()
-    layers = _parameters_by_layer(model)
+    layers = _parameters_by_layer(model, layer_types(model))
     embeddings = layers.pop("embedding", [])
     others = [parameter for parameters in layers.values() for parameter in parameters]
     groups: list[dict[str, Any]] = [
@@ -560,12 +564,10 @@ def _batchnorm_inputs(run: Run, data: Prepared, model: nn.Module, device: torch.
     return [inputs.to(device) for inputs, _ in islice(batches, run.training.batchnorm_batches)]
 
 
-def _parameters_by_layer(model: nn.Module) -> dict[str, list[Tensor]]:
-    """Parameters by the layer type that `parametrize` noted; those of another model all together."""
-    types: Mapping[str, str] = vars(model).get("layer_types", {})
+def _parameters_by_layer(model: nn.Module, types: Mapping[str, str]) -> dict[str, list[Tensor]]:
     layers: dict[str, list[Tensor]] = {}
     for name, parameter in model.named_parameters():
-        layers.setdefault(types.get(name, "weights"), []).append(parameter)
+        layers.setdefault(types[name], []).append(parameter)
     return layers
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -19,7 +20,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(__import__("sys").modules, "device", module)
+    monkeypatch.setitem(sys.modules, "device", module)
     spec.loader.exec_module(module)
     text, images = {"name": "gpt", "depth": 1, "head_dim": 8, "context_length": 16}, {"name": "mlp"}
     small = [module.Case("GPT", text, 16, 4, 4, 10), module.Case("MLP", images, 16, 8, 4, 10)]

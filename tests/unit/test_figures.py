@@ -9,7 +9,7 @@ import pytest
 from matplotlib.colors import to_hex
 from synthetic_study import METHODS, make_study
 
-from mufree.figures import draw, save
+from mufree.figures import draw, draw_best_rates, save
 from mufree.figures.style import DISPLAY_NAMES, interval_bars, method_styles, new_figure, robust_limits
 
 TASK = "patches-mlp"
@@ -176,3 +176,15 @@ def test_unknown_names_are_errors(tables):
         draw("pie", tables, TASK, "t")
     with pytest.raises(KeyError, match="needs the tables transfer"):
         draw("optimum_vs_width", {"optima": tables["optima"]}, TASK, "t")
+
+
+def test_best_rates_of_all_tasks_are_moves_from_the_narrowest_width(tables):
+    figure, plotted = draw_best_rates(tables["optima"])
+    tasks = sorted(plotted["task"].unique())
+    assert [ax.get_title(loc="left") for ax in figure.axes] == tasks
+    optima = tables["optima"].set_index(["task", "method", "width"])["log2_lr_opt"]
+    for (task, method), line in plotted.groupby(["task", "method"]):
+        narrowest = optima[task, method, line["width"].min()]
+        for row in line.itertuples():
+            assert row.log2_lr_opt == optima[task, method, row.width] - narrowest
+    assert not tables["optima"].merge(plotted[["task", "method", "width"]])["flag"].str.startswith("edge").any()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from studies import study
 
 from mufree import checkpoints, jobs, record, sweeping
@@ -137,7 +138,7 @@ def test_stopped_in_a_stack_the_same_call_goes_on_to_the_same_rows(tmp_path: Pat
 
 def test_out_of_time_it_stops_as_if_by_a_signal(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "tiny.yaml"
-    path.write_text(__import__("yaml").safe_dump(plain()))
+    path.write_text(yaml.safe_dump(plain()))
     command = ["sweep", "--study", str(path), "--sweep", "photo.sp_adamw.w16.s0", "--data", str(data)]
     command += ["--store", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
     for limit in (["--minutes", "0"], ["--until", "1"]):
@@ -205,12 +206,14 @@ def test_the_most_valuable_sweeps_come_first() -> None:
 
 def test_a_plan_names_what_is_trained_one_by_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "tiny.yaml"
-    path.write_text(__import__("yaml").safe_dump(plain(methods=["mup_schedulefree", "mup_radam"], widths=[16])))
+    path.write_text(yaml.safe_dump(plain(methods=["mup_schedulefree", "mup_radam"], widths=[16])))
     assert main(["plan", str(path), "--engine", "stack"]) == 0
     assert (
         "4 of 8 runs are trained side by side. One by one:\n  photo mup_radam at width 16: 4\n"
         in capsys.readouterr().out
     )
 
-    assert main(["plan", str(path), "--cores", "0"]) == 2
+
+def test_a_plan_for_no_core_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(tmp_path / "tiny.yaml"), "--cores", "0"]) == 2
     assert "--cores is 0" in capsys.readouterr().err

@@ -415,10 +415,6 @@ def test_numbers_change_only_with_numerics() -> None:
     assert golden_losses() == pytest.approx(golden["val_loss"], rel=2e-5)
 
 
-if __name__ == "__main__":
-    GOLDEN.write_text(json.dumps({"numerics": NUMERICS, "val_loss": golden_losses()}, indent=2) + "\n")
-
-
 def test_a_model_of_ones_own_is_trained_as_by_a_plain_loop() -> None:
     def made() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
         torch.manual_seed(0)
@@ -453,3 +449,7 @@ def test_a_model_of_ones_own_is_trained_as_by_a_plain_loop() -> None:
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), mine.parameters(), strict=True))
     assert (trace.status, trace.steps_done) == ("ok", 10)
     assert trace.test_loss == trace.val_loss
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(json.dumps({"numerics": NUMERICS, "val_loss": golden_losses()}, indent=2) + "\n")

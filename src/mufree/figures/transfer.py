@@ -22,6 +22,7 @@ from mufree.figures.style import (
     left_out,
     legend_below,
     main_methods,
+    method_handles,
     new_figure,
     note,
     panel_grid,
@@ -286,11 +287,7 @@ def best_rates(optima: pd.DataFrame, styles: Styles) -> tuple[Figure, pd.DataFra
         ax.set_title(task, loc="left")
         ax.set_xlabel("width")
     axes[0].set_ylabel("doublings of the best rate")
-    handles = [
-        Line2D([], [], color=look.colour, ls=look.line, marker=look.marker, ms=4, label=look.name)
-        for look in styles.values()
-    ]
-    legend_below(figure, handles, len(handles))
+    legend_below(figure, method_handles(styles, list(styles), len(styles)), len(styles))
     return figure, moved.reset_index(drop=True)
 
 

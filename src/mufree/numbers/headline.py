@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from mufree.frozen import Frozen
 from mufree.numbers.answers import holds_alone
+from mufree.numbers.values import over_tasks
 from mufree.recipe import times
 from mufree.report.terms import statistic, value
 from mufree.report.verdicts import p_value
@@ -96,10 +97,4 @@ def _under_both(frozen: Frozen, name: str) -> tuple[str, str]:
 
 def _range(frozen: Frozen, name: str, subject: str) -> str:
     """The least and the greatest estimate over tasks, of all widths or at each task's largest; nothing if there is none."""
-    estimates = [
-        float(row["estimate"])
-        for task in frozen.tasks
-        for row in frozen.records("estimates", task=task, statistic=name, subject=subject)
-        if known(row["estimate"]) and (not known(row["width"]) or row["width"] == frozen.widths(task)[-1])
-    ]
-    return between([value(estimate, statistic(name)) for estimate in sorted(estimates)])
+    return between([value(estimate, statistic(name)) for estimate in sorted(over_tasks(frozen, name, subject))])

@@ -8,6 +8,7 @@ from typing import Any
 
 from mufree.coordcheck import MAX_SLOPE
 from mufree.frozen import Frozen
+from mufree.recipe import rate_ratios
 from mufree.report.terms import bounds, statistic, value, with_unit
 from mufree.report.verdicts import WORDS
 from mufree.report.words import known, number, percent
@@ -72,28 +73,34 @@ def estimates(frozen: Frozen) -> dict[str, dict[str, Any]]:
     return out
 
 
+def over_tasks(frozen: Frozen, name: str, subject: str) -> list[float]:
+    """The estimates of a statistic in all tasks where it is known, of all widths or at each task's largest."""
+    return [
+        float(row["estimate"])
+        for task in frozen.tasks
+        for row in frozen.records("estimates", task=task, statistic=name, subject=subject)
+        if known(row["estimate"]) and (not known(row["width"]) or row["width"] == frozen.widths(task)[-1])
+    ]
+
+
 def ranges(frozen: Frozen) -> dict[str, dict[str, Any]]:
-    """The least and the greatest over tasks, keyed `statistic/subject/least` and `…/most`; regrets are those of the largest
-    widths, and `rate_ratio` is ScheduleFree's best rate over AdamW's, at every width under µP.
+    """The least and the greatest over tasks, keyed `statistic/subject/least` and `…/most`.
+
+    `rate_ratio` is ScheduleFree's best rate over AdamW's, at every width under µP.
     """
     out = {}
-    for name, subject in product(
-        ("drift", "regret_cf"), ("sp_adamw", "mup_adamw", "sp_schedulefree", "mup_schedulefree")
-    ):
-        found = [
-            float(row["estimate"])
-            for task in frozen.tasks
-            for row in frozen.records("estimates", task=task, statistic=name, subject=subject)
-            if known(row["estimate"]) and (not known(row["width"]) or row["width"] == frozen.widths(task)[-1])
-        ]
+    subjects = ("sp_adamw", "mup_adamw", "sp_schedulefree", "mup_schedulefree")
+    for name, subject in product(("drift", "regret_cf"), subjects):
         source = f"tables/estimates.csv: statistic={name}, subject={subject}, largest width of each task"
-        for end, of in (("least", min), ("most", max)) if found else ():
-            out[f"{name}/{subject}/{end}"] = _number(value(of(found), statistic(name)), of(found), source)
-    pair = {"numerator": "mup_schedulefree", "denominator": "mup_adamw"}
-    ratios = [2 ** row["log2_ratio"] for row in frozen.records("rate_ratio", **pair) if known(row["log2_ratio"])]
-    for end, of in (("least", min), ("most", max)) if ratios else ():
-        out[f"rate_ratio/{end}"] = _number(number(of(ratios), 1), of(ratios), "tables/rate_ratio.csv: under µP")
+        for end, found in _ends(over_tasks(frozen, name, subject)):
+            out[f"{name}/{subject}/{end}"] = _number(value(found, statistic(name)), found, source)
+    for end, found in _ends(rate_ratios(frozen, *frozen.tasks)):
+        out[f"rate_ratio/{end}"] = _number(number(found, 1), found, "tables/rate_ratio.csv: under µP")
     return out
+
+
+def _ends(found: list[float]) -> list[tuple[str, float]]:
+    return [("least", min(found)), ("most", max(found))] if found else []
 
 
 def _none_of(n: int) -> float:
