@@ -30,10 +30,11 @@ import torch
 import torch.nn.functional as F
 import yaml
 
-from mufree import config, data
-from mufree.models.kernels import linear
-from mufree.plan import Run, Sweep, expand, group_sweeps, sweep_to_json, training_flops
-from mufree.train import configure_torch, start, take_step
+from mufree.lab import data
+from mufree.lab.models.kernels import linear
+from mufree.lab.train.run import configure_torch, start, take_step
+from mufree.study import config
+from mufree.study.plan import Run, Sweep, expand, group_sweeps, sweep_to_json, training_flops
 
 HERE = Path(__file__).parent
 KINDS = ("plain loop", "float32", "bfloat16")

@@ -18,14 +18,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from mufree import checkpoints, machine
-from mufree.config import METHODS, OptimizerSettings
-from mufree.data import Prepared
-from mufree.data.prepared import Split
-from mufree.plan import Run, training_flops
-from mufree.record import write_json
-from mufree.stack import Stack, finish, train_stack
-from mufree.train import Trace, configure_torch, train
+from mufree.lab.data import Prepared
+from mufree.lab.data.prepared import Split
+from mufree.lab.train import checkpoints
+from mufree.lab.train.run import Trace, configure_torch, train
+from mufree.lab.train.stack import Stack, finish, train_stack
+from mufree.study import machine
+from mufree.study.config import METHODS, OptimizerSettings
+from mufree.study.plan import Run, training_flops
+from mufree.study.record import write_json
 
 
 @dataclass(frozen=True)

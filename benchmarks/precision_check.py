@@ -15,10 +15,11 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-from mufree import config, data
-from mufree.plan import Run, expand
-from mufree.study_files import load_study
-from mufree.train import train
+from mufree.lab import data
+from mufree.lab.train.run import train
+from mufree.study import config
+from mufree.study.plan import Run, expand
+from mufree.study.yaml_files import load_study
 
 STUDY = Path(__file__).with_name("precision.yaml")
 PRECISIONS = ("float32", "bfloat16")

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from mufree import record
+from mufree.study import record
 
 ROOT = Path(__file__).parents[1]
 BARE = """

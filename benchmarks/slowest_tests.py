@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
-from mufree.machine import cpu_name
+from mufree.study.machine import cpu_name
 
 COUNT = 10
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from mufree import jobs, sources
-from mufree.plan import (
+from mufree.study import jobs, sources
+from mufree.study.plan import (
     canonical_json,
     dataset_id,
     expand as expand_runs,
     study_datasets,
 )
-from mufree.study_files import (
+from mufree.study.yaml_files import (
     StudyFileError,
     in_precision,
     load_study,

@@ -1,6 +1,5 @@
 """Schedule-free optimizers under the Maximal Update Parametrization (µP).
 
-The optimizer library is `mufree.optim` and needs torch, mup and schedulefree alone. The other modules are the study:
-`config` and `plan` say what is run, `data`, `models`, `parametrization`, `optim` and `train` run it, `record` keeps it, and
-`metrics`, `tables`, `figures` and `report` turn it into an answer.
+The optimizer library is `mufree.optim`; it needs torch, mup and schedulefree alone. The other wings are the study: `study` says
+what is run and keeps it, `lab` runs it, `analysis` turns runs into numbers, `publish` turns numbers into pages.
 """

@@ -12,8 +12,8 @@ import yaml
 from decide import decide
 from evidence import ROOT, Paper, shows
 
-from mufree.figures import display_names
-from mufree.numbers.method import CALIBRATED
+from mufree.publish.figures import display_names
+from mufree.publish.numbers.method import CALIBRATED
 
 WORDS = {
     "supported": "supported",

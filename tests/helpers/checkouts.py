@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from mufree import sources
+from mufree.study import sources
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("Snakefile", "rules", "profiles", "experiments", "envs", "paper", "src")

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mufree.metrics.surface import Surface
+from mufree.analysis.metrics.surface import Surface
 
 START = 4.0
 """Loss at initialisation, nats."""

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from synthetic_factors import make_factor_tables
 
-from mufree.config import CoordinateCheck
+from mufree.study.config import CoordinateCheck
 
 TASKS = {
     "patches-mlp": ("photo_patches", "mlp", 2.3),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mufree.data import Prepared, Split
+from mufree.lab.data import Prepared, Split
 
 
 def images(classes: int = 4, examples: int = 256) -> Prepared:

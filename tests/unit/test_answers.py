@@ -8,10 +8,10 @@ import pytest
 import yaml
 from surfaces import NO_CURVES, make_rows, parabolas
 
-from mufree import tables
-from mufree.hypotheses import Hypotheses
-from mufree.tables.cases import CANONICAL
-from mufree.verdicts import OVERALL, judge
+from mufree.analysis import tables
+from mufree.analysis.tables.cases import CANONICAL
+from mufree.analysis.verdicts import OVERALL, judge
+from mufree.study.hypotheses import Hypotheses
 
 HYPOTHESES = Path(__file__).parents[2] / "experiments/hypotheses.yaml"
 RATES = range(-13, -3)

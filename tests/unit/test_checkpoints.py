@@ -24,15 +24,16 @@ import yaml
 from studies import with_grid
 from test_train import ALL_METHODS, MODELS, data_for, make_run, same_numbers, trace_of
 
-from mufree import checkpoints, record
-from mufree.checkpoints import Interrupted, keeper, resumed, save
 from mufree.cli import main
 from mufree.cli.inputs import load_study
-from mufree.data import Prepared
+from mufree.lab.data import Prepared
+from mufree.lab.train import checkpoints
+from mufree.lab.train.checkpoints import Interrupted, keeper, resumed, save
+from mufree.lab.train.run import Session, TrainLoss, finish, train
 from mufree.optim import save_checkpoint
-from mufree.plan import Run, expand
-from mufree.record import checkpoint_path, store_path
-from mufree.train import Session, TrainLoss, finish, train
+from mufree.study import record
+from mufree.study.plan import Run, expand
+from mufree.study.record import checkpoint_path, store_path
 
 CPU = torch.device("cpu")
 

@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 from studies import study, with_grid, with_task
 
-from mufree.config import METHODS, Study, explain, json_schema
+from mufree.study.config import METHODS, Study, explain, json_schema
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 HYPOTHESES = EXPERIMENTS / "hypotheses.yaml"  # claims about studies, and no study

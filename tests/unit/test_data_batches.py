@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from mufree.data import DataError, Prepared, Split, load
-from mufree.data.batches import eval_batches, train_batches
-from mufree.data.prepared import Built, write
+from mufree.lab.data import DataError, Prepared, Split, load
+from mufree.lab.data.batches import eval_batches, train_batches
+from mufree.lab.data.prepared import Built, write
 
 IMAGES, TOKENS, CONTEXT = 50, 400, 8
 

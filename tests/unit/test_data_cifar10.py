@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from torchvision.datasets import CIFAR10
 
-from mufree.config import Cifar10
-from mufree.data import DataError, cifar10
+from mufree.lab.data import DataError, cifar10
+from mufree.study.config import Cifar10
 
 SETTINGS = Cifar10(name="cifar10", valid_examples=20)
 

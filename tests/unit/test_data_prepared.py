@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mufree.data import DataError, Split, load
-from mufree.data.prepared import Built, balanced_order, write
-from mufree.files import sha256
+from mufree.lab.data import DataError, Split, load
+from mufree.lab.data.prepared import Built, balanced_order, write
+from mufree.study.files import sha256
 
 
 def built(seed: int = 0, test: bool = True) -> Built:
@@ -127,7 +127,7 @@ class Trap:
 
 
 def test_pickles_are_never_run(tmp_path: Path) -> None:
-    from mufree.data import prepared
+    from mufree.lab.data import prepared
 
     out = tmp_path / "out"
     write(built(), {}, out)

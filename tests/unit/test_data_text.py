@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from mufree.config import WikiSample, WikiText2
-from mufree.data import DataError, Split, load, prepare, wiki_sample, wikitext2
-from mufree.data.text import build_text, encode, train_tokenizer
+from mufree.lab.data import DataError, Split, load, prepare, wiki_sample, wikitext2
+from mufree.lab.data.text import build_text, encode, train_tokenizer
+from mufree.study.config import WikiSample, WikiText2
 
 TRAIN = " = Title = \n \n" + " the cat sat on the mat , then the rat sat on the cat . \n" * 40
 OTHER = " \n zyzzyva zyzzyva £ µ 漢字 🙂 \n" * 40

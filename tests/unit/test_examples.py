@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mufree.coordcheck import coord_check, slopes, verdict
+from mufree.analysis.coordcheck import slopes, verdict
+from mufree.lab.coordcheck import coord_check
 from mufree.optim import MuAdamW_ScheduleFree
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -9,8 +9,8 @@ import pytest
 from matplotlib.colors import to_hex
 from synthetic_study import METHODS, make_study
 
-from mufree.figures import draw, draw_best_rates, save
-from mufree.figures.style import DISPLAY_NAMES, interval_bars, method_styles, new_figure, robust_limits
+from mufree.publish.figures import draw, draw_best_rates, save
+from mufree.publish.figures.style import DISPLAY_NAMES, interval_bars, method_styles, new_figure, robust_limits
 
 TASK = "patches-mlp"
 
@@ -55,7 +55,7 @@ SAVE = """
 import sys
 from pathlib import Path
 from synthetic_study import make_study
-from mufree.figures import draw, save
+from mufree.publish.figures import draw, save
 tables = make_study(tasks=("patches-mlp",), widths=(32, 64), log2_lrs=(-10, -9, -8), weight_decays=(0.0, 0.1))
 for name in ("loss_vs_lr", "optimum_vs_width", "weight_decay"):
     save(*draw(name, tables, "patches-mlp", "µP, a title"), Path(sys.argv[1]) / name)

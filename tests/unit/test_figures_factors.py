@@ -5,8 +5,8 @@ from matplotlib.collections import QuadMesh
 from matplotlib.colors import to_hex
 from synthetic_study import METHODS, MORE_METHODS, make_full_study, make_study
 
-from mufree.figures import COLUMN_FIGURES, FIGURES, draw
-from mufree.figures.style import method_styles
+from mufree.publish.figures import COLUMN_FIGURES, FIGURES, draw
+from mufree.publish.figures.style import method_styles
 
 TASK = "patches-mlp"
 SMALL = {"tasks": (TASK,), "widths": (32, 128), "log2_lrs": (-12, -11, -10, -9, -8, -7)}

@@ -13,9 +13,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from synthetic_study import METHODS, make_full_study, make_study
 
-from mufree.figures import COLUMN_FIGURES, FACTOR_TABLES, FIGURES, draw, save
-from mufree.figures.style import COLUMN_WIDTH, PAGE_WIDTH
-from mufree.tables import build
+from mufree.analysis.tables import build
+from mufree.publish.figures import COLUMN_FIGURES, FACTOR_TABLES, FIGURES, draw, save
+from mufree.publish.figures.style import COLUMN_WIDTH, PAGE_WIDTH
 
 TASK = "patches-mlp"
 TITLE = "MLP with 2 hidden layers on photo patches"

@@ -7,8 +7,8 @@ from matplotlib.colors import to_hex
 from matplotlib.text import Text
 from synthetic_study import METHODS, MORE_METHODS, make_study, role
 
-from mufree.figures import draw
-from mufree.figures.style import (
+from mufree.publish.figures import draw
+from mufree.publish.figures.style import (
     COLUMN_WIDTH,
     DISPLAY_NAMES,
     MAIN_METHODS,

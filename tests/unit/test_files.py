@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mufree.files import replacing, sha256
+from mufree.study.files import replacing, sha256
 
 
 def test_the_digest_is_sha256(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from studies import with_grid
 
-from mufree import freeze as frozen
-from mufree.config import Study
-from mufree.freeze import POINTS, FrozenError, freeze, missing_words, thin, verify
-from mufree.plan import expand
+from mufree.publish import freeze as frozen
+from mufree.publish.freeze import POINTS, FrozenError, freeze, missing_words, thin, verify
+from mufree.study.config import Study
+from mufree.study.plan import expand
 
 PROVENANCE = {
     "core_hours": 1.5,

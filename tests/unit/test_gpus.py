@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mufree.gpus import NoGpuFree, choose, claimed, claims_folder, visible
+from mufree.lab.train.gpus import NoGpuFree, choose, claimed, claims_folder, visible
 
 
 def test_names_are_those_that_cuda_was_told() -> None:
@@ -62,7 +62,7 @@ def test_a_killed_process_gives_its_gpu_back(tmp_path: Path) -> None:
     code = f"""
 import time
 from pathlib import Path
-from mufree.gpus import claimed
+from mufree.lab.train.gpus import claimed
 with claimed(["0"], 1, Path({str(tmp_path / "c")!r})):
     print("claimed", flush=True)
     time.sleep(600)

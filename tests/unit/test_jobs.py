@@ -12,8 +12,9 @@ import pytest
 import yaml
 from studies import study, with_grid, with_task
 
-from mufree import jobs, plan, train
-from mufree.config import Study
+from mufree.lab.train import run as train
+from mufree.study import jobs, plan
+from mufree.study.config import Study
 
 CLUSTER = Path(__file__).parents[2] / "experiments/cluster.yaml"
 DEVICES = get_args(jobs.Device)
@@ -224,6 +225,6 @@ def test_what_all_jobs_ask_for_is_their_sum() -> None:
 
 
 def test_it_imports_nothing_heavy() -> None:
-    code = "import sys, mufree.jobs; print(*sys.modules)"
+    code = "import sys, mufree.study.jobs; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "numpy", "pandas", "matplotlib", "pyarrow", "mup", "schedulefree"} & set(loaded)

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mufree import machine
-from mufree.models import kernels
+from mufree.lab.models import kernels
+from mufree.study import machine
 
 # Relative rounding of one number; sums of a few hundred terms of either sign err by a small multiple.
 EPSILON = {torch.float32: 2.0**-23, torch.bfloat16: 2.0**-8}

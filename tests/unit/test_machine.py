@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from mufree.machine import Processor, bfloat16_cost, held_back, parse_cpuinfo, this_processor, warn_of_cost
+from mufree.study.machine import Processor, bfloat16_cost, held_back, parse_cpuinfo, this_processor, warn_of_cost
 
 INTEL = "processor\t: 0\nvendor_id\t: GenuineIntel\nmodel name\t: Xeon: 8\nflags\t: avx2 avx512f amx_bf16\n\nprocessor\t: 1\n"
 AMD = "processor\t: 0\nvendor_id\t: AuthenticAMD\nflags\t\t: fpu avx2 avx512f avx512_bf16\n"

@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from mufree.metrics.calibration import SCENARIOS, STATISTICS, Scenario, calibrate, simulate
-from mufree.metrics.statistics import Floats, Interval, Ints, jackknife, wilson
+from mufree.analysis.metrics.calibration import SCENARIOS, STATISTICS, Scenario, calibrate, simulate
+from mufree.analysis.metrics.statistics import Floats, Interval, Ints, jackknife, wilson
 
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 GOOD = SCENARIOS[:4]

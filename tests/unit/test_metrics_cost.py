@@ -4,7 +4,7 @@ import slow_metrics as slow
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mufree.metrics.cost import expected_best_of_k, flops_saved, trials_to_reach
+from mufree.analysis.metrics.cost import expected_best_of_k, flops_saved, trials_to_reach
 
 
 def test_expected_best_by_hand() -> None:

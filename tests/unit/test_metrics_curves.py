@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 from surfaces import make_curve
 
-from mufree.metrics.control import same_bits
-from mufree.metrics.dynamics import EPSILON_FLAG, epsilon_ratio, medians_after_warmup, width_slope
-from mufree.metrics.smoothness import excess_variation
+from mufree.analysis.metrics.control import same_bits
+from mufree.analysis.metrics.dynamics import EPSILON_FLAG, epsilon_ratio, medians_after_warmup, width_slope
+from mufree.analysis.metrics.smoothness import excess_variation
 
 
 @pytest.mark.parametrize(

@@ -4,15 +4,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from surfaces import parabolas
 
-from mufree.metrics.interaction import (
+from mufree.analysis.metrics.interaction import (
     EFFECTS,
     difference_in_differences,
     effects,
     mup_effect,
     schedulefree_effect,
 )
-from mufree.metrics.statistics import jackknife
-from mufree.metrics.transfer import drift
+from mufree.analysis.metrics.statistics import jackknife
+from mufree.analysis.metrics.transfer import drift
 
 NUMBERS = st.floats(-100, 100)
 

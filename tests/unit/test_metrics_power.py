@@ -6,10 +6,10 @@ import pytest
 from studies import with_grid
 from surfaces import make_rows, parabolas
 
-from mufree.config import Study
-from mufree.metrics.power import Design, Noise, measure_noise, power
-from mufree.metrics.surface import Surface
-from mufree.tables.power import power_table
+from mufree.analysis.metrics.power import Design, Noise, measure_noise, power
+from mufree.analysis.metrics.surface import Surface
+from mufree.analysis.tables.power import power_table
+from mufree.study.config import Study
 
 FOUR_WIDTHS = np.array([0.0, 1.0, 2.0, 3.0])
 QUIET = Noise(curvature=0.05, run_sd=1e-4, slope_sd=0.0)

@@ -7,7 +7,7 @@ import pytest
 import slow_metrics as slow
 from surfaces import START, make_surface, parabolas, random_surface
 
-from mufree.metrics.schedule import (
+from mufree.analysis.metrics.schedule import (
     anytime_gaps,
     anytime_gaps_by_seed,
     anytime_gaps_cf,
@@ -17,8 +17,8 @@ from mufree.metrics.schedule import (
     premium_by_seed,
     premium_cf,
 )
-from mufree.metrics.surface import Surface
-from mufree.metrics.transfer import transferred_rate
+from mufree.analysis.metrics.surface import Surface
+from mufree.analysis.metrics.transfer import transferred_rate
 
 STEPS = (32, 64, 128)
 

@@ -3,7 +3,7 @@ import pytest
 import slow_metrics as slow
 from surfaces import START, make_surface, parabolas, random_surface
 
-from mufree.metrics.stability import (
+from mufree.analysis.metrics.stability import (
     basin,
     best_loss,
     common_offsets,
@@ -18,7 +18,7 @@ from mufree.metrics.stability import (
     spike_window,
     window,
 )
-from mufree.metrics.surface import Surface, optima
+from mufree.analysis.metrics.surface import Surface, optima
 
 
 def offsets_of(*surfaces: Surface) -> list[float]:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from mufree.metrics.statistics import (
+from mufree.analysis.metrics.statistics import (
     agreement,
     at_level,
     cross_fitted,

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from surfaces import make_surface, parabolas, random_surface
 
-from mufree.metrics.surface import Optimum, at_common_widths, common_widths, find_optimum, grid_argmin, optima
+from mufree.analysis.metrics.surface import Optimum, at_common_widths, common_widths, find_optimum, grid_argmin, optima
 
 
 def fit(losses: list[float], ran: list[bool] | None = None) -> Optimum:

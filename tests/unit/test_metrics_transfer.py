@@ -5,9 +5,9 @@ import pytest
 import slow_metrics as slow
 from surfaces import START, make_surface, parabolas, random_surface
 
-from mufree.metrics.statistics import jackknife
-from mufree.metrics.surface import Surface
-from mufree.metrics.transfer import (
+from mufree.analysis.metrics.statistics import jackknife
+from mufree.analysis.metrics.surface import Surface
+from mufree.analysis.metrics.transfer import (
     count_worse,
     drift,
     kendall_tau,

@@ -9,9 +9,10 @@ import torch
 from mup import MuReadout
 from torch import nn
 
-from mufree import config, models
-from mufree.data import BUILDERS
-from mufree.parametrization import parametrize
+from mufree.lab import models
+from mufree.lab.data import BUILDERS
+from mufree.lab.parametrization import parametrize
+from mufree.study import config
 
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 TOKENS = torch.randint(0, 50, (3, 12), generator=torch.Generator().manual_seed(0))

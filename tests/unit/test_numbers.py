@@ -10,14 +10,14 @@ import pandas as pd
 import pytest
 import yaml
 
-from mufree import follow_ups, paper
-from mufree.frozen import Frozen
-from mufree.hypotheses import Hypotheses
-from mufree.metrics.statistics import t_interval
-from mufree.numbers import collect
-from mufree.numbers.values import detectable_interaction
-from mufree.numbers.words import drift_words
-from mufree.verdicts import ESTIMATE_COLUMNS, judge
+from mufree.analysis.metrics.statistics import t_interval
+from mufree.analysis.verdicts import ESTIMATE_COLUMNS, judge
+from mufree.publish import follow_ups, paper
+from mufree.publish.frozen import Frozen
+from mufree.publish.numbers import collect
+from mufree.publish.numbers.values import detectable_interaction
+from mufree.publish.numbers.words import drift_words
+from mufree.study.hypotheses import Hypotheses
 
 HYPOTHESES = Hypotheses.model_validate(
     yaml.safe_load((Path(__file__).parents[2] / "experiments/hypotheses.yaml").read_text())

@@ -10,13 +10,13 @@ import yaml
 from studies import study, with_grid
 from test_record import DIGEST, finished
 
-from mufree import record
 from mufree.cli import main
 from mufree.cli.inputs import load_study
-from mufree.config import Study
-from mufree.packs import pack, unpack
-from mufree.plan import Run, expand
-from mufree.record import RecordError
+from mufree.study import record
+from mufree.study.config import Study
+from mufree.study.packs import pack, unpack
+from mufree.study.plan import Run, expand
+from mufree.study.record import RecordError
 
 RUNS = expand(Study.model_validate(study()))
 

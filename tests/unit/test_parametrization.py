@@ -12,10 +12,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mufree.models import GPT, MLP, ResNet, ViT
-from mufree.models.transformer import Attention
+from mufree.lab.models import GPT, MLP, ResNet, ViT
+from mufree.lab.models.transformer import Attention
+from mufree.lab.parametrization import EMBEDDING_STD, SEED_STREAM, layer_types, parametrize
 from mufree.optim import MuAdamW
-from mufree.parametrization import EMBEDDING_STD, SEED_STREAM, layer_types, parametrize
 
 MODELS: dict[str, Callable[[int], nn.Module]] = {
     "mlp": lambda width: MLP(width, 10, depth=2),

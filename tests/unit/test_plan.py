@@ -11,8 +11,8 @@ import pytest
 from pydantic import ValidationError
 from studies import study, with_grid, with_task
 
-from mufree import plan
-from mufree.config import Study
+from mufree.study import plan
+from mufree.study.config import Study
 
 
 def runs_of(plain: dict[str, Any]) -> list[plan.Run]:
@@ -221,7 +221,7 @@ def test_warm_up_is_the_same_share_at_every_width() -> None:
 
 
 def test_planning_imports_nothing_heavy() -> None:
-    code = "import sys, mufree.plan, mufree.sources; print(*sys.modules)"
+    code = "import sys, mufree.study.plan, mufree.study.sources; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "numpy", "pandas", "matplotlib", "pyarrow", "mup", "schedulefree"} & set(loaded)
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from test_train import MODELS, WIDTHS, curve, data_for, make_run, same_numbers, trace_of
 
-from mufree.config import METHODS, Training
-from mufree.data.batches import train_batches
-from mufree.plan import Run
-from mufree.train import configure_torch, make_model, start, take_step
+from mufree.lab.data.batches import train_batches
+from mufree.lab.train.run import configure_torch, make_model, start, take_step
+from mufree.study.config import METHODS, Training
+from mufree.study.plan import Run
 
 
 def bfloat16_run(model: str, method: str = "mup_schedulefree", **changes: Any) -> Run:

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from studies import study, with_grid
 
-from mufree import record
-from mufree.config import Study
-from mufree.plan import Run, expand
+from mufree.study import record
+from mufree.study.config import Study
+from mufree.study.plan import Run, expand
 
 DIGEST = "d" * 64
 

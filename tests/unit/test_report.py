@@ -8,12 +8,12 @@ import pytest
 from matplotlib.figure import Figure
 from synthetic_study import METHODS, make_description, make_full_study, make_study
 
-from mufree.figures import FIGURES, save
-from mufree.report import to_html, write
-from mufree.report.captions import FIGURE_CAPTIONS, REQUIRED
-from mufree.report.document import document
-from mufree.report.questions import QUESTIONS
-from mufree.report.words import (
+from mufree.publish.figures import FIGURES, save
+from mufree.publish.report import to_html, write
+from mufree.publish.report.captions import FIGURE_CAPTIONS, REQUIRED
+from mufree.publish.report.document import document
+from mufree.publish.report.questions import QUESTIONS
+from mufree.publish.report.words import (
     flag_words,
     grouped,
     interval,

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from synthetic_study import make_full_study, make_study
 
-from mufree.figures import FIGURES
-from mufree.report.interactive import MOST_POINTS, PLOTS, loss_vs_lr, optimum_vs_width, plots, validation_curves
+from mufree.publish.figures import FIGURES
+from mufree.publish.report.interactive import MOST_POINTS, PLOTS, loss_vs_lr, optimum_vs_width, plots, validation_curves
 
 TASK = "patches-mlp"
 NAMES = {

@@ -5,12 +5,12 @@ import pandas as pd
 import pytest
 from synthetic_study import make_description, make_full_study
 
-from mufree.hypotheses import STATISTICS as ALLOWED
-from mufree.hypotheses import Hypotheses
-from mufree.report.document import document
-from mufree.report.questions import QUESTIONS
-from mufree.report.terms import STATISTICS, bounds, question_of, statistic, subject_words, value, with_unit
-from mufree.verdicts import ESTIMATE_COLUMNS, judge
+from mufree.analysis.verdicts import ESTIMATE_COLUMNS, judge
+from mufree.publish.report.document import document
+from mufree.publish.report.questions import QUESTIONS
+from mufree.publish.report.terms import STATISTICS, bounds, question_of, statistic, subject_words, value, with_unit
+from mufree.study.hypotheses import STATISTICS as ALLOWED
+from mufree.study.hypotheses import Hypotheses
 
 TASK = "patches-mlp"
 BOTH, SP = "mup_schedulefree", "sp_schedulefree"

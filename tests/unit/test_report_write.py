@@ -7,11 +7,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 from synthetic_study import make_description, make_study
 
-from mufree.figures import save
-from mufree.report import available, to_html, write
-from mufree.report.captions import FIGURE_CAPTIONS, REQUIRED
-from mufree.report.document import document
-from mufree.report.interactive import PLOTS
+from mufree.publish.figures import save
+from mufree.publish.report import available, to_html, write
+from mufree.publish.report.captions import FIGURE_CAPTIONS, REQUIRED
+from mufree.publish.report.document import document
+from mufree.publish.report.interactive import PLOTS
 
 TASK = "patches-mlp"
 
@@ -86,7 +86,7 @@ def test_text_in_a_plot_cannot_end_its_script(study, pictures):
 
 
 def test_pictures_get_lighter_and_stay_the_same_size(pictures):
-    from mufree.report import _light
+    from mufree.publish.report import _light
 
     path = pictures / f"{TASK}.loss_vs_lr.png"
     figure = Figure(figsize=(3, 2))

@@ -5,8 +5,8 @@ import math
 import pyarrow as pa
 import pytest
 
-from mufree import record
-from mufree.rerun import differences, differing_curves, sample
+from mufree.study import record
+from mufree.study.rerun import differences, differing_curves, sample
 
 NAMES = [field.name for field in record.COLLECTED_SCHEMA]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import grimp
 import pytest
 
-from mufree import sources
+from mufree.study import sources
 
 
 def names(stage: str) -> set[str]:
@@ -35,29 +35,38 @@ def test_imports_are_those_that_grimp_finds() -> None:
 def test_a_forgotten_import_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "needs", sources.needs.__wrapped__)
     monkeypatch.setattr(sources, "_IMPORT", re.compile(sources._IMPORT.pattern.replace("^[ \\t]*", "^"), re.MULTILINE))
-    assert ("mufree.coordcheck", "mufree.optim") in forgotten()  # it stands in a function
+    assert ("mufree.lab.speed", "mufree.lab.train.run") in forgotten()  # it stands in a function
 
 
 def test_what_a_command_reaches_is_found_through_its_helpers() -> None:
     """By hand: `numbers` reads the frozen study in a helper of its module, and verdicts are the package's to write as CSV."""
-    assert {"cli.paper:_load_frozen", "numbers", "follow_ups", "paper", "record"} <= sources.needs("cli.paper:numbers")
-    assert {"frozen", "freeze"} <= sources.needs("cli.paper:_load_frozen")
+    assert {
+        "cli.paper:_load_frozen",
+        "publish.numbers",
+        "publish.follow_ups",
+        "publish.paper",
+        "study.record",
+    } <= sources.needs("cli.paper:numbers")
+    assert {"publish.frozen", "publish.freeze"} <= sources.needs("cli.paper:_load_frozen")
     assert sources.needs("cli.paper:load_study") == {"cli.inputs:load_study"}
     assert "cli.coordcheck:RADAM_STANDS_STILL" in sources.needs("cli.coordcheck:_check_method")
     # The same module trains runs again for `mufree rerun`, draws the check of one's own model, and holds the commands' words.
     assert "cli/training.py" not in names("numbers")
-    assert not {name for name in names("coordcheck") if name.startswith("figures/")}
+    assert not {name for name in names("coordcheck") if name.startswith("publish/figures/")}
 
 
 def test_a_change_of_what_the_article_prints_makes_its_numbers_anew() -> None:
-    changed = {"coordcheck.py", "tables/power.py", "metrics/calibration.py", "config.py", "templates/report.js"}
+    changed = {
+        *("analysis/coordcheck.py", "analysis/tables/power.py", "analysis/metrics/calibration.py"),
+        *("study/config.py", "publish/templates/report.js"),
+    }
     assert changed <= names("numbers")
 
 
 def test_a_change_of_what_only_looks_at_runs_trains_nothing() -> None:
-    looking = ("figures/", "report/", "tables/", "metrics/", "numbers/", "cli/", "record.py", "verdicts.py")
+    looking = ("publish/", "analysis/", "cli/", "study/record.py")
     assert not [name for name in names("train") | names("data") if name.startswith(looking)]
-    assert {"train.py", "optim/groups.py", "data/batches.py", "models/kernels.py"} <= names("train")
+    assert {"lab/train/run.py", "optim/groups.py", "lab/data/batches.py", "lab/models/kernels.py"} <= names("train")
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from studies import study, with_grid
 
-from mufree import speed
-from mufree.config import Study
-from mufree.plan import Run, evaluation_flops, expand, training_flops
+from mufree.lab import speed
+from mufree.study.config import Study
+from mufree.study.plan import Run, evaluation_flops, expand, training_flops
 
 LAW = speed.Law(per_step=0.004, per_flop=2e-10)
 GRID: dict[str, Any] = {"methods": ["sp_adamw", "mup_schedulefree"], "widths": [16, 32, 256], "horizons": [1, 2]}

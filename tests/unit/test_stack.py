@@ -12,11 +12,11 @@ import pytest
 import torch
 from test_train import MODELS, curve, data_for, make_run, same_numbers, trace_of
 
-from mufree import checkpoints
-from mufree.plan import Run
-from mufree.stack import LAUNCHED, Stack, finish, train_stack
-from mufree.train import Trace, configure_torch, start
-from mufree.train import finish as finish_one
+from mufree.lab.train import checkpoints
+from mufree.lab.train.run import Trace, configure_torch, start
+from mufree.lab.train.run import finish as finish_one
+from mufree.lab.train.stack import LAUNCHED, Stack, finish, train_stack
+from mufree.study.plan import Run
 
 CPU = torch.device("cpu")
 METHODS = ("adamw", "schedulefree", "adamw_wsd", "adamw_ema", "sgd", "sgd_schedulefree")

@@ -9,9 +9,9 @@ import pytest
 import yaml
 from studies import study, with_grid
 
-from mufree.config import Study
-from mufree.plan import expand
-from mufree.study_files import StudyFileError, in_precision, load_study, read_yaml, to_yaml
+from mufree.study.config import Study
+from mufree.study.plan import expand
+from mufree.study.yaml_files import StudyFileError, in_precision, load_study, read_yaml, to_yaml
 
 
 def written(folder: Path, content: str | bytes, name: str = "tiny.yaml") -> Path:

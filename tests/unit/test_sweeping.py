@@ -11,13 +11,14 @@ import torch
 import yaml
 from studies import study
 
-from mufree import checkpoints, jobs, record, sweeping
 from mufree.cli import main
-from mufree.config import STACKABLE, Study
-from mufree.data import prepare
-from mufree.plan import Run, expand
-from mufree.sweeping import Finished, How, Stopped, sweep
-from mufree.updates import UPDATES
+from mufree.lab.data import prepare
+from mufree.lab.train import checkpoints, sweeping
+from mufree.lab.train.sweeping import Finished, How, Stopped, sweep
+from mufree.lab.train.updates import UPDATES
+from mufree.study import jobs, record
+from mufree.study.config import STACKABLE, Study
+from mufree.study.plan import Run, expand
 
 STACKED = How(engine="stack")
 METHODS = {

@@ -10,9 +10,9 @@ import pytest
 from scipy import stats
 from surfaces import NO_CURVES, START, make_curve, make_rows, make_surface, parabolas
 
-from mufree import tables
-from mufree.metrics.statistics import wilson
-from mufree.metrics.surface import Surface
+from mufree.analysis import tables
+from mufree.analysis.metrics.statistics import wilson
+from mufree.analysis.metrics.surface import Surface
 
 RATES = range(-12, -3)
 
@@ -45,7 +45,7 @@ def build(*surfaces: Surface, **by_method: Surface) -> dict[str, pd.DataFrame]:
 
 
 def test_imports_no_torch_and_nothing_slow() -> None:
-    code = "import sys, mufree.tables; print([m for m in ('torch', 'matplotlib', 'scipy.stats') if m in sys.modules])"
+    code = "import sys, mufree.analysis.tables; print([m for m in ('torch', 'matplotlib', 'scipy.stats') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -9,11 +9,11 @@ import pytest
 from scipy import stats
 from surfaces import NO_CURVES, START, make_curve, make_rows, parabolas
 
-from mufree import tables
-from mufree.metrics import transfer
-from mufree.metrics.statistics import jackknife
-from mufree.metrics.surface import Surface
-from mufree.tables.cases import CANONICAL
+from mufree.analysis import tables
+from mufree.analysis.metrics import transfer
+from mufree.analysis.metrics.statistics import jackknife
+from mufree.analysis.metrics.surface import Surface
+from mufree.analysis.tables.cases import CANONICAL
 
 RATES = range(-12, -3)
 HORIZONS = (0.25, 0.5, 1.0)

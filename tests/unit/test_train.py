@@ -19,11 +19,11 @@ import torch.nn.functional as F
 import toy_data
 from schedulefree import AdamWScheduleFree, RAdamScheduleFree, SGDScheduleFree
 
-from mufree.config import METHODS, Method, OptimizerSettings
-from mufree.data import Prepared
-from mufree.data.batches import eval_batches, train_batches
-from mufree.plan import NUMERICS, Run
-from mufree.train import Course, Trace, TrainLoss, begin, finish, make_model, make_optimizer, train
+from mufree.lab.data import Prepared
+from mufree.lab.data.batches import eval_batches, train_batches
+from mufree.lab.train.run import Course, Trace, TrainLoss, begin, finish, make_model, make_optimizer, train
+from mufree.study.config import METHODS, Method, OptimizerSettings
+from mufree.study.plan import NUMERICS, Run
 
 MODELS: dict[str, dict[str, Any]] = {
     "mlp": {"name": "mlp"},

@@ -11,8 +11,8 @@ import torch
 from test_train import make_run
 from torch import Tensor
 
-from mufree.plan import Run
-from mufree.updates import UPDATES, Columns, at_x, like
+from mufree.lab.train.updates import UPDATES, Columns, at_x, like
+from mufree.study.plan import Run
 
 STEPS = 60
 RATES = (-3, -6, -9)

@@ -12,9 +12,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mufree.hypotheses import Hypotheses
-from mufree.metrics.statistics import t_interval
-from mufree.verdicts import ESTIMATE_COLUMNS, judge, small_numbers
+from mufree.analysis.metrics.statistics import t_interval
+from mufree.analysis.verdicts import ESTIMATE_COLUMNS, judge, small_numbers
+from mufree.study.hypotheses import Hypotheses
 
 FILE = Path(__file__).parents[2] / "experiments/hypotheses.yaml"
 REAL = Hypotheses.model_validate(yaml.safe_load(FILE.read_text()))

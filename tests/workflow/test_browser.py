@@ -20,9 +20,9 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 from synthetic_study import make_description, make_study
 
-from mufree.figures import save
-from mufree.report import write
-from mufree.report.captions import FIGURE_CAPTIONS
+from mufree.publish.figures import save
+from mufree.publish.report import write
+from mufree.publish.report.captions import FIGURE_CAPTIONS
 
 TASK = "patches-mlp"
 DESK, HAND = 1280, 390

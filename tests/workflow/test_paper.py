@@ -157,7 +157,7 @@ def test_it_needs_the_frozen_study_and_trains_nothing(built: Checkout) -> None:
 
 @pytest.mark.parametrize(
     "source",
-    ["tables/power.py", "coordcheck.py", "metrics/calibration.py", "config.py"],  # tests/unit/test_sources.py has all
+    ["analysis/tables/power.py", "analysis/coordcheck.py", "study/config.py"],  # tests/unit/test_sources.py has all
 )
 def test_a_change_of_what_it_prints_makes_its_numbers_anew(built: Checkout, source: str) -> None:
     path = built.path / "src/mufree" / source

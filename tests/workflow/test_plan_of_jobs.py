@@ -9,10 +9,11 @@ import pytest
 import yaml
 from checkouts import ROOT, Checkout
 
-from mufree import figures, tables
-from mufree.config import Study
-from mufree.jobs import deal
-from mufree.plan import Sweep, expand
+from mufree.analysis import tables
+from mufree.publish import figures
+from mufree.study.config import Study
+from mufree.study.jobs import deal
+from mufree.study.plan import Sweep, expand
 
 STUDIES = sorted(path.stem for path in (ROOT / "experiments").glob("*.yaml") if path.stem != "hypotheses")
 

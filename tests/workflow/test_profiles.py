@@ -11,8 +11,8 @@ import yaml
 from checkouts import ROOT, Checkout
 from snakemake.cli import get_argument_parser
 
-from mufree import jobs, plan
-from mufree.config import Study
+from mufree.study import jobs, plan
+from mufree.study.config import Study
 
 PROFILES = ROOT / "profiles"
 RULES = set(

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from checkouts import Checkout, kill_group
 
-from mufree.config import METHODS
-from mufree.figures import FIGURES
+from mufree.publish.figures import FIGURES
+from mufree.study.config import METHODS
 
 pytestmark = pytest.mark.slow
 
@@ -57,10 +57,10 @@ def test_the_second_time_there_is_nothing_to_do(finished: Checkout) -> None:
 @pytest.mark.parametrize(
     ("source", "jobs"),
     [
-        ("report/words.py", {"report": 1}),
-        ("metrics/transfer.py", {"first_look": 1, "metrics": 1, "verdicts": 1, "draw": 2, "report": 1}),
+        ("publish/report/words.py", {"report": 1}),
+        ("analysis/metrics/transfer.py", {"first_look": 1, "metrics": 1, "verdicts": 1, "draw": 2, "report": 1}),
         (
-            "jobs.py",
+            "study/jobs.py",
             {"first_look": 1, "collect": 1, "metrics": 1, "verdicts": 1, "draw": 2, "provenance": 1, "report": 1},
         ),
     ],
@@ -81,8 +81,10 @@ def test_all_that_a_stages_command_has_loaded_belongs_to_it(finished: Checkout) 
         assert finished.loaded_beside(stage, stage) == set(), stage
     assert finished.loaded_beside("figures", "figure") == finished.loaded_beside("first_look", "first-look") == set()
     # How runs are kept, and how long the others may take, changes none of them.
-    assert finished.loaded_beside("train", "sweep") == {"mufree.sources", "mufree.speed"}
-    assert "mufree.figures.transfer" in finished.loaded_beside("metrics", "figure")  # a stage that lacks it is seen
+    assert finished.loaded_beside("train", "sweep") == {"mufree.study.sources", "mufree.lab.speed"}
+    assert "mufree.publish.figures.transfer" in finished.loaded_beside(
+        "metrics", "figure"
+    )  # a stage that lacks it is seen
 
 
 def test_the_optimizer_looks_at_every_sweep_again(finished: Checkout) -> None:

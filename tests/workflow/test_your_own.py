@@ -21,12 +21,12 @@ SCHEMA = "experiments/schema.json"
 
 PARTS: dict[str, dict[str, list[tuple[str, str]]]] = {
     "data set": {
-        "src/mufree/data/stripes.py": [],
-        "src/mufree/data/__init__.py": [
+        "src/mufree/lab/data/stripes.py": [],
+        "src/mufree/lab/data/__init__.py": [
             ("import cifar10, photo_patches, prepared,", "import cifar10, photo_patches, prepared, stripes,"),
             ('    "wikitext2":', '    "stripes": stripes.build,\n    "wikitext2":'),
         ],
-        "src/mufree/config.py": [
+        "src/mufree/study/config.py": [
             (
                 "Dataset = Annotated[",
                 'class Stripes(Images):\n    """Stripes."""\n\n    name: Literal["stripes"]\n    examples: Positive = 256\n'
@@ -35,12 +35,12 @@ PARTS: dict[str, dict[str, list[tuple[str, str]]]] = {
         ],
     },
     "model": {
-        "src/mufree/models/shallow.py": [],
-        "src/mufree/models/__init__.py": [
-            ("from mufree.models.vit", "from mufree.models.shallow import Shallow\nfrom mufree.models.vit"),
+        "src/mufree/lab/models/shallow.py": [],
+        "src/mufree/lab/models/__init__.py": [
+            ("from mufree.lab.models.vit", "from mufree.lab.models.shallow import Shallow\nfrom mufree.lab.models.vit"),
             ('"gpt": GPT', '"gpt": GPT, "shallow": Shallow'),
         ],
-        "src/mufree/config.py": [
+        "src/mufree/study/config.py": [
             (
                 "Model = Annotated[",
                 'class Shallow(Network):\n    """A layer."""\n\n    kind: ClassVar[Kind] = "image"\n'
@@ -55,8 +55,8 @@ PARTS: dict[str, dict[str, list[tuple[str, str]]]] = {
     },
     "method": {
         "experiments/toy.yaml": [],
-        "src/mufree/config.py": [("OptimizerName = Literal[", 'OptimizerName = Literal["adamax", ')],
-        "src/mufree/train.py": [
+        "src/mufree/study/config.py": [("OptimizerName = Literal[", 'OptimizerName = Literal["adamax", ')],
+        "src/mufree/lab/train/run.py": [
             (
                 '        case "sgd":',
                 '        case "adamax":\n            return MuAdamW(impl=torch.optim.Adamax, **adam, **shared)\n'
@@ -65,10 +65,10 @@ PARTS: dict[str, dict[str, list[tuple[str, str]]]] = {
         ],
     },
     "metric": {
-        "src/mufree/metrics/progress.py": [],
-        "src/mufree/tables/progress.py": [],
-        "src/mufree/tables/__init__.py": [
-            ("from mufree.tables import inside,", "from mufree.tables import inside, progress,"),
+        "src/mufree/analysis/metrics/progress.py": [],
+        "src/mufree/analysis/tables/progress.py": [],
+        "src/mufree/analysis/tables/__init__.py": [
+            ("from mufree.analysis.tables import inside,", "from mufree.analysis.tables import inside, progress,"),
             (
                 '    "loss": [',
                 '    "progress": ["task", "method", "width", "progress", "progress_low", "progress_high", "n_seeds"],\n'
@@ -76,7 +76,7 @@ PARTS: dict[str, dict[str, list[tuple[str, str]]]] = {
             ),
             ('        "loss": transfer', '        "progress": progress.table(cases),\n        "loss": transfer'),
         ],
-        "src/mufree/tables/estimates.py": [
+        "src/mufree/analysis/tables/estimates.py": [
             (
                 "SOURCES = [",
                 'SOURCES = [\n    Source("progress", "progress", "progress", "progress_low", "progress_high", "share"),',
@@ -86,20 +86,20 @@ PARTS: dict[str, dict[str, list[tuple[str, str]]]] = {
         "paper/captions/progress.rst": [],
     },
     "figure": {
-        "src/mufree/figures/progress.py": [],
-        "src/mufree/figures/__init__.py": [
+        "src/mufree/publish/figures/progress.py": [],
+        "src/mufree/publish/figures/__init__.py": [
             (
-                "from mufree.figures.schedule",
-                "from mufree.figures.progress import progress_vs_width\nfrom mufree.figures.schedule",
+                "from mufree.publish.figures.schedule",
+                "from mufree.publish.figures.progress import progress_vs_width\nfrom mufree.publish.figures.schedule",
             ),
             ('    "averages": (', '    "progress_vs_width": (progress_vs_width, ("progress",)),\n    "averages": ('),
         ],
         "rules/common.smk": [('    "averages",', '    "averages",\n    "progress_vs_width",')],
         "paper/captions/progress_vs_width.rst": [],
-        "src/mufree/report/captions.py": [
+        "src/mufree/publish/report/captions.py": [
             ("FIGURE_CAPTIONS = {", 'FIGURE_CAPTIONS = {\n    "progress_vs_width": "How much is learnt.",')
         ],
-        "src/mufree/report/best.py": [("FIGURES: tuple[str, ...] = ()", 'FIGURES = ("progress_vs_width",)')],
+        "src/mufree/publish/report/best.py": [("FIGURES: tuple[str, ...] = ()", 'FIGURES = ("progress_vs_width",)')],
     },
 }
 """What the README's list comes to: files by path; new ones from `TOYS`, in others what stands there and what then does."""

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mufree import jobs
 from mufree.cli.inputs import Command, UserError, load_study, read_tables, task_of
-from mufree.plan import Sweep, expand
+from mufree.study import jobs
+from mufree.study.plan import Sweep, expand
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -126,7 +126,7 @@ def collect(arguments: argparse.Namespace) -> None:
     """`mufree collect`."""
     import pyarrow as pa
 
-    from mufree import record
+    from mufree.study import record
 
     study = load_study(arguments.study)
     runs = expand(study)
@@ -162,7 +162,9 @@ def first_look(arguments: argparse.Namespace) -> None:
     """`mufree first-look`."""
     import pyarrow as pa
 
-    from mufree import figures, record, tables
+    from mufree.analysis import tables
+    from mufree.publish import figures
+    from mufree.study import record
 
     study = load_study(arguments.study)
     runs = expand(study)
@@ -181,7 +183,8 @@ def metrics(arguments: argparse.Namespace) -> None:
     """`mufree metrics`."""
     import pandas as pd
 
-    from mufree import coordcheck, record, tables
+    from mufree.analysis import coordcheck, tables
+    from mufree.study import record
 
     rows = pd.read_parquet(arguments.rows)
     built = tables.build(rows, pd.read_parquet(arguments.curves))
@@ -195,7 +198,7 @@ def figure(arguments: argparse.Namespace) -> None:
     """`mufree figure`."""
     import pandas as pd
 
-    from mufree import figures
+    from mufree.publish import figures
 
     names = arguments.names or list(figures.FIGURES)
     unknown = [name for name in names if name not in figures.FIGURES]
@@ -216,7 +219,7 @@ def provenance(arguments: argparse.Namespace) -> None:
     """`mufree provenance`."""
     import pyarrow.parquet as pq
 
-    from mufree import record, sources
+    from mufree.study import record, sources
 
     study = load_study(arguments.study)
     rows, timings = (pq.read_table(path).to_pydict() for path in (arguments.rows, arguments.timings))
@@ -242,7 +245,7 @@ def report(arguments: argparse.Namespace) -> None:
     """`mufree report`."""
     import pandas as pd
 
-    from mufree import report as reports
+    from mufree.publish import report as reports
 
     study = load_study(arguments.study)
     reports.write(
@@ -259,8 +262,8 @@ def report(arguments: argparse.Namespace) -> None:
 
 def calibrate(arguments: argparse.Namespace) -> None:
     """`mufree calibrate`."""
-    from mufree import record
-    from mufree.metrics.calibration import calibrate
+    from mufree.analysis.metrics.calibration import calibrate
+    from mufree.study import record
 
     table = calibrate(arguments.simulations, arguments.seeds, arguments.rng_seed)
     record.write_text(arguments.out, table.to_csv(index=False, float_format="%.6g"))
@@ -271,8 +274,8 @@ def power(arguments: argparse.Namespace) -> None:
     """`mufree power`."""
     import pyarrow.parquet as pq
 
-    from mufree import record
-    from mufree.tables.power import power_table
+    from mufree.analysis.tables.power import power_table
+    from mufree.study import record
 
     study = load_study(arguments.study)
     pilot = pq.read_table(arguments.pilot, partitioning=None).to_pandas()

@@ -14,15 +14,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from mufree import config
 from mufree.cli.inputs import Command, UserError, load_data, load_study, task_of
-from mufree.plan import Run, make_run
+from mufree.study import config
+from mufree.study.plan import Run, make_run
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
-    from mufree.data import Prepared
+    from mufree.lab.data import Prepared
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def _check_study(arguments: argparse.Namespace) -> None:
     import pandas as pd
     import pyarrow as pa
 
-    from mufree import record
+    from mufree.study import record
 
     study = load_study(arguments.study)
     task = task_of(study, arguments.task)
@@ -140,9 +140,9 @@ def _check_method(
     Steps are counted from the last one before which no weight can have moved: schedule-free RAdam stands still at first.
     """
 
-    from mufree.coordcheck import coord_check
-    from mufree.data.batches import train_batches
-    from mufree.train import configure_torch, make_model, make_optimizer
+    from mufree.lab.coordcheck import coord_check
+    from mufree.lab.data.batches import train_batches
+    from mufree.lab.train.run import configure_torch, make_model, make_optimizer
 
     configure_torch()
     # No warm-up and no schedule: ten steps at the full rate. In float32, since a slope is the network's and no rounding's.
@@ -177,9 +177,11 @@ def _check_method(
 
 def _check_own(arguments: argparse.Namespace) -> None:
     """Print the verdict; raise `UserError` if the check fails or can't be made."""
-    from mufree import record, tables
-    from mufree.coordcheck import coord_check, cross_entropy, first_judged_step, slopes, verdict
+    from mufree.analysis import tables
+    from mufree.analysis.coordcheck import first_judged_step, slopes, verdict
+    from mufree.lab.coordcheck import coord_check, cross_entropy
     from mufree.optim import BaseShapesError
+    from mufree.study import record
 
     file, _, name = arguments.target.partition(":")
     module = _load(Path(file))
@@ -218,7 +220,7 @@ def _check_own(arguments: argparse.Namespace) -> None:
 
 def _failures(judged: pd.DataFrame) -> str:
     """The modules that failed, the steepest first, each with its steepest slope."""
-    from mufree.coordcheck import JUDGED_LAYERS, MAX_SLOPE
+    from mufree.analysis.coordcheck import JUDGED_LAYERS, MAX_SLOPE
 
     failed = judged[judged["layer"].isin(JUDGED_LAYERS) & ~judged["passed"]]
     steepness = failed["slope"].abs().fillna(float("inf"))
@@ -232,7 +234,8 @@ def _failures(judged: pd.DataFrame) -> str:
 
 
 def _draw(table: pd.DataFrame, verdicts: pd.DataFrame, arguments: argparse.Namespace) -> None:
-    from mufree import figures, record
+    from mufree.publish import figures
+    from mufree.study import record
 
     figure = figures.draw_coordcheck(table, verdicts, title=arguments.target, name=arguments.optimizer)
     with record.atomic(arguments.figure) as path:

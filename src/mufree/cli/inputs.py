@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mufree import config, study_files
+from mufree.study import config, yaml_files
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mufree.data import Prepared
+    from mufree.lab.data import Prepared
 
 Command = Callable[[str, Callable[[argparse.Namespace], None], str, str], argparse.ArgumentParser]
 """`command(name, handler, summary, example)` makes the parser of one command."""
@@ -29,14 +29,14 @@ class UserError(Exception):
 def load_study(path: Path) -> config.Study:
     """Read and check a study file. Raises `UserError` that says what is wrong, where."""
     try:
-        return study_files.load_study(path)
-    except study_files.StudyFileError as error:
+        return yaml_files.load_study(path)
+    except yaml_files.StudyFileError as error:
         raise UserError(str(error), 2) from error
 
 
 def load_data(folder: Path) -> Prepared:
     """The prepared data set, its checksums verified."""
-    from mufree import data
+    from mufree.lab import data
 
     try:
         return data.load(folder)

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from mufree import config
 from mufree.cli.inputs import Command, UserError, load_study
 from mufree.cli.training import train
-from mufree.hypotheses import Hypotheses
-from mufree.study_files import StudyFileError, read_yaml
-from mufree.sweeping import How
+from mufree.lab.train.sweeping import How
+from mufree.study import config
+from mufree.study.hypotheses import Hypotheses
+from mufree.study.yaml_files import StudyFileError, read_yaml
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mufree.frozen import Frozen
+    from mufree.publish.frozen import Frozen
 
 ANSWER = ("<!-- answer -->", "<!-- /answer -->")
 """What the answer stands between in the README."""
@@ -140,8 +140,9 @@ def verdicts(arguments: argparse.Namespace) -> None:
     """`mufree verdicts`."""
     import pandas as pd
 
-    from mufree import record, tables
-    from mufree.verdicts import judge
+    from mufree.analysis import tables
+    from mufree.analysis.verdicts import judge
+    from mufree.study import record
 
     hypotheses = load_hypotheses(arguments.hypotheses)
     try:
@@ -155,9 +156,9 @@ def freeze(arguments: argparse.Namespace) -> None:
     """`mufree freeze`."""
     import pyarrow.parquet as pq
 
-    from mufree import freeze as frozen
-    from mufree import record
-    from mufree.plan import expand
+    from mufree.publish import freeze as frozen
+    from mufree.study import record
+    from mufree.study.plan import expand
 
     study = load_study(arguments.study)
     load_hypotheses(arguments.hypotheses)
@@ -194,8 +195,8 @@ def freeze(arguments: argparse.Namespace) -> None:
 
 def check_frozen(arguments: argparse.Namespace) -> None:
     """`mufree check-frozen`."""
-    from mufree import freeze as frozen
-    from mufree import record
+    from mufree.publish import freeze as frozen
+    from mufree.study import record
 
     checked = {}
     for folder in arguments.frozen:
@@ -214,10 +215,10 @@ def rerun(arguments: argparse.Namespace) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from mufree import freeze as frozen
-    from mufree import record
-    from mufree.plan import NUMERICS, dataset_id, expand
-    from mufree.rerun import differences, differing_curves, sample
+    from mufree.publish import freeze as frozen
+    from mufree.study import record
+    from mufree.study.plan import NUMERICS, dataset_id, expand
+    from mufree.study.rerun import differences, differing_curves, sample
 
     try:
         manifest = frozen.verify(arguments.frozen)
@@ -260,9 +261,10 @@ def numbers(arguments: argparse.Namespace) -> None:
     """`mufree numbers`."""
     import pandas as pd
 
-    from mufree import follow_ups, record
-    from mufree import numbers as made
-    from mufree import paper as papers
+    from mufree.publish import follow_ups
+    from mufree.publish import numbers as made
+    from mufree.publish import paper as papers
+    from mufree.study import record
 
     frozen = _load_frozen(arguments.frozen, pd.read_csv(arguments.verdicts))
     try:
@@ -284,7 +286,7 @@ def numbers(arguments: argparse.Namespace) -> None:
 
 def answer(arguments: argparse.Namespace) -> None:
     """`mufree answer`."""
-    from mufree import record
+    from mufree.study import record
 
     text = _filled(arguments.answer, _read_json(arguments.numbers).get("numbers", {})).rstrip("\n")
     before, opening, rest = arguments.readme.read_text(encoding="utf-8").partition(f"{ANSWER[0]}\n")
@@ -314,7 +316,8 @@ def _draw_answer(optima: Path, picture: Path) -> None:
 
     import pandas as pd
 
-    from mufree import figures, record
+    from mufree.publish import figures
+    from mufree.study import record
 
     with tempfile.TemporaryDirectory() as folder:
         stem = Path(folder) / "answer"
@@ -325,8 +328,8 @@ def _draw_answer(optima: Path, picture: Path) -> None:
 
 def paper(arguments: argparse.Namespace) -> None:
     """`mufree paper`."""
-    from mufree import paper as papers
-    from mufree import record
+    from mufree.publish import paper as papers
+    from mufree.study import record
 
     try:
         pdf = papers.to_pdf(arguments.source, arguments.build, arguments.figures)
@@ -337,8 +340,8 @@ def paper(arguments: argparse.Namespace) -> None:
 
 
 def _load_frozen(folder: Path, verdicts: pd.DataFrame) -> Frozen:
-    from mufree import freeze as frozen
-    from mufree.frozen import read
+    from mufree.publish import freeze as frozen
+    from mufree.publish.frozen import read
 
     try:
         manifest = frozen.verify(folder)

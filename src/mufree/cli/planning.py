@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from mufree import config, jobs
 from mufree.cli.inputs import Command, UserError, load_study
-from mufree.plan import Run, Sweep, expand
+from mufree.study import config, jobs
+from mufree.study.plan import Run, Sweep, expand
 
 MAX_LEARNT_FROM = 400
 """Finished runs whose times are read for an estimate; reading one takes about half a millisecond."""
@@ -102,8 +102,8 @@ def how_far(runs: Sequence[Run], arguments: argparse.Namespace, start_seconds: f
 
     `start_seconds` are those that the start of a sweep has cost; each that is left will cost them again.
     """
-    from mufree import speed
-    from mufree.record import store_path
+    from mufree.lab import speed
+    from mufree.study.record import store_path
 
     store: Path | None = arguments.store
     done = [run for run in runs if store is not None and store_path(store, run).exists()]
@@ -132,7 +132,7 @@ def _slow_precision(runs: Sequence[Run], seconds_of: Callable[[Run], float]) -> 
     narrow = [run for run in runs if run.training.precision == "bfloat16"]
     if not narrow:
         return ""
-    from mufree import speed
+    from mufree.lab import speed
 
     in_float32 = speed.measure(narrow, "float32")
     ratio = sum(map(seconds_of, narrow)) / sum(map(in_float32, narrow))
@@ -146,7 +146,7 @@ def _slow_precision(runs: Sequence[Run], seconds_of: Callable[[Run], float]) -> 
 
 def _timings(store: Path | None, done: Sequence[Run]) -> list[tuple[Run, float]]:
     """Finished runs with the seconds that they took, evaluations included."""
-    from mufree.record import RecordError, load_timing
+    from mufree.study.record import RecordError, load_timing
 
     found = []
     for run in done[:: max(1, len(done) // MAX_LEARNT_FROM)]:

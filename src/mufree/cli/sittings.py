@@ -7,10 +7,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from mufree import config
 from mufree.cli.inputs import Command, UserError, load_study
-from mufree.plan import expand, finished_part
-from mufree.study_files import to_yaml
+from mufree.study import config
+from mufree.study.plan import expand, finished_part
+from mufree.study.yaml_files import to_yaml
 
 
 def add_commands(command: Command) -> None:
@@ -50,7 +50,7 @@ def _add_arguments(sub: argparse.ArgumentParser) -> None:
 
 def pack(arguments: argparse.Namespace) -> None:
     """`mufree pack`."""
-    from mufree import packs, record
+    from mufree.study import packs, record
 
     try:
         path, count = packs.pack(arguments.store, expand(load_study(arguments.study)), arguments.packs)
@@ -61,7 +61,7 @@ def pack(arguments: argparse.Namespace) -> None:
 
 def unpack(arguments: argparse.Namespace) -> None:
     """`mufree unpack`."""
-    from mufree import packs, record
+    from mufree.study import packs, record
 
     runs = expand(load_study(arguments.study))
     try:
@@ -74,7 +74,7 @@ def unpack(arguments: argparse.Namespace) -> None:
 
 def part(arguments: argparse.Namespace) -> None:
     """`mufree part`."""
-    from mufree import record
+    from mufree.study import record
 
     study = load_study(arguments.study)
     runs = expand(study)

@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from mufree import config, jobs, ranks, sweeping
 from mufree.cli.inputs import Command, UserError, load_study, task_of
 from mufree.cli.planning import duration, how_far
-from mufree.plan import Run, expand, runs_from_json
-from mufree.ranks import Ranks
-from mufree.sweeping import Finished, How
+from mufree.lab.train import ranks, sweeping
+from mufree.lab.train.ranks import Ranks
+from mufree.lab.train.sweeping import Finished, How
+from mufree.study import config, jobs
+from mufree.study.plan import Run, expand, runs_from_json
 
 if TYPE_CHECKING:
-    from mufree.record import Record
+    from mufree.study.record import Record
 
 T = TypeVar("T")
 
@@ -101,7 +102,7 @@ def add_commands(command: Command) -> None:
 
 def data(arguments: argparse.Namespace) -> None:
     """`mufree data`."""
-    from mufree import data as datasets
+    from mufree.lab import data as datasets
 
     if arguments.study is not None:
         dataset = task_of(load_study(arguments.study), arguments.task).dataset
@@ -201,7 +202,7 @@ def _or_by_then(stop_requested: Callable[[], str | None], end: float) -> Callabl
 
 def train(runs: Sequence[Run], data: Path, store: Path, how: How) -> dict[str, Finished]:
     """All the runs, by id, served or trained; what goes wrong becomes a `UserError`."""
-    from mufree.data.prepared import DataError
+    from mufree.lab.data.prepared import DataError
 
     try:
         return {found.run.id: found for found in sweeping.sweep(runs, data, store, how)}
@@ -213,7 +214,7 @@ def train(runs: Sequence[Run], data: Path, store: Path, how: How) -> dict[str, F
 
 def write_sweep(out: Path, records: Sequence[Record]) -> None:
     """Rows, timings and curves of a sweep's runs, in their order."""
-    from mufree import record
+    from mufree.study import record
 
     record.write_table(out / "rows.parquet", record.rows_table(r.row for r in records))
     record.write_table(out / "timings.parquet", record.timings_table(r.timing for r in records))

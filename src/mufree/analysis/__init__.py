@@ -1,0 +1,1 @@
+"""Arrays and frames in, frames and verdicts out. Loads no torch."""

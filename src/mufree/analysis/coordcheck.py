@@ -1,0 +1,134 @@
+"""What a coordinate check says: the slopes of activations on width, and whether they pass.
+
+The frames come from `lab.coordcheck`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t as student
+
+MAX_SLOPE = 0.1
+"""A slope of log2 activation on log2 width below this, in absolute value, counts as none."""
+FIRST_STEP = 2
+"""First step that is judged: with a zero readout no gradient reaches the other layers at the first step."""
+JUDGED_LAYERS = ("embedding", "hidden", "readout")
+"""Layer types whose modules are judged. A normalisation's output has the size its weight gives it whatever comes in, so it is
+recorded and not judged."""
+JUDGED_QUANTITIES = ("size", "change")
+"""Quantities whose slopes are judged."""
+
+_KEYS = ("module", "layer", "at", "step")
+_QUANTITIES = {"size": "mean_abs", "change": "mean_abs_change", "relative": "relative"}
+
+
+def slopes(frame: pd.DataFrame) -> pd.DataFrame:
+    """Slope of log2 size, change and relative change on log2 width, for each module, place and step of `coord_check`'s frame.
+
+    Columns: module, layer, at, step, quantity ("size", "change" or "relative"), slope, slope_low, slope_high, passed
+    (|slope| < 0.1). The slope is the least-squares slope of the seed mean. The interval is the 95 % delete-one-seed jackknife
+    interval with a t quantile; as each seed has all widths, that is mean ± t·s/√S of the seeds' own slopes. With one seed it is
+    NaN.
+
+    Where an activation or a change is zero or not finite at any width and seed, there is no logarithm: the slope is NaN and
+    has not passed. Changes at step 0 are left out; modules, and frames, without a relative change have no slope of it. Columns
+    that `coord_check` does not make, such as task and method, are kept as keys.
+    """
+    extra = [c for c in frame.columns if c not in {*_KEYS, "width", "seed", *_QUANTITIES.values()}]
+    keys = [*extra, *_KEYS]
+    parts = []
+    for quantity, column in _QUANTITIES.items():
+        used = frame if quantity == "size" else frame[frame["step"] > 0]
+        if quantity == "relative":
+            if column not in used or used[column].isna().all():
+                continue
+            used = used[used.groupby([*extra, "module"])[column].transform("count") > 0]
+        values = used.set_index([*keys, "seed", "width"])[column].unstack("width")
+        log_width = np.log2(values.columns.to_numpy(dtype=float))
+        centred = log_width - log_width.mean()
+        finite = values.where((values > 0) & (values < math.inf)).to_numpy(dtype=float)
+        per_seed = pd.Series(np.log2(finite) @ centred / (centred @ centred), index=values.index)
+        groups = per_seed.groupby(level=keys, sort=False)
+        count = groups.size()
+        # skipna=False: a seed without a slope must not drop out silently.
+        mean = groups.mean(skipna=False)
+        half = student.ppf(0.975, (count - 1).where(count > 1)) * groups.std(skipna=False) / np.sqrt(count)
+        part = pd.DataFrame({"slope": mean, "slope_low": mean - half, "slope_high": mean + half}).reset_index()
+        part.insert(len(keys), "quantity", quantity)
+        parts.append(part)
+    result = pd.concat(parts, ignore_index=True)
+    result["passed"] = result["slope"].abs() < MAX_SLOPE
+    return result
+
+
+def first_judged_step(frame: pd.DataFrame) -> int:
+    """The step after the first one that moved anything, in `coord_check`'s frame: `FIRST_STEP` where the first one does.
+
+    For optimizers that start late, whose changes are zero until then: RAdam, which by default moves nothing for five steps, and
+    a warm-up from a learning rate of zero. Raises ValueError if nothing moved at all.
+    """
+    moved = frame.loc[frame["mean_abs_change"] > 0, "step"]
+    if moved.empty:
+        raise ValueError(f"nothing moved in {frame['step'].max()} steps; use more steps or a larger learning rate")
+    return int(moved.min()) + FIRST_STEP - 1
+
+
+def verdict(slopes: pd.DataFrame, *, first_step: int = FIRST_STEP) -> pd.DataFrame:
+    """Whether the coordinate check passes, one row for each place (`at`), from the table that `slopes` returns.
+
+    It passes if size and change of every embedding, hidden and readout module have |slope| < 0.1 at every step ≥ `first_step`
+    (see `first_judged_step`); a slope that is NaN fails. The readout is among them since it starts at zero (Yang et al. 2022,
+    appendix D.2): logits that start at random fall as width^-½ under µP and would fail. The relative change is not judged.
+    Columns: at, passed, worst_module, worst_slope with its interval worst_low and worst_high, n_failed, n_sure, n_checked;
+    more key columns as in `slopes`. n_sure are the failing slopes that are NaN or whose interval lies outside ±0.1 as a whole:
+    where a check fails and none is sure, its seeds are too few to tell.
+
+    Raises ValueError if there is nothing to judge.
+    """
+    judged = slopes[
+        slopes["layer"].isin(JUDGED_LAYERS)
+        & (slopes["step"] >= first_step)
+        & slopes["quantity"].isin(JUDGED_QUANTITIES)
+    ]
+    if judged.empty:
+        raise ValueError(f"no module of type {', '.join(JUDGED_LAYERS)} at a step ≥ {first_step}; use more steps")
+    known = {*_KEYS, "quantity", "slope", "slope_low", "slope_high", "passed"}
+    keys = [*(c for c in slopes.columns if c not in known), "at"]
+    rows = []
+    for key, group in judged.groupby(keys, sort=False):
+        worst = group.iloc[group["slope"].abs().fillna(math.inf).argmax()]
+        rows.append(
+            dict(zip(keys, key, strict=True))
+            | {
+                "passed": bool(group["passed"].all()),
+                "worst_module": worst["module"],
+                "worst_slope": worst["slope"],
+                "worst_low": worst["slope_low"],
+                "worst_high": worst["slope_high"],
+                "n_failed": int((~group["passed"]).sum()),
+                "n_sure": int(_surely_failed(group).sum()),
+                "n_checked": len(group),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def tables(measured: Iterable[pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """A study's tables `coordcheck`, of slopes, and `coordcheck_verdict`, from its raw checks; none of them without a check.
+
+    A frame a task, since tasks have different widths.
+    """
+    found = [slopes(frame) for frame in measured]
+    if not found:
+        return {}
+    joined = pd.concat(found, ignore_index=True)
+    return {"coordcheck": joined, "coordcheck_verdict": verdict(joined)}
+
+
+def _surely_failed(slopes: pd.DataFrame) -> pd.Series[bool]:
+    """Where a slope is NaN, or its whole interval lies beyond the bound on one side."""
+    return slopes["slope"].isna() | (slopes["slope_low"] >= MAX_SLOPE) | (slopes["slope_high"] <= -MAX_SLOPE)

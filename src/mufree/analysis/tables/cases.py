@@ -1,0 +1,251 @@
+"""From rows to surfaces: which runs belong together, and which seeds they are judged by."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from mufree.analysis.metrics.statistics import Floats, Interval, jackknife
+from mufree.analysis.metrics.surface import Optimum, Surface, common_widths, optima
+from mufree.analysis.metrics.transfer import regret_held, transferred_rate
+from mufree.study.config import METHODS
+
+log = logging.getLogger(__name__)
+
+Records = list[dict[str, Any]]
+
+RUN_KEY = ["task", "method", "variant", "width", "log2_lr", "seed"]
+
+PRIMARY = ""
+"""The variant of runs whose settings are all the task's own."""
+
+COLUMNS_NEEDED = {
+    *(*RUN_KEY, "run_id", "base_width", "warmup_steps", "steps", "horizon", "flops", "status", "divergence"),
+    *("parametrization", "optimizer", "schedule", "average", "embedding_lr"),
+    *("beta1", "eps", "weight_decay", "weight_decay_scaling"),
+    *("initial_loss", "train_loss", "val_loss", "val_loss_y", "val_accuracy", "test_loss", "test_accuracy"),
+}
+
+
+class Role(NamedTuple):
+    """What a method is, whatever it is called."""
+
+    parametrization: str
+    optimizer: str
+    schedule: str
+    average: str
+    embedding_lr: str
+
+    @property
+    def schedule_free(self) -> bool:
+        """Whether the optimizer averages by itself."""
+        return self.optimizer.endswith("schedulefree")
+
+
+CANONICAL = {
+    name: Role(m.parametrization, m.optimizer, m.schedule, m.average, m.embedding_lr) for name, m in METHODS.items()
+}
+"""The roles of the four methods of the study."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One method on one task, in one variant.
+
+    `runs` are all its runs; `judged` those of the seeds that were run at all its widths and rates, of which `surface` is
+    made, with the seeds in the order of `seeds`. `optima` has one entry a width of the surface.
+    """
+
+    task: str
+    method: str
+    variant: str
+    role: Role
+    runs: pd.DataFrame
+    judged: pd.DataFrame
+    seeds: list[int]
+    surface: Surface
+    optima: list[Optimum]
+
+    @property
+    def names(self) -> dict[str, Any]:
+        """The first two columns of every table."""
+        return {"task": self.task, "method": self.method}
+
+    @property
+    def widths(self) -> list[int]:
+        """Widths, ascending."""
+        return [int(width) for width in self.surface.widths]
+
+    @property
+    def base_optimum(self) -> Optimum | None:
+        """The optimum at base width, or None if it wasn't run."""
+        return None if self.surface.base is None else self.optima[self.surface.base]
+
+    @property
+    def base_rate(self) -> float:
+        """log2 of the grid's best rate at base width, or NaN if there is none."""
+        return self.base_optimum.log2_lr_argmin if self.base_optimum else math.nan
+
+    @property
+    def at_base_rate(self) -> pd.DataFrame:
+        """The judged runs with that rate, of every width."""
+        return self.judged[self.judged["log2_lr"] == self.base_rate]
+
+    @property
+    def transferred(self) -> int:
+        """Position of the rate that base width hands on, chosen on all seeds; −1 if there is none.
+
+        Regrets are of this rate, held while a jackknife drops seeds: only then has the regret of two rates that are nearly as
+        good at base width an interval that covers it (`mufree.analysis.metrics.calibration`).
+        """
+        return transferred_rate(self.surface)
+
+    def regret(self) -> Interval:
+        """Regret of the transferred rate at every width, its rival cross-fitted, [K]."""
+        rate = self.transferred
+        return self.over_seeds(lambda kept: regret_held(kept, rate))
+
+    def over_seeds(self, statistic: Callable[[Surface], ArrayLike]) -> Interval:
+        """A statistic of the surface with its jackknife interval."""
+        return joint([self], lambda surfaces: statistic(surfaces[0]))
+
+    def judged_at(self, width: int, log2_lr: float) -> pd.DataFrame:
+        """The judged runs at a width and a rate, by seed."""
+        return self.judged[(self.judged["width"] == width) & (self.judged["log2_lr"] == log2_lr)]
+
+
+def joint(cases: Sequence[Case], statistic: Callable[[list[Surface]], ArrayLike]) -> Interval:
+    """A statistic of several cases' surfaces, on the seeds that they share, each dropped from all of them at once."""
+    return over_common_seeds([(case.surface, case.seeds) for case in cases], statistic)
+
+
+def over_common_seeds(
+    parts: Sequence[tuple[Surface, list[int]]], statistic: Callable[[list[Surface]], ArrayLike]
+) -> Interval:
+    """The same for surfaces with their seeds. Without a seed in common the statistic gets surfaces of no seed."""
+    common = sorted(set.intersection(*(set(seeds) for _, seeds in parts)))
+    surfaces = [surface.keep(np.searchsorted(seeds, common)) for surface, seeds in parts]
+    return jackknife(lambda kept: statistic([surface.keep(kept) for surface in surfaces]), len(common))
+
+
+def widest_shared(cases: Sequence[Case]) -> tuple[int, list[int]]:
+    """The widest width that all cases have, and its position in each."""
+    widest = int(common_widths(case.surface for case in cases).max())
+    return widest, [case.widths.index(widest) for case in cases]
+
+
+def interval_columns(name: str, interval: Interval, ends: str | None = None) -> dict[str, float]:
+    """The columns `name`, `name_low` and `name_high` of one number's interval; with `ends`, that stands before low and high."""
+    before = f"{name}_" if ends is None else ends
+    return {
+        name: float(interval.estimate),
+        f"{before}low": float(interval.low),
+        f"{before}high": float(interval.high),
+    }
+
+
+def status(interval: Interval, why_not: str) -> dict[str, str]:
+    """`ok`, or `not_estimable` with the reason; an estimate without an interval is ok and says why it has none."""
+    if np.isnan(interval.estimate):
+        return {"status": "not_estimable", "reason": "no seed in common" if interval.n == 0 else why_not}
+    if np.isnan(interval.se):
+        why = "one seed, so no interval" if interval.n < 2 else "too few seeds for an interval"
+        return {"status": "ok", "reason": why}
+    return {"status": "ok", "reason": ""}
+
+
+def make_cases(rows: pd.DataFrame) -> list[Case]:
+    """All cases, by task, method (the study's four first) and variant (the primary one first).
+
+    Raises ValueError for missing columns, a run given twice, an ok run without a loss, two base widths in a task, or a case
+    with no seed in common.
+    """
+    _check(rows)
+    rows = rows.sort_values(RUN_KEY, ignore_index=True)
+    return [
+        _case(task, method, str(variant), runs)
+        for task in tasks_of(rows)
+        for of_task in [rows[rows["task"] == task]]
+        for method in methods_of(of_task)
+        for variant, runs in of_task[of_task["method"] == method].groupby("variant", sort=True)
+    ]
+
+
+def surface_of(runs: pd.DataFrame, seeds: list[int], axis: str = "width") -> Surface:
+    """The surface of some runs with these seeds; over `axis`, whose least value or the base width is its base."""
+    widths, k = np.unique(runs[axis].to_numpy(np.int64), return_inverse=True)
+    log2_lrs, j = np.unique(runs["log2_lr"].to_numpy(np.float64), return_inverse=True)
+    s = np.searchsorted(seeds, runs["seed"].to_numpy())
+    shape = (len(widths), len(log2_lrs), len(seeds))
+    loss, initial_loss, diverged = np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(shape, bool)
+    loss[k, j, s] = runs["val_loss"]
+    initial_loss[k, j, s] = runs["initial_loss"]
+    diverged[k, j, s] = runs["status"] == "diverged"
+    base = int(runs["base_width"].iloc[0]) if axis == "width" else int(widths[0])
+    return Surface(base, widths, log2_lrs, loss, initial_loss, diverged)
+
+
+def common_seeds(runs: pd.DataFrame, points: Iterable[str] = ("width", "log2_lr")) -> list[int]:
+    """The seeds that were run at every point, ascending."""
+    n = runs.groupby(list(points)).ngroups
+    times = runs["seed"].value_counts()
+    return sorted(int(seed) for seed in times[times == n].index)
+
+
+def tasks_of(rows: pd.DataFrame) -> list[str]:
+    """Tasks by name."""
+    return sorted(rows["task"].unique())
+
+
+def methods_of(rows: pd.DataFrame) -> list[str]:
+    """Methods, the study's four first, the others by name."""
+    known = list(METHODS)
+    return sorted(rows["method"].unique(), key=lambda name: (known.index(name) if name in known else len(known), name))
+
+
+def mean_interval(values: Floats) -> Interval:
+    """Mean over seeds with its t interval; NaN if any value is, or there is none."""
+    return jackknife(lambda kept: values[kept].mean() if len(kept) else np.nan, len(values))
+
+
+def _case(task: str, method: str, variant: str, runs: pd.DataFrame) -> Case:
+    seeds = common_seeds(runs)
+    where = f"{task}/{method}" + (f" ({variant})" if variant else "")
+    if not seeds:
+        raise ValueError(f"{where}: no seed was run at every width and learning rate; give its grids a seed in common")
+    judged = runs[runs["seed"].isin(seeds)]
+    if len(judged) < len(runs):
+        log.warning(
+            "%s: only seeds %s were run at every width and learning rate; %d runs of other seeds are counted and "
+            "plotted but not judged",
+            *(where, seeds, len(runs) - len(judged)),
+        )
+    first = runs.iloc[0]
+    role = Role(*(str(first[name]) for name in Role._fields))
+    surface = surface_of(judged, seeds)
+    return Case(task, method, variant, role, runs, judged, seeds, surface, optima(surface))
+
+
+def _check(rows: pd.DataFrame) -> None:
+    missing = sorted(COLUMNS_NEEDED - set(rows.columns))
+    if missing:
+        raise ValueError(f"rows have no column {', '.join(missing)}; collect the study again")
+    twice = rows[rows.duplicated(RUN_KEY)]
+    if len(twice):
+        raise ValueError(f"run {twice['run_id'].iloc[0]} is there twice; collect the study again")
+    lossless = rows[~np.isfinite(rows["initial_loss"]) | ((rows["status"] == "ok") & ~np.isfinite(rows["val_loss"]))]
+    if len(lossless):
+        raise ValueError(
+            f"run {lossless['run_id'].iloc[0]} has a loss that is not finite; its status has to be 'diverged', and its "
+            "initial_loss finite"
+        )
+    bases = rows.groupby("task")["base_width"].nunique()
+    if (bases > 1).any():
+        raise ValueError(f"task '{bases.idxmax()}' has more than one base_width; a study has one for each task")

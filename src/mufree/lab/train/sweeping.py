@@ -1,0 +1,273 @@
+"""Train the runs that a store lacks and keep each as it is finished, one by one or side by side; nobody above knows which."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mufree.lab.train.ranks import ALONE, Ranks
+from mufree.study import jobs, record
+from mufree.study.plan import Run, training_flops
+
+if TYPE_CHECKING:
+    import torch
+
+    from mufree.lab.data import Prepared
+    from mufree.lab.train.run import Trace
+    from mufree.study.record import Record
+
+log = logging.getLogger(__name__)
+
+
+class SweepError(Exception):
+    """What is asked for can't be trained here; the message says what to do."""
+
+
+class Stopped(Exception):  # noqa: N818 (nothing is wrong)
+    """Asked to stop: what was in hand is in its checkpoint, the message says where, and the same call goes on from there."""
+
+
+@dataclass(frozen=True)
+class How:
+    """How runs are trained: nothing in it changes their numbers but `engine` and `device`, which a row has."""
+
+    device: jobs.Device = "cpu"
+    engine: jobs.Engine = "serial"
+    """`serial`: one by one. `stack`: side by side, those that differ in numbers alone. `auto`: what is faster here."""
+    runs_per_gpu: int = 1
+    """Processes that may share a GPU."""
+    checkpoint_seconds: float = 600.0
+    stop_requested: Callable[[], str | None] = lambda: None
+    """Names what asks to stop, if anything does."""
+    together: Ranks = ALONE
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that the store has now."""
+
+    run: Run
+    record: Record
+    trained: bool
+    """Whether it was trained in this call, and not served."""
+
+
+def sweep(runs: Sequence[Run], data: Path, store: Path, how: How) -> Iterator[Finished]:
+    """Each run, as it is served by the store or trained and put there; of several processes the first one's store counts.
+
+    `data` is the folder of the prepared data set. Imports torch only if there is something to train. Raises `Stopped` when
+    asked to stop, `SweepError` and `data.DataError` for a device or data that aren't there.
+    """
+    digest = _data_digest(data)
+    kept: set[str] = set()
+    for run in runs if how.together.first else []:
+        if (found := record.load_run(store, run, digest)) is not None:
+            record.discard_checkpoint(store, run)
+            kept.add(run.id)
+            yield Finished(run, found, trained=False)
+    there = how.together.as_first([run.id in kept for run in runs])
+    missing = [run for run, is_there in zip(runs, there, strict=True) if not is_there]
+    if not missing:
+        return
+    if how.together.any(how.stop_requested() is not None):
+        raise _stopped(how, "before it began", 0, len(missing))
+    for run, made in _train_all(missing, data, store, how):
+        if how.together.first:
+            record.save_run(store, run, made)
+            record.discard_checkpoint(store, run)
+        yield Finished(run, made, trained=True)
+
+
+def _data_digest(folder: Path) -> str:
+    """The digest in a prepared data set's manifest, without opening its arrays."""
+    path = folder / "manifest.json"
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["digest"])
+    except (OSError, ValueError, KeyError) as error:
+        raise SweepError(f"{path} can't be read ({error}); make it with `mufree data`") from error
+
+
+def _train_all(runs: Sequence[Run], data: Path, store: Path, how: How) -> Iterator[tuple[Run, Record]]:
+    """Train runs; yield each with its record as it is finished."""
+    from tqdm import tqdm
+
+    from mufree.lab import data as datasets
+    from mufree.lab.train.checkpoints import Interrupted
+    from mufree.study import machine, sources
+
+    if how.device == "cpu":
+        machine.warn_of_cost(runs[0].training.precision, machine.this_processor())
+    prepared = datasets.load(data)
+    code_digest = sources.digest("train")  # of what this process has loaded, whatever is edited while it trains
+    total = sum(run.training.steps for run in runs)
+    quiet = None if how.together.first else True  # None: a bar on a terminal, nothing in a file
+    trained = 0
+    with _device(how) as device, tqdm(total=total, unit="step", disable=quiet, dynamic_ncols=True) as bar:
+        for stack in jobs.stacks(runs, how.engine, how.device, _free_memory(device)):
+            if how.together.any(how.stop_requested() is not None):
+                raise _stopped(how, f"before {stack.runs[0].id}", trained, len(runs))
+            bar.set_description(f"{trained}/{len(runs)} runs, width {stack.runs[0].width}")
+            train = _train_stack if stack.engine == "stack" else _train_one
+            try:
+                for run, trace in train(stack.runs, prepared, store, device, how, bar.update):
+                    trained += 1
+                    yield run, _recorded(run, trace, prepared, device, stack.engine, code_digest)
+                    _log(run, trace, trained, len(runs))
+            except Interrupted as stop:
+                raise _stopped(how, str(stop), trained, len(runs)) from None
+
+
+def _train_one(
+    runs: Sequence[Run],
+    prepared: Prepared,
+    store: Path,
+    device: torch.device,
+    how: How,
+    progress: Callable[[int], object],
+) -> Iterator[tuple[Run, Trace]]:
+    """Train a run from its checkpoint, or anew; `progress` is told of steps taken."""
+    from mufree.lab.train import checkpoints
+    from mufree.lab.train.run import finish
+
+    (run,) = runs
+    path = record.checkpoint_path(store, run)
+    session = checkpoints.resumed(path, run, prepared, device, how.together)
+    progress(session.step)
+    keep = checkpoints.keeper(path, session, how.checkpoint_seconds, how.stop_requested)
+
+    def after_step() -> None:
+        progress(1)
+        keep()
+
+    yield run, finish(session, after_step)
+
+
+def _train_stack(
+    runs: Sequence[Run],
+    prepared: Prepared,
+    store: Path,
+    device: torch.device,
+    how: How,
+    progress: Callable[[int], object],
+) -> Iterator[tuple[Run, Trace]]:
+    """Train runs side by side, from their checkpoint or anew; those for which memory is short, in two halves."""
+    import torch
+
+    from mufree.lab.train import checkpoints
+    from mufree.lab.train.stack import finish
+
+    path = store / f"stack-{hashlib.sha256(' '.join(run.id for run in runs).encode()).hexdigest()[:12]}.checkpoint"
+    try:
+        stack = checkpoints.resumed_stack(path, runs, prepared, device)
+        progress(stack.step * len(runs))
+        keep = checkpoints.stack_keeper(path, stack, how.checkpoint_seconds, how.stop_requested)
+
+        def after_step() -> None:
+            progress(len(runs))
+            keep()
+
+        traces = finish(stack, after_step)
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error) or len(runs) == 1:
+            raise
+        traces = None
+    if traces is not None:
+        yield from zip(runs, traces, strict=True)
+        path.unlink(missing_ok=True)  # once the last of them is stored
+        return
+    half = len(runs) // 2
+    log.warning("%d runs side by side don't fit into memory; they are trained in two stacks", len(runs))
+    path.unlink(missing_ok=True)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    for part in (runs[:half], runs[half:]):
+        yield from _train_stack(part, prepared, store, device, how, progress)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is that of an allocator; PyTorch's on a CPU has no class of its own."""
+    import torch
+
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def _free_memory(device: torch.device) -> float:
+    """Bytes that are free on the device; on a CPU, a core's share of them."""
+    import torch
+
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") / (os.cpu_count() or 1)
+
+
+def _recorded(
+    run: Run, trace: Trace, prepared: Prepared, device: torch.device, engine: str, code_digest: str
+) -> Record:
+    import torch
+
+    from mufree.study import machine
+
+    row = {
+        **record.describe_run(run),
+        "data_digest": prepared.digest,
+        "code_digest": code_digest,
+        "device": device.type,
+        "engine": engine,
+        **trace.row(),
+    }
+    timing = {
+        "run_id": run.id,
+        **{f"{phase}_seconds": seconds for phase, seconds in trace.seconds.items()},
+        "flops": training_flops(run) * trace.steps_done / run.training.steps,
+        "cpu": torch.cuda.get_device_name(device) if device.type == "cuda" else machine.cpu_name(),
+    }
+    curves = record.curves_table(run.id, ((s.name, s.layer, s.steps, s.values) for s in trace.curves))
+    return record.Record(row=row, timing=timing, curves=curves)
+
+
+def _log(run: Run, trace: Trace, number: int, count: int) -> None:
+    log.info(
+        "%s %s val_loss %.4f in %.1f s (run %d of %d)",
+        run.id,
+        trace.divergence or trace.status,
+        trace.val_loss,
+        sum(trace.seconds.values()),
+        number,
+        count,
+    )
+
+
+@contextmanager
+def _device(how: How) -> Iterator[torch.device]:
+    """The device to train on: of GPUs, one that no other process has claimed."""
+    import torch
+
+    if how.device == "cpu":
+        yield torch.device("cpu")
+        return
+    from mufree.lab.train import gpus
+
+    if not torch.cuda.is_available():
+        raise SweepError("device cuda is asked for and PyTorch finds none; use --device cpu (--config device=cpu)")
+    names = gpus.visible(os.environ, torch.cuda.device_count())
+    try:
+        with gpus.claimed(names, how.runs_per_gpu, gpus.claims_folder(os.environ)) as index:
+            log.info("on GPU %s, which PyTorch calls cuda:%d", names[index], index)
+            torch.cuda.set_device(index)
+            yield torch.device("cuda", index)
+    except gpus.NoGpuFree as error:
+        raise SweepError(str(error)) from error
+
+
+def _stopped(how: How, where: str, trained: int, missing: int) -> Stopped:
+    return Stopped(
+        f"stopped by {how.stop_requested() or 'the signal that another process got'} {where}; {trained} of {missing} missing "
+        "runs trained. The same command goes on from there."
+    )

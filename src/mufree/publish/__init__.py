@@ -1,0 +1,1 @@
+"""Frames in; figures, pages and PDFs out. Loads no torch."""

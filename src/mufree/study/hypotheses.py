@@ -1,0 +1,183 @@
+"""What `experiments/hypotheses.yaml` may say: claims written before the runs, and the rules that decide them.
+
+Frozen, closed pydantic models as in `config`; nothing here touches a file, and nothing slow is imported. `analysis.verdicts`
+applies the rules to the table of estimates.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import date
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from mufree.study.config import Closed
+
+LAYERS = ("embedding", "hidden", "readout", "norm")
+
+METHOD_STATISTICS = (
+    *(
+        "drift",
+        "abs_drift",
+        "regret_cf",
+        "rho",
+        "transfer_error_mean",
+        "transfer_error_max",
+        "wider_share",
+        "wider_tau",
+    ),
+    *("lr_sensitivity", "lr_sensitivity_normalised", "diverged_fraction", "basin_width", "headroom", "best_loss"),
+    *(
+        "log2_lr_opt",
+        "tvx_x",
+        "tvx_y",
+        "spike_score",
+        "best_of_3_excess",
+        "flops_saved",
+        "horizon_drift",
+        "horizon_regret",
+    ),
+    *(f"{quantity}_slope_{layer}" for quantity in ("grad", "update", "weight") for layer in LAYERS),
+)
+PAIR_STATISTICS = (
+    *("anytime_gap_T/4", "anytime_gap_T/2", "anytime_gap_T", "anytime_max", "anytime_mean", "premium"),
+    *("rate_ratio", "rate_ratio_slope", "weight_decay_difference", "lr_weight_decay_difference"),
+    "abs_horizon_drift_difference",
+)
+CONTRAST_STATISTICS = (
+    *("sensitivity_vs_best_single", "diverged_vs_best_single", "best_of_3_vs_best_single", "basin_vs_best_single"),
+    *("loss_vs_best", "embedding_gap_closed_drift", "embedding_gap_closed_regret"),
+)
+CROSSED = ("abs_drift", "regret_cf", "best_loss", "lr_sensitivity", "diverged_fraction")
+STATISTICS = frozenset(
+    {
+        *(*METHOD_STATISTICS, *PAIR_STATISTICS, *CONTRAST_STATISTICS),
+        *(f"{kind}_{name}" for kind in ("did", "effect_mup", "effect_schedulefree") for name in CROSSED),
+    }
+)
+"""The statistics that the table of estimates may hold."""
+
+Rule = Literal["inside", "below", "above", "within", "excludes_zero"]
+Verdict = Literal["supported", "refuted", "inconclusive", "not_estimable"]
+
+
+class Condition(Closed):
+    """One thing that has to hold, about one statistic of one subject.
+
+    A claim is supported at `level` α by a one-sided test (the end of the 1 − 2α interval), and refuted where the 1 − α interval
+    excludes it; two equivalent one-sided tests for `inside` and `within` (Schuirmann 1987).
+    """
+
+    statistic: str
+    """A statistic of the table of estimates."""
+    subject: str
+    """A method, a pair `a - b` or `a / b`, `interaction`, or a comparison, as in the table of estimates. A `*` stands for any
+    text: the condition then has to hold for every subject that fits."""
+    width: Literal["largest", "every"] | None = None
+    """Which widths, for a statistic that has one estimate a width: the largest of the task, or all of them."""
+    rule: Rule
+    """`inside` ±margin; `below` or `above` margin; `within` [low, high], either end open; `excludes_zero`, refuted where it is
+    shown to be inside ±margin."""
+    margin: float | None = None
+    """In the unit of the statistic."""
+    margin_sigmas: Annotated[float, Field(gt=0)] | None = None
+    """For `below`: so many standard deviations over seeds of the best loss of the subject at that width; the larger one counts
+    where `margin` is given as well."""
+    low: float | None = None
+    """Lower end for `within`; open if null."""
+    high: float | None = None
+    """Upper end for `within`; open if null."""
+    exact: bool = False
+    """The statistic is counted and not estimated (FLOPs, say): it is judged without an interval."""
+
+    @model_validator(mode="after")
+    def _statistic_is_known(self) -> Self:
+        if self.statistic not in STATISTICS:
+            raise ValueError(f"Unknown statistic '{self.statistic}'. Known: {', '.join(sorted(STATISTICS))}")
+        return self
+
+    @model_validator(mode="after")
+    def _rule_has_what_it_needs(self) -> Self:
+        bounded = self.low is not None or self.high is not None
+        margined = self.margin is not None or self.margin_sigmas is not None
+        if self.rule == "within":
+            if not bounded or margined:
+                raise ValueError("rule within takes low, high or both, and no margin")
+            if self.low is not None and self.high is not None and self.low >= self.high:
+                raise ValueError(f"low must be less than high, got {self.low} and {self.high}")
+        elif bounded or not margined:
+            raise ValueError(f"rule {self.rule} takes margin, and neither low nor high")
+        if self.margin_sigmas is not None and self.rule != "below":
+            raise ValueError(f"margin_sigmas goes with rule below, not with {self.rule}")
+        if self.rule in ("inside", "excludes_zero") and not (self.margin or 0) > 0:
+            raise ValueError(f"rule {self.rule} takes a positive margin, got {self.margin}")
+        if self.exact and self.rule not in ("below", "above", "within"):
+            raise ValueError(f"rule {self.rule} needs an interval, so it can't be exact")
+        return self
+
+
+class Hypothesis(Closed):
+    """A claim, what decides it, and what was known before. All conditions have to hold; one that is refuted refutes it."""
+
+    id: Annotated[str, Field(pattern=r"^[A-Z][0-9]+[a-z]?$")]
+    """H: of this study; R: published by others; C: a control of the measurement."""
+    claim: str
+    """In a sentence, without its subject's praise."""
+    decided_by: str
+    """The rule in words."""
+    kind: Literal["primary", "replication", "control"]
+    """Primary ones are one family of tests in each task (Holm 1979)."""
+    scope: Literal["each_task"] = "each_task"
+    """Judged in each task; overall it is supported or refuted only if it is in every task where it can be estimated."""
+    level: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    """α of the tests."""
+    expects: Literal["supported", "refuted", "open"]
+    """The verdict that what was known before makes likely."""
+    known: str
+    """What was known before, in words."""
+    sources: list[str] = Field(default=[])
+    """Keys of paper/references.bib."""
+    written: date
+    """When it was written."""
+    post_hoc: bool = False
+    """Written or changed after results were seen."""
+    conditions: Annotated[list[Condition], Field(min_length=1)]
+    """What has to hold."""
+
+    @model_validator(mode="after")
+    def _id_says_the_kind(self) -> Self:
+        letter = {"primary": "H", "replication": "R", "control": "C"}[self.kind]
+        if not re.match(letter, self.id):
+            raise ValueError(f"the id of a {self.kind} hypothesis starts with {letter}, got {self.id}")
+        return self
+
+
+class Deviation(Closed):
+    """A grid, metric or margin that is not as first written down."""
+
+    date: date
+    """When it was changed."""
+    what: str
+    """What differs from METRICS."""
+    why: str
+    """The reason."""
+    after_results: bool
+    """Whether results of the study had been seen."""
+
+
+class Hypotheses(Closed):
+    """The whole file."""
+
+    hypotheses: Annotated[list[Hypothesis], Field(min_length=1)]
+    """Claims, in the order in which they are reported."""
+    deviations: list[Deviation] = Field(default=[])
+    """What was changed since, and why."""
+
+    @model_validator(mode="after")
+    def _ids_differ(self) -> Self:
+        ids = [hypothesis.id for hypothesis in self.hypotheses]
+        twice = sorted({name for name in ids if ids.count(name) > 1})
+        if twice:
+            raise ValueError(f"more than one hypothesis is called {', '.join(twice)}")
+        return self

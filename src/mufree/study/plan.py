@@ -1,0 +1,371 @@
+"""From a study to its runs and sweeps, and from a run to its identity.
+
+Light on purpose: Snakemake executes the Snakefile, and so this module, again in every job. It knows no path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from itertools import product
+
+from pydantic import TypeAdapter
+
+from mufree.study.config import (
+    Closed,
+    Dataset,
+    DecayScaling,
+    Log2LR,
+    Method,
+    Model,
+    OptimizerSettings,
+    Study,
+    Task,
+    Training,
+)
+
+NUMERICS = 3
+"""Version of the numbers. Raise it with every change that is meant to change results, and no other: a run in the store is
+served only for the version that trained it. `tests/unit/test_golden.py` fails when numbers change and this doesn't."""
+
+
+class Run(Closed):
+    """One training run, with every setting that can change a number resolved.
+
+    What cannot change a number (threads, device index, folders) is not here. The digest of the prepared data is not known
+    when planning; the run store keeps it beside each run.
+    """
+
+    task: str
+    dataset: Dataset
+    model: Model
+    method_name: str
+    method: Method
+    optimizer: OptimizerSettings
+    training: Training
+    width: int
+    base_width: int
+    log2_lr: Log2LR
+    seed: int
+    numerics: int = NUMERICS
+
+    @property
+    def lr(self) -> float:
+        """The learning rate, at base width."""
+        return 2.0**self.log2_lr
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps of the linear warm-up, at least 1; none for schedule-free RAdam, which starts gently by itself."""
+        if self.method.optimizer == "radam_schedulefree":
+            return 0
+        return max(1, round(self.training.steps * self.training.warmup_fraction))
+
+    @property
+    def id(self) -> str:
+        """A readable slug and 8 hex digits of the SHA-256 of the canonical JSON."""
+        digest = hashlib.sha256(canonical_json(self).encode()).hexdigest()[:8]
+        return f"{self.task}.{self.method_name}.w{self.width}.lr{self.log2_lr}.s{self.seed}.{digest}"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The unit of work: one task and method with all variants and learning rates at some widths and seeds, in one process."""
+
+    task: str
+    method: str
+    widths: tuple[int, ...]
+    seeds: tuple[int, ...]
+    runs: tuple[Run, ...] = field(repr=False)
+
+    @property
+    def width_label(self) -> str:
+        """Its widths as names of files have them: `32`, or `32_64`."""
+        return "_".join(map(str, self.widths))
+
+    @property
+    def seed_label(self) -> str:
+        """Its seeds as names of files have them: `0`, or `0_1_2`."""
+        return "_".join(map(str, self.seeds))
+
+    @property
+    def id(self) -> str:
+        """A readable name, unique within a study."""
+        return f"{self.task}.{self.method}.w{self.width_label}.s{self.seed_label}"
+
+    @property
+    def digest(self) -> str:
+        """12 hex digits of the SHA-256 of all its runs: what tells a job that it is still the one that was planned."""
+        return hashlib.sha256(sweep_to_json(self).encode()).hexdigest()[:12]
+
+    @property
+    def flops(self) -> float:
+        """Training FLOPs of all its runs, for ordering jobs and estimating time."""
+        return sum(training_flops(run) for run in self.runs)
+
+
+def training_flops(run: Run) -> float:
+    """FLOPs of a run's training steps: 6 for each weight and position it is applied at, and attention's products.
+
+    Source: Kaplan et al. 2020, section 2.1. Evaluations are not counted.
+    """
+    return 6.0 * run.training.steps * run.training.batch_size * run.model.products(run.width)
+
+
+def evaluation_flops(run: Run) -> float:
+    """FLOPs of a run's evaluations: a third of a training step's for each example, 2 of the 6.
+
+    Schedule-free and averaged runs are evaluated at x and at y, and recompute BatchNorm's statistics at x.
+    """
+    training = run.training
+    averaged = run.method.average != "none" or run.method.optimizer.endswith("schedulefree")
+    examples = training.eval_examples * (2 if averaged else 1)
+    if averaged and run.model.batchnorm:
+        examples += training.batchnorm_batches * training.batch_size
+    return training_flops(run) / 3 * training.evaluations * examples / (training.steps * training.batch_size)
+
+
+def canonical_json(value: Closed | Iterable[Closed]) -> str:
+    """JSON with sorted keys, no spaces and every default written out: equal settings give equal strings."""
+    plain = value.model_dump(mode="json") if isinstance(value, Closed) else [v.model_dump(mode="json") for v in value]
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def expand(study: Study) -> list[Run]:
+    """All runs of a study, each once, in the order of the file."""
+    runs: dict[str, Run] = {}
+    own: list[None] = [None]
+    for grid in study.grids:
+        for task, method, width, seed, horizon, beta1, weight_decay, scaling, log2_lr in product(
+            grid.tasks,
+            grid.methods,
+            grid.widths,
+            grid.seeds,
+            grid.horizons,
+            grid.beta1s or own,
+            grid.weight_decays or own,
+            grid.weight_decay_scalings or own,
+            grid.log2_lrs,
+        ):
+            run = make_run(
+                study.tasks[task],
+                task,
+                study.all_methods[method],
+                method,
+                width,
+                log2_lr,
+                seed,
+                horizon=horizon,
+                beta1=beta1,
+                weight_decay=weight_decay,
+                weight_decay_scaling=scaling,
+            )
+            runs[run.id] = run
+    return list(runs.values())
+
+
+def finished_part(study: Study, finished: Collection[str], name: str) -> Study:
+    """What is whole of a study that is still being trained, as a study `name` of its own.
+
+    It has, of each grid, the widths at which all runs are among `finished` (ids), and the tasks and methods that remain. Raises
+    pydantic's ValidationError where these are no study, as when a task's base width is not finished.
+    """
+    grids = []
+    for grid in study.grids:
+        cells = [grid.model_copy(update={"widths": [width]}) for width in grid.widths]
+        whole = [
+            width
+            for width, cell in zip(grid.widths, cells, strict=True)
+            if {run.id for run in expand(study.model_copy(update={"grids": [cell]}))} <= set(finished)
+        ]
+        if whole:
+            grids.append(grid.model_copy(update={"widths": whole}))
+    tasks = {task for grid in grids for task in grid.tasks}
+    methods = {method for grid in grids for method in grid.methods}
+    part = study.model_copy(
+        update={
+            "name": name,
+            "tasks": {key: task for key, task in study.tasks.items() if key in tasks},
+            "methods": {key: method for key, method in study.methods.items() if key in methods},
+            "grids": grids,
+        }
+    )
+    return Study.model_validate(part.model_dump(mode="json"))
+
+
+def make_run(
+    task: Task,
+    task_name: str,
+    method: Method,
+    method_name: str,
+    width: int,
+    log2_lr: int,
+    seed: int,
+    *,
+    horizon: int = 1,
+    beta1: float | None = None,
+    weight_decay: float | None = None,
+    weight_decay_scaling: DecayScaling | None = None,
+) -> Run:
+    """The run of a task with a method, all defaults resolved; None is the task's own.
+
+    `horizon` d gives a run of steps // d and evaluations // d, so that evaluations are as far apart as in a full run.
+    `weight_decay_scaling` is "coupled" in every run without weight decay or under SP, whatever is asked for: it can't change a
+    number there, and a run must not be trained twice under two ids. At base width it can't either; there the two are kept
+    apart, so that each scaling has all its widths.
+    """
+    own = task.optimizers.get(method.optimizer, OptimizerSettings())
+    asked = {"beta1": beta1, "weight_decay": weight_decay, "weight_decay_scaling": weight_decay_scaling}
+    settings = own.model_copy(update={name: value for name, value in asked.items() if value is not None})
+    scaling = _effective_scaling(settings.weight_decay_scaling, settings.weight_decay, method)
+    shorter = {"steps": task.training.steps // horizon, "evaluations": task.training.evaluations // horizon}
+    return Run(
+        task=task_name,
+        dataset=task.dataset,
+        model=task.model,
+        method_name=method_name,
+        method=method,
+        optimizer=settings.model_copy(update={"weight_decay_scaling": scaling}),
+        training=task.training.model_copy(update=shorter),
+        width=width,
+        base_width=task.base_width,
+        log2_lr=log2_lr,
+        seed=seed,
+    )
+
+
+def _effective_scaling(scaling: DecayScaling, weight_decay: float, method: Method) -> DecayScaling:
+    """The scaling of the weight decay, "coupled" where it makes no difference."""
+    return "coupled" if weight_decay == 0 or method.parametrization == "sp" else scaling
+
+
+def variant(run: Run, task: Task) -> str:
+    """What sets a run apart from the primary one of its task, method, width, rate and seed; empty for the primary one.
+
+    A label such as "T/4", "beta1=0.95" or "weight_decay=0.05, independent", its parts in this order.
+    """
+    own = task.optimizers.get(run.method.optimizer, OptimizerSettings())
+    parts = []
+    if run.training.steps != task.training.steps:
+        parts.append(f"T/{task.training.steps // run.training.steps}")
+    for name in ("beta1", "weight_decay"):
+        value = getattr(run.optimizer, name)
+        if value != getattr(own, name):
+            parts.append(f"{name}={value:g}")
+    scaling = run.optimizer.weight_decay_scaling
+    if scaling != _effective_scaling(own.weight_decay_scaling, run.optimizer.weight_decay, run.method):
+        parts.append(scaling)
+    return ", ".join(parts)
+
+
+def _order_in_sweep(run: Run) -> tuple[float | str, ...]:
+    """By width and seed, longest first, then by each setting that makes a variant, then by learning rate."""
+    settings = run.optimizer
+    variant = (-run.training.steps, settings.beta1, settings.weight_decay, settings.weight_decay_scaling)
+    return run.width, run.seed, *variant, run.log2_lr
+
+
+def study_sweeps(study: Study, runs: Iterable[Run]) -> list[Sweep]:
+    """The runs of a study, as `expand` gives them, by sweeps of as many seeds and widths as it says."""
+    return group_sweeps(runs, study.seeds_per_sweep, study.widths_per_sweep)
+
+
+def group_sweeps(runs: Iterable[Run], seeds_per_sweep: int = 1, widths_per_sweep: int = 1) -> list[Sweep]:
+    """The runs by sweep, in order of first appearance; within a sweep by width, seed, variant and ascending learning rate.
+
+    The widths of a method on a task are cut into groups of `widths_per_sweep`, and the seeds of a group into sweeps of
+    `seeds_per_sweep`; the last ones may be smaller.
+    """
+    return [
+        sweep
+        for of_method in _by_method(runs)
+        for widths in _chunks({run.width for run in of_method}, widths_per_sweep)
+        for sweep in _by_seeds([run for run in of_method if run.width in widths], seeds_per_sweep)
+    ]
+
+
+def pack_sweeps(runs: Iterable[Run], seconds_of: Callable[[Run], float], target: float) -> list[Sweep]:
+    """The runs by sweep, each of `target` seconds or less where a width at a seed takes no more; ordered as by `group_sweeps`.
+
+    Neighbouring widths of a method on a task share a sweep as long as all their runs take no more than `target`. A width that
+    takes more is cut by seeds, as evenly as can be. One width at one seed is never cut.
+    """
+    sweeps: list[Sweep] = []
+    for of_method in _by_method(runs):
+        for widths in _filled(_seconds_by(lambda run: run.width, of_method, seconds_of), target):
+            chosen = [run for run in of_method if run.width in widths]
+            by_seed = _seconds_by(lambda run: run.seed, chosen, seconds_of)
+            fitting = len(by_seed)
+            if sum(by_seed.values()) > target:
+                fitting = max(1, int(target / max(by_seed.values())))
+            sweeps += _by_seeds(chosen, math.ceil(len(by_seed) / math.ceil(len(by_seed) / fitting)))
+    return sweeps
+
+
+def _seconds_by(
+    key_of: Callable[[Run], int], runs: Iterable[Run], seconds_of: Callable[[Run], float]
+) -> dict[int, float]:
+    totals: dict[int, float] = {}
+    for run in runs:
+        totals[key_of(run)] = totals.get(key_of(run), 0.0) + seconds_of(run)
+    return totals
+
+
+def _filled(needed: dict[int, float], target: float) -> list[list[int]]:
+    """Neighbouring widths in groups that need no more than `target`, or are one width."""
+    groups: list[list[int]] = []
+    filled = math.inf
+    for width in sorted(needed):
+        filled += needed[width]
+        if filled > target:
+            groups.append([])
+            filled = needed[width]
+        groups[-1].append(width)
+    return groups
+
+
+def _by_method(runs: Iterable[Run]) -> list[list[Run]]:
+    """The runs of each task and method, in order of first appearance."""
+    by_method: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        by_method.setdefault((run.task, run.method_name), []).append(run)
+    return list(by_method.values())
+
+
+def _by_seeds(runs: list[Run], seeds_per_sweep: int) -> list[Sweep]:
+    """The runs of one task, method and group of widths as sweeps of so many seeds."""
+    widths = tuple(sorted({run.width for run in runs}))
+    return [
+        Sweep(runs[0].task, runs[0].method_name, widths, seeds, tuple(sorted(chosen, key=_order_in_sweep)))
+        for seeds in _chunks({run.seed for run in runs}, seeds_per_sweep)
+        for chosen in [[run for run in runs if run.seed in seeds]]
+    ]
+
+
+def _chunks(values: Iterable[int], size: int) -> list[tuple[int, ...]]:
+    ordered = sorted(values)
+    return [tuple(ordered[first : first + size]) for first in range(0, len(ordered), size)]
+
+
+def sweep_to_json(sweep: Sweep) -> str:
+    """The runs of a sweep as one canonical JSON string."""
+    return canonical_json(sweep.runs)
+
+
+def runs_from_json(text: str) -> list[Run]:
+    """The inverse of `sweep_to_json`."""
+    return TypeAdapter(list[Run]).validate_json(text)
+
+
+def study_datasets(study: Study) -> dict[str, str]:
+    """Each prepared data set that the study needs: its id (name and 8 hex digits of its settings) → canonical JSON."""
+    return {dataset_id(task.dataset): canonical_json(task.dataset) for task in study.tasks.values()}
+
+
+def dataset_id(dataset: Closed) -> str:
+    """Name of a prepared data set: two tasks with the same settings share it."""
+    text = canonical_json(dataset)
+    return f"{json.loads(text)['name']}.{hashlib.sha256(text.encode()).hexdigest()[:8]}"
