@@ -32,7 +32,8 @@ import yaml
 
 from mufree.lab import data
 from mufree.lab.models.kernels import linear
-from mufree.lab.train.run import configure_torch, start, take_step
+from mufree.lab.train.network import configure_torch
+from mufree.lab.train.run import start, take_step
 from mufree.study import config
 from mufree.study.plan import Run, Sweep, expand, group_sweeps, sweep_to_json, training_flops
 

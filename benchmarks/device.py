@@ -21,12 +21,14 @@ import torch
 from mufree.lab.data import Prepared
 from mufree.lab.data.prepared import Split
 from mufree.lab.train import checkpoints
-from mufree.lab.train.run import Trace, configure_torch, train
+from mufree.lab.train.network import configure_torch
+from mufree.lab.train.run import train
 from mufree.lab.train.stack import Stack, finish, train_stack
+from mufree.lab.train.watch import Trace
 from mufree.study import machine
 from mufree.study.config import METHODS, OptimizerSettings
+from mufree.study.files import write_json
 from mufree.study.plan import Run, training_flops
-from mufree.study.record import write_json
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def resumes(case: Case, device: str) -> float:
         stack.evaluate()
         while stack.step < half:
             stack.take_step()
-        checkpoints.save_stack(path, stack)
+        checkpoints.save(path, stack)
         again: list[Trace] = finish(checkpoints.resumed_stack(path, runs, data, torch.device(device)))
     whole = train_stack(runs, data, device=device)
     return max(abs(a.train_loss / b.train_loss - 1) for a, b in zip(whole, again, strict=True))

@@ -1,34 +1,5 @@
 """From runs to tables and figures. No torch."""
 
-TABLES = [
-    "anytime",
-    "arms",
-    "best_of_k",
-    "control",
-    "coordcheck",
-    "coordcheck_verdict",
-    "cost",
-    "dynamics",
-    "dynamics_points",
-    "epsilon",
-    "estimates",
-    "horizon",
-    "interaction",
-    "loss",
-    "optima",
-    "premium",
-    "rate_ratio",
-    "regret",
-    "smoothness",
-    "spikes",
-    "stability",
-    "transfer",
-    "transfer_error",
-    "weight_decay",
-    "weight_decay_optimum",
-    "wider_is_better",
-]
-
 
 rule first_look:
     """Loss against rate for the first task, as soon as its runs are there."""
@@ -69,12 +40,10 @@ rule metrics:
             report(
                 f"results/{{study}}/tables/{table}.csv",
                 category="Tables",
-                caption=f"../paper/captions/{table}.rst",
-                labels={"table": table},
+                labels={"table": table, "what it says": says},
             )
-            for table in TABLES
+            for table, says in TABLES.items()
         ],
-        summary="results/{study}/tables/summary.json",
     log:
         "results/{study}/logs/metrics.log",
     conda:
@@ -83,7 +52,7 @@ rule metrics:
         "Compute the metrics"
     shell:
         "mufree metrics --rows {input.rows:q} --curves {input.curves:q} --coordcheck {input.coordcheck:q}"
-        " --out $(dirname {output.summary:q}) 2> {log:q}"
+        " --out $(dirname {output.tables[0]:q}) 2> {log:q}"
 
 
 rule calibration:
@@ -110,10 +79,12 @@ rule verdicts:
         hypotheses="experiments/hypotheses.yaml",
     output:
         report(
-            "results/{study}/tables/verdicts.csv",
+            "results/{study}/verdicts.csv",
             category="Tables",
-            caption="../paper/captions/verdicts.rst",
-            labels={"table": "verdicts"},
+            labels={
+                "table": "verdicts",
+                "what it says": "Each hypothesis, the numbers that decide it, and the verdict.",
+            },
         ),
     log:
         "results/{study}/logs/verdicts.log",
@@ -126,7 +97,7 @@ rule verdicts:
 
 
 rule draw:
-    """All figures of a task, each as PDF and PNG, with the numbers that it shows."""
+    """All figures of a task, each as PDF and PNG, with the numbers that it shows and what the pointer finds in it."""
     input:
         source_files("figures"),
         rows="results/{study}/rows.parquet",
@@ -137,17 +108,8 @@ rule draw:
         expand(
             "results/{{study}}/figures/{{task}}.{figure}.{kind}",
             figure=FIGURES,
-            kind=["pdf", "csv"],
+            kind=KINDS,
         ),
-        png=[
-            report(
-                f"results/{{study}}/figures/{{task}}.{figure}.png",
-                category="Figures",
-                caption=f"../paper/captions/{figure}.rst",
-                labels={"task": "{task}", "figure": figure.replace("_", " ")},
-            )
-            for figure in FIGURES
-        ],
     log:
         "results/{study}/logs/figures/{task}.log",
     conda:
@@ -159,4 +121,24 @@ rule draw:
         "Draw the figures of {wildcards.task}"
     shell:
         "mufree figure {params.names} --task {wildcards.task:q} --title {params.title:q} --rows {input.rows:q}"
-        " --curves {input.curves:q} --tables $(dirname {input.tables[0]:q}) --out $(dirname {output.png[0]:q}) 2> {log:q}"
+        " --curves {input.curves:q} --tables $(dirname {input.tables[0]:q}) --out $(dirname {output[0]:q}) 2> {log:q}"
+
+
+rule overview:
+    """The figure that shows all tasks side by side."""
+    input:
+        source_files("overview"),
+        optima="results/{study}/tables/optima.csv",
+        rows="results/{study}/rows.parquet",
+    output:
+        expand("results/{{study}}/figures/{figure}.{kind}", figure=OVERVIEW, kind=KINDS),
+    log:
+        "results/{study}/logs/figures/overview.log",
+    conda:
+        "../envs/mufree.yaml"
+    params:
+        stem=lambda wildcards: f"results/{wildcards.study}/figures/{OVERVIEW}",
+    message:
+        "Draw all tasks side by side"
+    shell:
+        "mufree overview --optima {input.optima:q} --rows {input.rows:q} --out {params.stem:q} 2> {log:q}"

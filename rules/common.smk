@@ -6,6 +6,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
+from mufree.publish import contents
 from mufree.study import jobs, sources
 from mufree.study.plan import (
     canonical_json,
@@ -45,20 +46,13 @@ KNOWN_CONFIG = [
     "engine",
     "minutes",
 ]
-FIGURES = [
-    "loss_vs_lr",
-    "optimum_vs_width",
-    "regret_vs_width",
-    "coordcheck",
-    "dynamics",
-    "validation_curves",
-    "lr_sensitivity",
-    "best_of_k",
-    "interaction",
-    "anytime",
-    "averages",
-    "weight_decay",
-]
+OVERVIEW = contents.OVERVIEW
+FIGURES = [name for name in contents.FIGURES if name != OVERVIEW]
+TABLES = contents.TABLES
+# A figure as files: for print, for the page with what the pointer finds in it, and what it plots.
+KINDS = ["pdf", "png", "csv", "points.json"]
+# Of all studies, the one whose hypotheses were written down before its runs.
+JUDGED = ["cifar_wikitext"]
 
 
 def read_study(file):
@@ -243,13 +237,25 @@ def report_usage():
         )
 
 
-def frozen_tasks(folder):
-    """Tasks of a frozen study with their descriptions; none before one was frozen."""
+def thawed(folder):
+    """Where what figures read of a frozen folder is put beside one another."""
+    return f"results/paper/thawed/{Path(folder).name}"
+
+
+def frozen_studies(*folders):
+    """Frozen folders by their study's name, each with the description of its tasks; a folder that isn't there has none."""
     try:
-        return {
-            name: task["description"]
-            for path in folder.glob("study.yaml")
-            for name, task in read_yaml(path)["tasks"].items()
+        found = {
+            folder: read_yaml(Path(workflow.basedir) / folder / "study.yaml")
+            for folder in folders
+            if (Path(workflow.basedir) / folder / "study.yaml").exists()
         }
     except StudyFileError as error:
         raise WorkflowError(str(error))
+    return {
+        study["name"]: (
+            folder,
+            {name: task["description"] for name, task in study["tasks"].items()},
+        )
+        for folder, study in found.items()
+    }

@@ -1,50 +1,30 @@
 """The article, from the frozen study in paper/data alone, and how a study is frozen. Nothing here trains."""
 
-FROZEN = Path(workflow.basedir) / "paper/data"
-# What was tried after the results of the study in FROZEN: a study of its own, frozen apart.
-FOLLOW_UPS = Path(workflow.basedir) / "paper/follow_ups"
-PAPER_FIGURES = [
-    "loss_vs_lr",
-    "optimum_vs_width",
-    "regret_vs_width",
-    "interaction",
-    "anytime",
-    "best_of_k",
-    "weight_decay",
-    "coordcheck",
-    "dynamics",
-    "validation_curves",
-    "averages",
-    "lr_sensitivity",
-]
-FOLLOW_UP_FIGURES = ["loss_vs_lr"]
-PAPER_TABLES = [
-    "answer",
-    "tasks",
-    "main",
-    "cells",
-    "verdicts",
-    "conditions",
-    "optima",
-    "data",
-    *(["calibration"] if (FROZEN / "calibration.csv").exists() else []),
-    *(["power"] if (FROZEN / "power.csv").exists() else []),
-]
-
-
-PAPER_TASKS = frozen_tasks(FROZEN)
-FOLLOW_UP_TASKS = frozen_tasks(FOLLOW_UPS)
-FROZEN_FOLDERS = ["paper/data", *(["paper/follow_ups"] if FOLLOW_UP_TASKS else [])]
+# The paper's studies, by name: the one that is judged, then what was tried after its results.
+PAPER = frozen_studies("paper/data", "paper/follow_ups")
+FROZEN_FOLDERS = [folder for folder, _ in PAPER.values()] or ["paper/data"]
 # A change of any file is seen. The manifest is asked for even before there is one.
-FROZEN_FILES = ["paper/data/MANIFEST.json"] + [
+FROZEN_FILES = [f"{FROZEN_FOLDERS[0]}/MANIFEST.json"] + [
     path.relative_to(workflow.basedir).as_posix()
-    for folder in (FROZEN, FOLLOW_UPS)
-    for path in sorted(folder.rglob("*"))
-    if path.is_file() and path != FROZEN / "MANIFEST.json"
+    for folder in FROZEN_FOLDERS
+    for path in sorted((Path(workflow.basedir) / folder).rglob("*"))
+    if path.is_file() and path != Path(workflow.basedir) / "paper/data/MANIFEST.json"
+]
+PAPER_OVERVIEWS = [
+    f"results/paper/figures/{name}/{OVERVIEW}.{kind}"
+    for name in PAPER
+    for kind in KINDS
+]
+PAPER_FIGURES = PAPER_OVERVIEWS + [
+    f"results/paper/figures/{name}/{task}.{figure}.{kind}"
+    for name, (_, tasks) in PAPER.items()
+    for task in tasks
+    for figure in FIGURES
+    for kind in KINDS
 ]
 
 
-IS_FOLLOW_UP = STUDY.name == FOLLOW_UPS.name
+IS_FOLLOW_UP = STUDY.name == "follow_ups"
 
 
 localrules:
@@ -55,7 +35,6 @@ rule freeze:
     """Freeze the study of --config study=NAME into paper/data, which the article is built from; or follow_ups, beside it."""
     input:
         rows=f"results/{STUDY.name}/rows.parquet",
-        curves=f"results/{STUDY.name}/curves.parquet",
         timings=f"results/{STUDY.name}/timings.parquet",
         provenance=f"results/{STUDY.name}/provenance.json",
         tables=expand(
@@ -67,8 +46,7 @@ rule freeze:
             task=STUDY.tasks,
         ),
         study=STUDY_FILE,
-        full=STUDY_FILE if IS_FOLLOW_UP else "experiments/cifar_wikitext.yaml",
-        power=[] if IS_FOLLOW_UP else "experiments/cifar_wikitext.power.csv",
+        power=[f for f in [f"experiments/{STUDY.name}.power.csv"] if Path(f).exists()],
         hypotheses="experiments/hypotheses.yaml",
     log:
         f"results/{STUDY.name}/logs/freeze.log",
@@ -85,23 +63,30 @@ rule freeze:
             "",
         ),
         power=lambda wildcards, input: f"--power {input.power}" if input.power else "",
+        store=f"results/{STUDY.name}/runs",
         out="paper/follow_ups" if IS_FOLLOW_UP else "paper/data",
     message:
         "Freeze study {STUDY.name} for the paper"
     # No output: what is frozen is a source of the article, which must not pull training in.
     shell:
-        "mufree freeze --study {input.study:q} --full {input.full:q} --hypotheses {input.hypotheses:q} --rows {input.rows:q}"
-        " --curves {input.curves:q} --timings {input.timings:q} --tables $(dirname {input.tables[0]:q})"
+        "mufree freeze --study {input.study:q} --hypotheses {input.hypotheses:q} --rows {input.rows:q}"
+        " --timings {input.timings:q} --store {params.store:q} --tables $(dirname {input.tables[0]:q})"
         " --coordcheck {input.coordcheck:q} --provenance {input.provenance:q} {params.calibration} {params.power}"
         " --out {params.out} 2> {log:q}"
 
 
 rule check_frozen:
-    """Frozen files are those of their manifest."""
+    """Frozen files are those of their manifest; what figures read of them is put beside one another."""
     input:
+        source_files("recompute"),
         FROZEN_FILES,
     output:
-        "results/paper/verified.json",
+        verified="results/paper/verified.json",
+        thawed=expand(
+            "{folder}/{file}",
+            folder=[thawed(folder) for folder in FROZEN_FOLDERS],
+            file=["curves.parquet", "tables/coordcheck.csv"],
+        ),
     log:
         "results/paper/logs/check_frozen.log",
     conda:
@@ -111,7 +96,7 @@ rule check_frozen:
     message:
         "Check what is frozen against its manifest"
     shell:
-        "mufree check-frozen {params.folders} --out {output:q} 2> {log:q}"
+        "mufree check-frozen {params.folders} --thaw results/paper/thawed --out {output.verified:q} 2> {log:q}"
 
 
 rule recompute:
@@ -154,89 +139,87 @@ rule paper_verdicts:
 
 
 rule numbers:
-    """Every number and computed sentence of the article, and its tables as CSV and LaTeX."""
+    """Every number that the article and the README may name."""
     input:
         source_files("numbers"),
         verdicts="results/paper/verdicts.csv",
     output:
-        numbers="results/paper/numbers.json",
-        tables=expand(
-            "results/paper/tables/{table}.{kind}",
-            table=PAPER_TABLES,
-            kind=["csv", "tex"],
-        ),
+        "results/paper/numbers.json",
     log:
         "results/paper/logs/numbers.log",
     conda:
         "../envs/mufree.yaml"
     params:
-        figures=PAPER_FIGURES,
-        follow_ups="--follow-ups paper/follow_ups" if FOLLOW_UP_TASKS else "",
+        folders=FROZEN_FOLDERS,
     message:
         "Collect the paper's numbers"
     shell:
-        "mufree numbers --frozen paper/data --verdicts {input.verdicts:q} --figures {params.figures}"
-        " {params.follow_ups} --out $(dirname {output.numbers:q}) 2> {log:q}"
+        "mufree numbers --frozen {params.folders} --verdicts {input.verdicts:q} --out {output:q} 2> {log:q}"
+
+
+rule paper_overview:
+    """All tasks of a frozen study side by side."""
+    input:
+        source_files("overview"),
+        verified="results/paper/verified.json",
+    output:
+        expand(
+            "results/paper/figures/{{paper_study}}/{figure}.{kind}",
+            figure=OVERVIEW,
+            kind=KINDS,
+        ),
+    log:
+        "results/paper/logs/figures/{paper_study}.log",
+    wildcard_constraints:
+        paper_study="|".join(PAPER) or "none",
+    conda:
+        "../envs/mufree.yaml"
+    params:
+        frozen=lambda wildcards: PAPER[wildcards.paper_study][0],
+        stem=lambda wildcards: f"results/paper/figures/{wildcards.paper_study}/{OVERVIEW}",
+    message:
+        "Draw all tasks of {wildcards.paper_study} side by side"
+    shell:
+        "mufree overview --optima {params.frozen}/tables/optima.csv --rows {params.frozen}/rows.parquet --out {params.stem:q} 2> {log:q}"
 
 
 rule paper_figures:
     """The figures of a task, from the frozen tables."""
     input:
         source_files("figures"),
-        verified="results/paper/verified.json",
+        thawed=rules.check_frozen.output.thawed,
     output:
         expand(
-            "results/paper/figures/{{paper_task}}.{figure}.{kind}",
-            figure=PAPER_FIGURES,
-            kind=["png", "csv"],
-        ),
-        pdf=expand(
-            "results/paper/figures/{{paper_task}}.{figure}.pdf", figure=PAPER_FIGURES
+            "results/paper/figures/{{paper_study}}/{{paper_task}}.{figure}.{kind}",
+            figure=FIGURES,
+            kind=KINDS,
         ),
     log:
-        "results/paper/logs/figures/{paper_task}.log",
+        "results/paper/logs/figures/{paper_study}.{paper_task}.log",
     wildcard_constraints:
-        paper_task="|".join(PAPER_TASKS) or "none",
+        paper_study="|".join(PAPER) or "none",
+        paper_task="|".join(task for _, tasks in PAPER.values() for task in tasks)
+        or "none",
     conda:
         "../envs/mufree.yaml"
     params:
-        frozen="paper/data",
-        title=lambda wildcards: PAPER_TASKS[wildcards.paper_task],
-        names=PAPER_FIGURES,
+        frozen=lambda wildcards: PAPER[wildcards.paper_study][0],
+        thawed=lambda wildcards: thawed(PAPER[wildcards.paper_study][0]),
+        title=lambda wildcards: PAPER[wildcards.paper_study][1][wildcards.paper_task],
+        names=FIGURES,
     message:
         "Draw the paper's figures of {wildcards.paper_task}"
     shell:
         "mufree figure {params.names} --task {wildcards.paper_task:q} --title {params.title:q}"
-        " --rows {params.frozen}/rows.parquet --curves {params.frozen}/curves.parquet --tables {params.frozen}/tables"
-        " --out $(dirname {output.pdf[0]:q}) 2> {log:q}"
-
-
-use rule paper_figures as follow_up_figures with:
-    output:
-        expand(
-            "results/paper/follow_ups/{{paper_task}}.{figure}.{kind}",
-            figure=FOLLOW_UP_FIGURES,
-            kind=["png", "csv"],
-        ),
-        pdf=expand(
-            "results/paper/follow_ups/{{paper_task}}.{figure}.pdf",
-            figure=FOLLOW_UP_FIGURES,
-        ),
-    log:
-        "results/paper/logs/follow_ups/{paper_task}.log",
-    wildcard_constraints:
-        paper_task="|".join(FOLLOW_UP_TASKS) or "none",
-    params:
-        frozen="paper/follow_ups",
-        title=lambda wildcards: FOLLOW_UP_TASKS[wildcards.paper_task],
-        names=FOLLOW_UP_FIGURES,
+        " --rows {params.frozen}/rows.parquet --curves {params.thawed}/curves.parquet --tables {params.thawed}/tables"
+        " --out $(dirname {output[0]:q}) 2> {log:q}"
 
 
 rule claims:
-    """Every claim of the article, tested against the frozen tables."""
+    """Every statement of the article and of the README's answer, tested against the frozen tables."""
     input:
         "paper/paper.typ",
-        "paper/template.typ",
+        "paper/answer.md",
         [
             path.relative_to(workflow.basedir).as_posix()
             for path in sorted((Path(workflow.basedir) / "tests/claims").glob("*.py"))
@@ -253,30 +236,42 @@ rule claims:
         "Test the paper's claims"
     # The other tests' conftest loads torch; these need none.
     shell:
-        "MUFREE_PAPER=$(dirname {input.numbers:q}) python -m pytest tests/claims/test_claims.py --confcutdir tests/claims"
+        "MUFREE_NUMBERS={input.numbers:q} python -m pytest tests/claims --confcutdir tests/claims"
         " -p no:cacheprovider -q --tb=short > {log:q} 2>&1 && tail -n 1 {log:q} | sed 's/ in .*//' > {output:q}"
 
 
+rule supplement:
+    """Every table and figure of the paper's studies: results/paper/supplement.pdf."""
+    input:
+        source_files("supplement"),
+        PAPER_FIGURES,
+        verdicts="results/paper/verdicts.csv",
+    output:
+        "results/paper/supplement.pdf",
+    log:
+        "results/paper/logs/supplement.log",
+    conda:
+        "../envs/mufree.yaml"
+    params:
+        folders=FROZEN_FOLDERS,
+    message:
+        "Set the supplement"
+    shell:
+        "mufree supplement --frozen {params.folders} --verdicts {input.verdicts:q} --figures results/paper/figures"
+        " --out {output:q} 2> {log:q}"
+
+
 rule paper:
-    """The article: paper/paper.pdf."""
+    """The article, paper/paper.pdf, with its supplement beside its numbers."""
     input:
         "paper/paper.typ",
         "paper/template.typ",
         "paper/references.bib",
         source_files("paper"),
         numbers="results/paper/numbers.json",
-        tables=rules.numbers.output.tables,
         claims="results/paper/claims.txt",
-        figures=expand(
-            "results/paper/figures/{task}.{figure}.pdf",
-            task=PAPER_TASKS,
-            figure=PAPER_FIGURES,
-        ),
-        follow_ups=expand(
-            "results/paper/follow_ups/{task}.{figure}.pdf",
-            task=FOLLOW_UP_TASKS,
-            figure=FOLLOW_UP_FIGURES,
-        ),
+        supplement="results/paper/supplement.pdf",
+        figures=[figure for figure in PAPER_FIGURES if figure.endswith(".pdf")],
     output:
         "paper/paper.pdf",
     log:
@@ -286,5 +281,4 @@ rule paper:
     message:
         "Set the paper"
     shell:
-        "mufree paper --source paper --build $(dirname {input.numbers:q}) --figures {input.figures:q} {input.follow_ups:q}"
-        " --out {output:q} 2> {log:q}"
+        "mufree paper --source paper --numbers {input.numbers:q} --figures {input.figures:q} --out {output:q} 2> {log:q}"

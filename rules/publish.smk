@@ -23,43 +23,36 @@ rule provenance:
 
 
 rule report:
-    """The report: what was run, what came out, and how far one may believe it."""
+    """The report: page one answers, all else is behind it; in print the main figures alone."""
     input:
         source_files("report"),
         tables=expand("results/{{study}}/tables/{table}.csv", table=TABLES),
-        verdicts="results/{study}/tables/verdicts.csv",
-        summary="results/{study}/tables/summary.json",
         rows="results/{study}/rows.parquet",
-        curves="results/{study}/curves.parquet",
         figures=expand(
-            "results/{{study}}/figures/{task}.{figure}.{kind}",
-            task=STUDY.tasks,
-            figure=FIGURES,
-            kind=["pdf", "png", "csv"],
+            "results/{{study}}/figures/{figure}.{kind}",
+            figure=[
+                OVERVIEW,
+                *(f"{task}.{name}" for task in STUDY.tasks for name in FIGURES),
+            ],
+            kind=KINDS,
         ),
         provenance="results/{study}/provenance.json",
+        verdicts=branch(STUDY.name in JUDGED, then="results/{study}/verdicts.csv"),
         study=STUDY_FILE,
     output:
-        pdf=report(
-            "results/{study}/report.pdf",
-            category="Report",
-            caption="../paper/captions/report.rst",
-            labels={"kind": "PDF"},
-        ),
-        html=report(
-            "results/{study}/report.html",
-            category="Report",
-            caption="../paper/captions/report.rst",
-            labels={"kind": "page"},
-        ),
+        pdf="results/{study}/report.pdf",
+        html=report("results/{study}/report.html", category="Report"),
     log:
         "results/{study}/logs/report.log",
     conda:
         "../envs/mufree.yaml"
+    params:
+        verdicts=lambda wildcards, input: (
+            f"--verdicts {input.verdicts}" if input.verdicts else ""
+        ),
     message:
         "Write the report"
     shell:
-        "mufree report --study {input.study:q} --rows {input.rows:q} --curves {input.curves:q}"
-        " --tables $(dirname {input.summary:q})"
-        " --figures $(dirname {input.figures[0]:q}) --provenance {input.provenance:q}"
+        "mufree report --study {input.study:q} --rows {input.rows:q} --tables $(dirname {input.tables[0]:q})"
+        " --figures $(dirname {input.figures[0]:q}) --provenance {input.provenance:q} {params.verdicts}"
         " --out $(dirname {output.pdf:q}) 2> {log:q}"

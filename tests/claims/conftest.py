@@ -5,28 +5,32 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
-from evidence import ROOT, Paper
+from evidence import ROOT, Evidence
 
 
 @pytest.fixture(scope="session")
-def paper(tmp_path_factory: pytest.TempPathFactory) -> Paper:
-    """What the workflow has just built (MUFREE_PAPER), or else what the frozen study gives."""
-    frozen = ROOT / "paper/data"
-    if not (frozen / "MANIFEST.json").exists():
+def evidence() -> Evidence:
+    """What is frozen; the article and the README are about the full study alone."""
+    if not (ROOT / "paper/data/MANIFEST.json").exists():
         pytest.skip("no study is frozen in paper/data")
-    built = os.environ.get("MUFREE_PAPER")
-    folder = Path(built) if built else tmp_path_factory.mktemp("paper")
+    return Evidence.of("paper/data", "paper/follow_ups")
+
+
+@pytest.fixture(scope="session")
+def numbers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What the workflow has just built (MUFREE_NUMBERS), or else what the frozen studies give."""
+    built = os.environ.get("MUFREE_NUMBERS")
+    path = Path(built) if built else tmp_path_factory.mktemp("paper") / "numbers.json"
     if not built:
         from mufree.cli import main
 
-        verdicts = str(folder / "verdicts.csv")
-        estimates, hypotheses = frozen / "tables/estimates.csv", frozen / "hypotheses.yaml"
-        assert (
-            main(["verdicts", "--estimates", str(estimates), "--hypotheses", str(hypotheses), "--out", verdicts]) == 0
-        )
-        numbers = ["numbers", "--frozen", str(frozen), "--verdicts", verdicts, "--out", str(folder)]
-        later = frozen.with_name("follow_ups")
-        assert main([*numbers, *(["--follow-ups", str(later)] if later.exists() else [])]) == 0
-    return Paper(json.loads((folder / "numbers.json").read_text()), frozen, folder)
+        data, verdicts = ROOT / "paper/data", str(path.with_name("verdicts.csv"))
+        estimates, hypotheses = str(data / "tables/estimates.csv"), str(data / "hypotheses.yaml")
+        assert main(["verdicts", "--estimates", estimates, "--hypotheses", hypotheses, "--out", verdicts]) == 0
+        studies = [str(data), str(data.with_name("follow_ups"))]
+        assert main(["numbers", "--frozen", *studies, "--verdicts", verdicts, "--out", str(path)]) == 0
+    found: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["numbers"]
+    return found

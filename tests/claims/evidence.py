@@ -1,10 +1,9 @@
-"""The built numbers, and the frozen tables that they have to agree with."""
+"""The frozen tables that statements are tested against, read past the package; and ways to turn them round."""
 
 from __future__ import annotations
 
-import json
-import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,75 +11,110 @@ import pandas as pd
 import yaml
 
 ROOT = Path(__file__).parents[2]
+OPTIMIZERS = ("schedulefree", "adamw")
+ENDS = ("low", "high", "low90", "high90")
 
 
 @dataclass(frozen=True)
-class Paper:
-    """`numbers` is numbers.json, `built` its folder; all else is read from the frozen folder, past the package."""
+class Evidence:
+    """`estimates` are of all studies, whose tasks have names of their own; the rest is the first study's."""
 
-    numbers: dict[str, Any]
-    frozen: Path
-    built: Path
+    estimates: pd.DataFrame
+    tasks: list[str]
+    control: pd.DataFrame
+    checks: pd.DataFrame
+    stability: pd.DataFrame
+    hypotheses: list[dict[str, Any]]
 
-    def shown(self, name: str) -> pd.DataFrame:
-        """A table as the article shows it: all text."""
-        return pd.read_csv(self.built / "tables" / f"{name}.csv", dtype=str)
-
-    def table(self, name: str) -> pd.DataFrame:
-        return pd.read_csv(self.frozen / "tables" / f"{name}.csv")
-
-    @property
-    def rows(self) -> pd.DataFrame:
-        return pd.read_parquet(self.frozen / "rows.parquet")
-
-    @property
-    def follow_ups(self) -> Paper | None:
-        """What was tried after the results, read in the same way; its own `numbers` are numbers.json's part on it."""
-        folder = self.frozen.with_name("follow_ups")
-        return Paper(self.numbers["follow_ups"], folder, self.built) if folder.exists() else None
-
-    @property
-    def primary(self) -> pd.DataFrame:
-        rows = self.rows
-        return rows[rows["variant"].fillna("") == ""]
+    @classmethod
+    def of(cls, *folders: str) -> Evidence:
+        main, *_ = (ROOT / folder for folder in folders)
+        tables = {
+            name: pd.read_csv(main / f"tables/{name}.csv") for name in ("control", "coordcheck_verdict", "stability")
+        }
+        return cls(
+            estimates=pd.concat([pd.read_csv(ROOT / folder / "tables/estimates.csv") for folder in folders]),
+            tasks=sorted(pd.read_parquet(main / "rows.parquet", columns=["task"])["task"].unique()),
+            control=tables["control"],
+            checks=tables["coordcheck_verdict"],
+            stability=tables["stability"],
+            hypotheses=yaml.safe_load((main / "hypotheses.yaml").read_text())["hypotheses"],
+        )
 
     @property
-    def manifest(self) -> dict[str, Any]:
-        plain: dict[str, Any] = json.loads((self.frozen / "MANIFEST.json").read_text())
-        return plain
+    def main(self) -> pd.DataFrame:
+        """The judged study's own estimates."""
+        return self.estimates[self.estimates["task"].isin(self.tasks)]
 
-    @property
-    def hypotheses(self) -> list[dict[str, Any]]:
-        plain: list[dict[str, Any]] = yaml.safe_load((self.frozen / "hypotheses.yaml").read_text())["hypotheses"]
-        return plain
+    def all(self, statistic: str, subject: str) -> pd.DataFrame:
+        """A statistic in each task of the judged study, at each task's largest width where it has one."""
+        rows = self.main.query("statistic == @statistic and subject == @subject").sort_values("width")
+        return rows.groupby("task").tail(1).set_index("task")
 
-    @property
-    def tasks(self) -> list[str]:
-        return sorted(self.rows["task"].unique())
-
-    @property
-    def least_seeds(self) -> int:
-        """Of the four methods; a control may have fewer."""
-        optima = self.table("optima")
-        four = [f"{p}_{o}" for p in ("sp", "mup") for o in ("adamw", "schedulefree")]
-        return int(optima[optima["method"].isin(four)]["n_seeds"].min())
-
-    def said(self, claim: str) -> list[str]:
-        sentences: list[str] = self.numbers["sentences"][claim]
-        return sentences
-
-    def about(self, claim: str, task: str) -> str:
-        """The sentence of a claim that begins with a task."""
-        (found,) = [line for line in self.said(claim) if line.startswith((f"{task}:", f"{task},"))]
-        return found
+    def one(self, task: str, subject: str, statistic: str, width: int | None = None) -> pd.Series[Any]:
+        rows = self.estimates.query("task == @task and statistic == @statistic and subject == @subject")
+        (row,) = [row for _, row in rows.iterrows() if width is None or row["width"] == width]
+        return row
 
 
-def numbers_in(text: str) -> list[tuple[float, float]]:
-    """Every number in a text, and half a unit of its last digit."""
-    found = re.findall(r"[+−]?\d+(?:\.\d+)?", text)
-    return [(float(x.replace("−", "-")), 0.5 * 10.0 ** -len(x.partition(".")[2])) for x in found]
+Change = Callable[[Evidence], Evidence]
 
 
-def shows(text: str, value: float) -> bool:
-    """Whether the text has this number, rounded, as it is or in per cent."""
-    return any(abs(shown - v) <= half * 1.001 + 1e-9 for shown, half in numbers_in(text) for v in (value, 100 * value))
+def _estimates(change: Callable[[pd.DataFrame], pd.DataFrame]) -> Change:
+    return lambda evidence: replace(evidence, estimates=change(evidence.estimates.copy()))
+
+
+def _flip(table: pd.DataFrame) -> pd.DataFrame:
+    for low, high in (("low", "high"), ("low90", "high90")):
+        table[low], table[high] = -table[high], -table[low].copy()
+    return table.assign(estimate=-table["estimate"])
+
+
+def _swap(table: pd.DataFrame) -> pd.DataFrame:
+    names = {f"{a}_{o}": f"{b}_{o}" for a, b in (("sp", "mup"), ("mup", "sp")) for o in OPTIMIZERS}
+    return table.assign(subject=table["subject"].replace(names))
+
+
+def _shift(table: pd.DataFrame, by: float) -> pd.DataFrame:
+    for column in ("estimate", *ENDS):
+        table[column] += by
+    return table
+
+
+def _sharpen(table: pd.DataFrame) -> pd.DataFrame:
+    for column in ENDS:
+        table[column] = table["estimate"] + (table[column] - table["estimate"]) / 50
+    return table.assign(se=table["se"] / 50)
+
+
+flipped = _estimates(_flip)
+"""Every estimate with the other sign."""
+swapped = _estimates(_swap)
+"""SP and µP in each other's place."""
+shifted = _estimates(lambda table: _shift(table, 1.0))
+"""Every estimate larger by one."""
+lowered = _estimates(lambda table: _shift(table, -1.0))
+"""Every estimate smaller by one."""
+sharpened = _estimates(_sharpen)
+"""Every interval a fiftieth as wide."""
+
+
+def unequal(evidence: Evidence) -> Evidence:
+    """One pair of the negative control that differs."""
+    control = evidence.control.copy()
+    control.loc[0, "n_equal"] -= 1
+    return replace(evidence, control=control)
+
+
+def mup_fails(evidence: Evidence) -> Evidence:
+    """A coordinate check of µP that surely fails."""
+    checks = evidence.checks.copy()
+    of_mup = checks["method"].str.startswith("mup")
+    checks.loc[checks[of_mup].index[0], ["passed", "n_sure"]] = [False, 3]
+    return replace(evidence, checks=checks)
+
+
+def divergence_swapped(evidence: Evidence) -> Evidence:
+    """SP and µP in each other's place where runs are counted."""
+    swapped = _swap(evidence.stability.rename(columns={"method": "subject"}))
+    return replace(evidence, stability=swapped.rename(columns={"subject": "method"}))

@@ -14,8 +14,10 @@ from test_train import data_for, make_run
 from torch import Tensor, nn
 
 from mufree.lab.train.checkpoints import Interrupted, keeper, resumed
+from mufree.lab.train.network import configure_torch
 from mufree.lab.train.ranks import ALONE, Ranks, RanksError, joined
-from mufree.lab.train.run import Trace, configure_torch, finish, start
+from mufree.lab.train.run import finish, start
+from mufree.lab.train.watch import Trace
 from mufree.study.plan import Run
 
 CASES = [(model, method) for model in ("mlp", "gpt") for method in ("mup_adamw", "mup_schedulefree", "mup_adamw_ema")]

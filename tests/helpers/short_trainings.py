@@ -13,7 +13,8 @@ import torch
 from test_train import MODELS, data_for, make_run
 
 from mufree.lab.data.batches import train_batches
-from mufree.lab.train.run import configure_torch, cross_entropy, make_model, make_optimizer
+from mufree.lab.train.evaluate import cross_entropy
+from mufree.lab.train.network import configure_torch, make_model, make_optimizer
 
 METHODS = ("mup_adamw", "mup_schedulefree", "mup_radam_schedulefree", "mup_sgd", "mup_sgd_schedulefree")
 # Of the ResNet, channels that are a multiple of 8 and such that aren't: oneDNN has kernels for each.

@@ -82,11 +82,11 @@ def regret_held(grid: Grid, k: int, base: int, transferred: int) -> float:
     return 0.0 if k == base and not math.isnan(mean(terms)) else mean(terms)
 
 
-def anytime_gap(free: Grid, rival: Grid, h: int, last: int, *, cross_fitted: bool) -> float:
+def anytime_gap(free: Grid, rival: Grid, h: int, last: int) -> float:
     seeds = seeds_of(free)
     terms = []
     for s in seeds:
-        choosers = [other for other in seeds if other != s] if cross_fitted else seeds
+        choosers = [other for other in seeds if other != s]
         one = argmin(free, last, choosers) if choosers else None
         own = argmin(rival, h, choosers) if choosers else None
         if one is None or own is None:
@@ -95,11 +95,11 @@ def anytime_gap(free: Grid, rival: Grid, h: int, last: int, *, cross_fitted: boo
     return mean(terms)
 
 
-def premium(constant: Grid, scheduled: Grid, k: int, *, cross_fitted: bool) -> float:
+def premium(constant: Grid, scheduled: Grid, k: int) -> float:
     seeds = seeds_of(constant)
     terms = []
     for s in seeds:
-        choosers = [other for other in seeds if other != s] if cross_fitted else seeds
+        choosers = [other for other in seeds if other != s]
         rates = [argmin(grid, k, choosers) if choosers else None for grid in (constant, scheduled)]
         if rates[0] is None or rates[1] is None:
             return math.nan

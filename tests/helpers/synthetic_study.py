@@ -9,15 +9,17 @@ decays are asked for by name; `make_full_study()` has ten methods and all factor
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from synthetic_factors import make_factor_tables
 
-from mufree.study.config import CoordinateCheck
+from mufree.publish.results import Results
 
 TASKS = {
     "patches-mlp": ("photo_patches", "mlp", 2.3),
@@ -470,9 +472,10 @@ def make_primary_tables(
     }
 
 
-def make_description(tables: dict[str, pd.DataFrame]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """What the report reads besides tables: the study, summary.json and provenance.json."""
-    tasks = list(dict.fromkeys(tables["rows"]["task"]))
+def make_results(tables: dict[str, pd.DataFrame], verdicts: pd.DataFrame | None = None, **more: Any) -> Results:
+    """The made-up study as pages read it, its tables as they come back from CSV files; `more` are fields of a frozen one."""
+    rows = tables["rows"]
+    tasks = list(dict.fromkeys(rows["task"]))
     datasets = {task: {"name": TASKS[task][0]} for task in tasks}
     study = {
         "name": "madeup",
@@ -481,8 +484,8 @@ def make_description(tables: dict[str, pd.DataFrame]) -> tuple[dict[str, Any], d
             task: {
                 "description": f"{TASKS[task][1].upper()} on {TASKS[task][0]}",
                 "dataset": datasets[task],
-                "training": {"steps": 200, "batch_size": 64},
-                "coordinate_check": CoordinateCheck().model_dump(mode="json"),
+                "base_width": int(tables["optima"]["base_width"].iloc[0]),
+                "optimizers": {"adamw": {"beta2": 0.95}},
             }
             for task in tasks
         },
@@ -498,7 +501,12 @@ def make_description(tables: dict[str, pd.DataFrame]) -> tuple[dict[str, Any], d
         }
         for task in tasks
     ]
-    rows = tables["rows"]
-    rows = rows[rows["variant"].eq("")]
-    summary = {"n_runs": len(rows), "n_diverged": int((rows["status"] == "diverged").sum())}
-    return study, summary, {"study": "madeup", "environment": {"python": "3.11"}, "numerics": [1], "data": manifests}
+    provenance = {"environment": {"python": "3.11", "packages": {"torch": "2.6"}}, "core_hours": 1.5, "data": manifests}
+    read = {
+        name: pd.read_csv(io.StringIO(table.to_csv(index=False)))
+        for name, table in tables.items()
+        if name not in ("rows", "curves", "verdicts")
+    }
+    return Results(
+        Path("madeup"), study, rows, read, provenance, pd.DataFrame() if verdicts is None else verdicts, **more
+    )

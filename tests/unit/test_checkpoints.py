@@ -29,11 +29,12 @@ from mufree.cli.inputs import load_study
 from mufree.lab.data import Prepared
 from mufree.lab.train import checkpoints
 from mufree.lab.train.checkpoints import Interrupted, keeper, resumed, save
-from mufree.lab.train.run import Session, TrainLoss, finish, train
+from mufree.lab.train.run import Session, finish, train
+from mufree.lab.train.watch import TrainLoss
 from mufree.optim import save_checkpoint
-from mufree.study import record
+from mufree.study import run_store
 from mufree.study.plan import Run, expand
-from mufree.study.record import checkpoint_path, store_path
+from mufree.study.run_store import checkpoint_path, store_path
 
 CPU = torch.device("cpu")
 
@@ -142,7 +143,8 @@ def forget_the_average(session: Session) -> None:
 
 
 def forget_curves(session: Session) -> None:
-    session.points = {key: points[-1:] for key, points in session.points.items()}
+    points = session.curves.points
+    session.curves.points = {key: (steps[-1:], values[-1:]) for key, (steps, values) in points.items()}
 
 
 @pytest.mark.parametrize(
@@ -384,7 +386,7 @@ def test_a_sweep_that_is_stopped_in_its_second_run_completes_in_the_second_call(
 def test_a_sweep_that_is_stopped_between_runs_trains_no_other(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    keep = record.save_run
+    keep = run_store.save_run
 
     def save_and_be_stopped(*arguments: Any) -> None:
         keep(*arguments)
@@ -392,7 +394,7 @@ def test_a_sweep_that_is_stopped_between_runs_trains_no_other(
 
     before = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patched:
-        patched.setattr(record, "save_run", save_and_be_stopped)
+        patched.setattr(run_store, "save_run", save_and_be_stopped)
         assert main(sweep_arguments(study, tmp_path)) == 75
     assert signal.getsignal(signal.SIGTERM) == before
     assert "stopped by SIGTERM before photo.mup_schedulefree.w32.lr-8.s0." in capsys.readouterr().err

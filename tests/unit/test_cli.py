@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -12,6 +15,7 @@ import yaml
 from studies import study, with_grid
 
 from mufree.cli import main
+from mufree.cli.commands import app
 from mufree.cli.inputs import UserError, load_study
 
 COMMANDS = (
@@ -28,12 +32,17 @@ COMMANDS = (
     "freeze",
     "check-frozen",
     "numbers",
+    "supplement",
+    "overview",
     "paper",
     "answer",
     "pack",
     "unpack",
     "part",
     "calibrate",
+    "power",
+    "first-look",
+    "rerun",
     "usage",
     "schema",
 )
@@ -73,10 +82,55 @@ def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -
     assert f"example:\n  mufree {command}" in capsys.readouterr().out
 
 
-def test_no_command_is_a_usage_error() -> None:
+def test_help_lists_the_commands_and_loads_none_of_what_they_need(capsys: pytest.CaptureFixture[str]) -> None:
+    code = "import sys, mufree.cli; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "numpy", "pandas", "matplotlib", "pyarrow", "pydantic", "yaml"} & set(loaded)
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = capsys.readouterr().out
+    assert set(COMMANDS) == set(re.findall(r"^  ([a-z]\S*)", said, flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("", ["mufree: name a command", "`mufree --help`"]),
+        ("plam", ["plam", "plan"]),
+        ("plan", ["mufree plan: ", "STUDY", "`mufree plan --help`"]),
+        ("plan s.yaml --cores four", ["--cores", "four"]),
+        ("plan s.yaml --device gpu", ["--device", "gpu", "cuda"]),
+        ("plan s.yaml --no-sweeps", ["--no-sweeps"]),
+        ("plan s.yaml other.yaml", ["other.yaml"]),
+        ("check-frozen --out checked.json", ["FROZEN"]),
+        ("calibrate --seeds --out table.csv", ["--seeds"]),
+    ],
+)
+def test_wrong_arguments_are_a_usage_error(
+    arguments: str, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main([])
+        main(arguments.split())
     assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert all(word in said for word in words), said
+    assert "Traceback" not in said
+
+
+def test_a_list_ends_at_the_next_option_and_may_be_empty(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = "metrics --rows no.parquet --curves no.parquet"
+    for checks in ("", " --coordcheck", " --coordcheck a.parquet b.parquet"):
+        assert main(f"{rows}{checks} --out {tmp_path}".split()) == 1
+        assert "no.parquet" in capsys.readouterr().err
+
+
+def test_cores_and_the_end_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    where = ["--runs", "[]", "--data", "d", "--store", "s", "--out", "o"]
+    monkeypatch.setenv("MUFREE_CORES", "3")
+    monkeypatch.setenv("MUFREE_UNTIL", "12.5")
+    for more, cores in (([], 3), (["--cores", "2"], 2)):
+        _, found, _ = app.parse_args(["sweep", *where, *more])
+        assert (found.arguments["cores"], found.arguments["until"]) == (cores, 12.5)
 
 
 def sweep(folder: Path, data: Path, *extra: str) -> int:

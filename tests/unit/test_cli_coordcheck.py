@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from mufree.cli import main
+from mufree.lab.coordcheck import OPTIMIZERS
 
 MODEL = """
 import mup
@@ -132,6 +133,12 @@ def test_numbers_that_are_none(model: Path, option: str, capsys: pytest.CaptureF
         main(["coordcheck", str(model), option])
     assert stopped.value.code == 2
     assert option.partition("=")[2] in capsys.readouterr().err
+
+
+def test_help_names_every_optimizer(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["coordcheck", "--help"])
+    assert ", ".join(OPTIMIZERS) in capsys.readouterr().out
 
 
 def test_a_model_without_base_shapes_is_said(model: Path, capsys: pytest.CaptureFixture[str]) -> None:

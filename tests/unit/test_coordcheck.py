@@ -14,15 +14,18 @@ import pandas as pd
 import pytest
 import schedulefree
 import torch
+import toy_data
 from scipy.stats import t as student
+from studies import with_task
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import AdamW, Optimizer
 
-from mufree.analysis.coordcheck import FIRST_STEP, first_judged_step, slopes, verdict
-from mufree.lab.coordcheck import coord_check, cross_entropy
+from mufree.analysis.coordcheck import first_judged_step, slopes, verdict
+from mufree.lab.coordcheck import check_task, coord_check
 from mufree.lab.models import GPT, MLP, ResNet, ViT
 from mufree.lab.parametrization import parametrize
+from mufree.lab.train.evaluate import cross_entropy
 from mufree.optim import (
     VARIANTS,
     BaseShapesError,
@@ -33,6 +36,8 @@ from mufree.optim import (
     MuSGD_ScheduleFree,
     available_impls,
 )
+from mufree.study.config import Study
+from mufree.study.limits import FIRST_STEP
 
 MODELS: dict[str, Callable[[int], nn.Module]] = {
     "mlp": lambda width: MLP(width, 4, depth=3),
@@ -509,3 +514,15 @@ def test_judging_loads_no_torch() -> None:
     code = "import sys, mufree.analysis.coordcheck; print({'torch'} & set(sys.modules))"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "set()"
+
+
+def test_a_task_is_checked_at_the_rate_of_its_settings() -> None:
+    """Adam's first step moves each weight by the rate, so that the readout's first change doubles with it."""
+    moved = {}
+    for log2_lr in (-8, -7):
+        check = {"widths": [16, 32], "batch_size": 4, "seeds": [0], "steps": 1, "log2_lr": log2_lr}
+        planned = Study.model_validate(with_task(coordinate_check=check))
+        frame = check_task(planned, "photo", toy_data.images())
+        first = frame.query("step == 1 and layer == 'readout' and at == 'y' and width == 16")
+        moved[log2_lr] = first["mean_abs_change"].item()
+    assert moved[-7] == pytest.approx(2 * moved[-8], rel=1e-3)

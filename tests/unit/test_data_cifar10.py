@@ -15,7 +15,7 @@ import pytest
 from torchvision.datasets import CIFAR10
 
 from mufree.lab.data import DataError, cifar10
-from mufree.study.config import Cifar10
+from mufree.study.parts import Cifar10
 
 SETTINGS = Cifar10(name="cifar10", valid_examples=20)
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from mufree.lab.data import DataError, load, photo_patches, prepare
-from mufree.study.config import PhotoPatches
+from mufree.study.parts import PhotoPatches
 
 CODES = {"train": 0, "valid": 100, "test": 255}
 SETTINGS = PhotoPatches(name="photo_patches", train_examples=200, valid_examples=50, test_examples=50)

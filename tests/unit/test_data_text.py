@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from mufree.lab.data import DataError, Split, load, prepare, wiki_sample, wikitext2
 from mufree.lab.data.text import build_text, encode, train_tokenizer
-from mufree.study.config import WikiSample, WikiText2
+from mufree.study.parts import WikiSample, WikiText2
 
 TRAIN = " = Title = \n \n" + " the cat sat on the mat , then the rat sat on the cat . \n" * 40
 OTHER = " \n zyzzyva zyzzyva £ µ 漢字 🙂 \n" * 40

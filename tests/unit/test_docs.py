@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from mufree.cli import main
+from mufree.study.statistics import ALL, Statistic
 
 DOCS = Path(__file__).parents[2] / "docs"
 BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -79,3 +81,41 @@ def test_a_table_of_speed_is_the_one_that_was_measured(measured: str) -> None:
     table = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     assert len(table.splitlines()) > 10
     assert table in (DOCS / "performance.md").read_text(encoding="utf-8")
+
+
+def statistics_table() -> str:
+    """The table of `docs/metrics.md`, from the declarations and from what the hypotheses name."""
+    file = yaml.safe_load((DOCS.parent / "experiments/hypotheses.yaml").read_text(encoding="utf-8"))
+    judged: dict[Statistic, dict[str, None]] = {}
+    for hypothesis in file["hypotheses"]:
+        for condition in hypothesis["conditions"]:
+            judged.setdefault(general(condition["statistic"]), {})[hypothesis["id"]] = None
+    lines = ["| statistic | in words | unit | of | table | hypotheses |", *["| --- " * 6 + "|"]]
+    for each in ALL:
+        cells = [f"`{each.name}`", each.words, each.unit, each.of, f"`{each.table}`" if each.table else ""]
+        cells.append(", ".join(judged.get(each, ())))
+        lines.append("".join(f"| {cell} " if cell else "| " for cell in cells) + "|")
+    return "\n".join(lines)
+
+
+def general(name: str) -> Statistic:
+    """The declaration that a statistic is one of, with its layer or horizon in braces."""
+    return next(each for each in ALL if re.fullmatch(re.sub(r"\{\w+\}", ".+", each.name), name))
+
+
+def test_every_statistic_is_in_the_table_as_it_is_declared() -> None:
+    text = (DOCS / "metrics.md").read_text(encoding="utf-8")
+    found = re.search(r"<!-- statistics -->\n(.*?)\n<!-- end -->", text, flags=re.DOTALL)
+    assert found is not None
+    assert found[1] == statistics_table()
+
+
+def test_a_statistic_that_no_hypothesis_judges_tells_somebody_something() -> None:
+    _, _, section = (DOCS / "metrics.md").read_text(encoding="utf-8").partition("## Those that no hypothesis judges")
+    unjudged = re.findall(r"^\| `([^`]+)` .* \| \|$", statistics_table(), flags=re.MULTILINE)
+    assert len(unjudged) > 20
+    assert sorted(re.findall(r"^\| `([^`]+)` \| \S", section, flags=re.MULTILINE)) == sorted(unjudged)
+
+
+if __name__ == "__main__":
+    print(statistics_table())

@@ -10,7 +10,8 @@ from matplotlib.colors import to_hex
 from synthetic_study import METHODS, make_study
 
 from mufree.publish.figures import draw, draw_best_rates, save
-from mufree.publish.figures.style import DISPLAY_NAMES, interval_bars, method_styles, new_figure, robust_limits
+from mufree.publish.figures.panels import interval_bars, new_figure, robust_limits
+from mufree.publish.figures.style import DISPLAY_NAMES, method_styles
 
 TASK = "patches-mlp"
 
@@ -65,12 +66,13 @@ for name in ("loss_vs_lr", "optimum_vs_width", "weight_decay"):
 def test_the_same_bytes_twice(tmp_path):
     for turn in ("1", "2"):  # other processes, with other orders of sets
         helpers = str(Path(__file__).parents[1] / "helpers")
-        environment = os.environ | {"PYTHONHASHSEED": turn, "PYTHONPATH": helpers}
+        path = os.pathsep.join([helpers, *filter(None, sys.path)])
+        environment = os.environ | {"PYTHONHASHSEED": turn, "PYTHONPATH": path}
         command = [sys.executable, "-c", SAVE, str(tmp_path / turn)]
         subprocess.run(command, check=True, env=environment)
     files = sorted(path.name for path in (tmp_path / "1").iterdir())
     names = ("loss_vs_lr", "optimum_vs_width", "weight_decay")
-    assert files == [f"{name}.{kind}" for name in names for kind in ("csv", "pdf", "png")]
+    assert files == [f"{name}.{kind}" for name in names for kind in ("csv", "pdf", "png", "points.json")]
     for name in files:
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes(), name
     pdf = (tmp_path / "1" / "loss_vs_lr.pdf").read_bytes()
@@ -179,7 +181,7 @@ def test_unknown_names_are_errors(tables):
 
 
 def test_best_rates_of_all_tasks_are_moves_from_the_narrowest_width(tables):
-    figure, plotted = draw_best_rates(tables["optima"])
+    figure, plotted = draw_best_rates(tables["optima"], tables["rows"])
     tasks = sorted(plotted["task"].unique())
     assert [ax.get_title(loc="left") for ax in figure.axes] == tasks
     optima = tables["optima"].set_index(["task", "method", "width"])["log2_lr_opt"]

@@ -5,7 +5,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.colors import to_hex
 from synthetic_study import METHODS, MORE_METHODS, make_full_study, make_study
 
-from mufree.publish.figures import COLUMN_FIGURES, FIGURES, draw
+from mufree.publish.figures import draw
 from mufree.publish.figures.style import method_styles
 
 TASK = "patches-mlp"
@@ -30,12 +30,6 @@ def points(ax, marker):
         for line in ax.lines
         if line.get_marker() == marker and len(line.get_xdata()) == 1
     }
-
-
-def test_a_figure_without_a_form_for_a_column_says_so(four):
-    with pytest.raises(ValueError, match="figure 'dynamics' needs the width of a page"):
-        draw("dynamics", four, TASK, "t", column=True)
-    assert set(COLUMN_FIGURES) < set(FIGURES)
 
 
 # anytime
@@ -76,7 +70,7 @@ def test_anytime_shows_one_run_to_the_end(full):
 
 
 def test_anytime_gaps_are_those_of_the_table(full):
-    _, plotted = draw("anytime", full, TASK, "t", column=True)
+    _, plotted = draw("anytime", full, TASK, "t")
     gap = plotted[plotted["kind"] == "gap"].set_index(KEYS)
     table = full["anytime"].query("width == 128").set_index(KEYS).loc[gap.index]
     np.testing.assert_array_equal(gap[["value", "low", "high"]], table[["gap", "gap_low", "gap_high"]])

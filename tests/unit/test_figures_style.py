@@ -1,31 +1,19 @@
-from itertools import pairwise
-
 import numpy as np
 import pandas as pd
-import pytest
 from matplotlib.colors import to_hex
-from matplotlib.text import Text
 from synthetic_study import METHODS, MORE_METHODS, make_study, role
 
 from mufree.publish.figures import draw
+from mufree.publish.figures.panels import PAGE_WIDTH, empty_figure, interval_bars, method_handles, new_figure
 from mufree.publish.figures.style import (
-    COLUMN_WIDTH,
     DISPLAY_NAMES,
     MAIN_METHODS,
-    PAGE_WIDTH,
     Role,
-    display_name,
     display_names,
-    empty_figure,
-    end_labels,
-    interval_rows,
     left_out,
     main_methods,
-    method_handles,
     method_styles,
-    new_figure,
     role_name,
-    spread,
 )
 
 NAMES = {
@@ -45,23 +33,11 @@ def roles(**named):
     return pd.DataFrame([{"method": method} | columns for method, columns in named.items()])
 
 
-def test_names_come_from_the_method_name_alone():
-    assert {method: display_name(method) for method in NAMES} == NAMES
-    assert {method: display_name(method) for method in DISPLAY_NAMES} == DISPLAY_NAMES
-
-
-@pytest.mark.parametrize(
-    ("method", "name"),
-    [
-        ("mup_schedulefree_beta95", "µP · ScheduleFree AdamW beta95"),
-        ("muon", "muon"),
-        ("sp_muon", "sp muon"),
-        ("", ""),
-        ("MuAdamW_ScheduleFree", "MuAdamW ScheduleFree"),
-    ],
-)
-def test_what_a_name_does_not_say_is_kept(method, name):
-    assert display_name(method) == name
+def test_of_a_method_without_a_role_the_name_is_shown():
+    assert (
+        method_styles([*DISPLAY_NAMES, "MuAdamW_ScheduleFree"])["MuAdamW_ScheduleFree"].name == "MuAdamW ScheduleFree"
+    )
+    assert {m: look.name for m, look in method_styles(DISPLAY_NAMES).items()} == DISPLAY_NAMES
 
 
 def test_a_role_and_a_telling_name_give_the_same_words():
@@ -114,15 +90,14 @@ def test_a_crowd_leaves_the_four_and_says_so():
     assert left_out(styles, []) == ""
 
 
-@pytest.mark.parametrize("column", [False, True])
-def test_a_long_title_stays_on_the_canvas(column):
-    figure = new_figure("GPT with 2 blocks on WikiText-2 (trained on its test split) " * 2, 2, column)
-    assert figure.get_size_inches()[0] == (COLUMN_WIDTH if column else PAGE_WIDTH)
+def test_a_long_title_stays_on_the_canvas():
+    figure = new_figure("GPT with 2 blocks on WikiText-2 (trained on its test split) " * 2, 2)
+    assert figure.get_size_inches()[0] == PAGE_WIDTH
     figure.draw_without_rendering()
     box = figure.get_tightbbox()
     assert box.x0 >= 0
     assert box.x1 <= figure.get_size_inches()[0]
-    assert empty_figure("t", "why " * 30, column).get_size_inches()[0] == figure.get_size_inches()[0]
+    assert empty_figure("t", "why " * 30).get_size_inches()[0] == figure.get_size_inches()[0]
 
 
 def test_a_legend_reads_by_rows():
@@ -132,34 +107,10 @@ def test_a_legend_reads_by_rows():
     assert [handle.get_label() for handle in handles] == ["a", "d", "b", "e", "c"]
 
 
-def test_labels_keep_their_order_and_distance():
-    places = spread([0.0, 0.01, 1.0, 0.02], gap=0.1)
-    assert places[2] == 1.0
-    assert np.diff([places[0], places[1], places[3]]) == pytest.approx([0.1, 0.1], abs=1e-4)
-    assert spread([3.0, 1.0], gap=0.5) == [3.0, 1.0]
-
-
-def test_labels_stay_between_their_bounds():
-    places = spread([0.0, 0.0, 0.0], gap=0.3, low=0.0, high=1.0)
-    assert places == pytest.approx([0.0, 0.3, 0.6], abs=1e-3)
-    assert spread([-5.0, 7.0], gap=0.1, low=0.0, high=1.0) == [0.0, 1.0]
-
-
-def test_end_labels_do_not_overlap():
-    figure = new_figure("t", 3)
-    ax = figure.add_subplot()
-    ax.set_ylim(0, 1)
-    end_labels(ax, [(0.5, f"label {i}\nof two lines", "k") for i in range(5)], 2.4)
-    figure.draw_without_rendering()
-    boxes = sorted((Text.get_window_extent(text) for text in ax.texts), key=lambda box: box.y0)
-    assert all(below.y1 <= above.y0 for below, above in pairwise(boxes))
-    assert all(box.x1 <= figure.bbox.x1 for box in boxes)
-
-
 def test_horizontal_intervals_end_at_the_frame_with_a_caret():
     ax = new_figure("t", 2).add_subplot()
     ax.set_xlim(-1, 1)
-    interval_rows(ax, [0, 1, 2], [-50.0, 0.0, np.nan], [60.0, 0.5, np.nan], "k")
+    interval_bars(ax, [0, 1, 2], [-50.0, 0.0, np.nan], [60.0, 0.5, np.nan], "k", across=True)
     bars = [line for line in ax.lines if len(line.get_xdata()) == 2]
     assert [tuple(bar.get_xdata()) for bar in bars] == [(-1, 1), (0.0, 0.5)]
     assert [line.get_marker() for line in ax.lines if len(line.get_xdata()) == 1] == [8, 9]

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from studies import study, with_grid, with_task
 
-from mufree.lab.train import run as train
+from mufree.lab.train.network import make_model
 from mufree.study import jobs, plan
 from mufree.study.config import Study
 
@@ -84,7 +84,7 @@ def test_a_job_asks_for_more_time_at_each_attempt_and_never_for_more_than_the_li
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model["name"])
 def test_weights_are_counted_as_the_networks_have_them(model: dict[str, Any]) -> None:
     run = of_model(model)
-    real = sum(p.numel() for p in train.make_model(run, 300 if model["name"] == "gpt" else 10).parameters())
+    real = sum(p.numel() for p in make_model(run, 300 if model["name"] == "gpt" else 10).parameters())
     # What is left out is small beside the rest; a stage's first block counts as if all its channels came in.
     assert 0.95 * real < jobs.parameters(run) < 1.25 * real
 
@@ -107,10 +107,6 @@ def test_a_sweeps_memory_is_that_of_its_largest_run() -> None:
 
 def test_memory_is_asked_for_in_hundreds_and_stops_growing() -> None:
     assert [jobs.memory_to_ask(1234.5, attempt) for attempt in (1, 2, 3, 4, 9)] == [1300, 2500, 3800, 3800, 3800]
-
-
-def test_evaluation_batches_are_as_large_as_in_training() -> None:
-    assert jobs.EVAL_BATCH == train.EVAL_BATCH
 
 
 # --- dealing out -----------------------------------------------------------------------------------------------------

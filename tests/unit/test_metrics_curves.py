@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 from surfaces import make_curve
 
-from mufree.analysis.metrics.control import same_bits
-from mufree.analysis.metrics.dynamics import EPSILON_FLAG, epsilon_ratio, medians_after_warmup, width_slope
-from mufree.analysis.metrics.smoothness import excess_variation
+from mufree.analysis.metrics.dynamics import epsilon_ratio, medians_after_warmup, same_bits, width_slope
+from mufree.analysis.metrics.stability import excess_variation
+from mufree.study.limits import EPSILON_FLAG
 
 
 @pytest.mark.parametrize(

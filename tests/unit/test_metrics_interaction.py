@@ -8,8 +8,6 @@ from mufree.analysis.metrics.interaction import (
     EFFECTS,
     difference_in_differences,
     effects,
-    mup_effect,
-    schedulefree_effect,
 )
 from mufree.analysis.metrics.statistics import jackknife
 from mufree.analysis.metrics.transfer import drift
@@ -19,8 +17,8 @@ NUMBERS = st.floats(-100, 100)
 
 def test_effects_by_hand() -> None:
     cells = (10.0, 7.0, 4.0, 3.0)  # SP+AdamW, SP+SF, µP+AdamW, µP+SF
-    assert mup_effect(*cells) == ((4 - 10) + (3 - 7)) / 2 == -5
-    assert schedulefree_effect(*cells) == ((7 - 10) + (3 - 4)) / 2 == -2
+    assert effects(*cells)[0] == ((4 - 10) + (3 - 7)) / 2 == -5
+    assert effects(*cells)[1] == ((7 - 10) + (3 - 4)) / 2 == -2
     assert difference_in_differences(*cells) == (3 - 7) - (4 - 10) == 2
     assert dict(zip(EFFECTS, effects(*cells), strict=True)) == {"mup": -5, "schedulefree": -2, "interaction": 2}
 

@@ -8,13 +8,9 @@ import slow_metrics as slow
 from surfaces import START, make_surface, parabolas, random_surface
 
 from mufree.analysis.metrics.schedule import (
-    anytime_gaps,
-    anytime_gaps_by_seed,
     anytime_gaps_cf,
     horizon_drift,
     horizon_regret,
-    premium,
-    premium_by_seed,
     premium_cf,
 )
 from mufree.analysis.metrics.surface import Surface
@@ -40,17 +36,14 @@ def test_the_schedule_free_run_is_tuned_once_and_its_rival_at_each_horizon() -> 
     # Tuned at the last horizon, where −9 is best, although −10 would be better at the first.
     free = make_surface([[[1.0] * 2, [1.5] * 2], [[0.9] * 2, [1.0] * 2], [[0.8] * 2, [0.5] * 2]])
     rival = make_surface([[[1.2] * 2, [1.3] * 2], [[1.1] * 2, [0.9] * 2], [[0.7] * 2, [0.6] * 2]])
-    np.testing.assert_allclose(anytime_gaps(free, rival), [1.5 - 1.2, 1.0 - 0.9, 0.5 - 0.6])
-    np.testing.assert_allclose(anytime_gaps_cf(free, rival), [0.3, 0.1, -0.1])
+    np.testing.assert_allclose(anytime_gaps_cf(free, rival), [1.5 - 1.2, 1.0 - 0.9, 0.5 - 0.6])
 
 
 def test_cross_fitted_gaps_by_hand() -> None:
     # Seed 0 prefers rate −10 and seed 1 rate −9, on both sides; so each is judged where the other is best.
     free = make_surface([[[1.0, 2.0], [2.0, 1.0]]])
     rival = make_surface([[[1.0, 1.2], [1.1, 1.0]]])
-    np.testing.assert_allclose(anytime_gaps(free, rival), [1.5 - 1.05])
-    np.testing.assert_allclose(anytime_gaps_by_seed(free, rival), [[2.0 - 1.1], [2.0 - 1.2]])
-    np.testing.assert_allclose(anytime_gaps_cf(free, rival), [0.85])
+    np.testing.assert_allclose(anytime_gaps_cf(free, rival), [((2.0 - 1.1) + (2.0 - 1.2)) / 2])
 
 
 def test_a_rate_that_diverged_later_costs_the_start_where_it_is_judged() -> None:
@@ -58,8 +51,8 @@ def test_a_rate_that_diverged_later_costs_the_start_where_it_is_judged() -> None
     died = [[[False, False]] * 2, [[False, False], [False, True]]]
     free = make_surface([[[1.0] * 2, [0.5] * 2], [[0.9] * 2, [0.4] * 2]], diverged=died)
     rival = make_surface([[[1.0] * 2, [1.0] * 2]] * 2)
-    np.testing.assert_allclose(anytime_gaps(free, rival), [0.0, -0.1])
-    np.testing.assert_allclose(anytime_gaps_by_seed(free, rival)[1], [0.5 - 1.0, START - 1.0])
+    kept = [1.0 - 1.0, 0.9 - 1.0]  # without seed 0 rate −10 is chosen
+    np.testing.assert_allclose(anytime_gaps_cf(free, rival), np.mean([kept, [0.5 - 1.0, START - 1.0]], axis=0))
 
 
 def test_gaps_are_missing_where_a_side_has_no_rate() -> None:
@@ -85,9 +78,7 @@ def test_a_method_has_no_gap_to_itself_at_the_horizon_it_was_tuned_at() -> None:
 def test_premium_by_hand() -> None:
     constant = make_surface([[[1.2, 1.4], [1.3, 1.0]]])
     scheduled = make_surface([[[1.0, 1.0], [2.0, 2.0]]])
-    np.testing.assert_allclose(premium(constant, scheduled), [1.15 - 1.0])
-    np.testing.assert_allclose(premium_by_seed(constant, scheduled), [[0.3], [0.4]])
-    np.testing.assert_allclose(premium_cf(constant, scheduled), [0.35])
+    np.testing.assert_allclose(premium_cf(constant, scheduled), [(0.3 + 0.4) / 2])
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -95,17 +86,13 @@ def test_against_a_slow_implementation(seed: int) -> None:
     rng = np.random.default_rng(seed)
     a, b = (random_surface(rng, seeds=3, holes=seed % 2 == 1) for _ in range(2))
     slow_a, slow_b = slow.to_grid(a), slow.to_grid(b)
-    for cross_fitted, gaps, premiums in (
-        (False, anytime_gaps(a, b), premium(a, b)),
-        (True, anytime_gaps_cf(a, b), premium_cf(a, b)),
-    ):
-        expected = [slow.anytime_gap(slow_a, slow_b, h, 3, cross_fitted=cross_fitted) for h in range(4)]
-        np.testing.assert_allclose(gaps, expected, atol=1e-12)
-        expected = [slow.premium(slow_a, slow_b, k, cross_fitted=cross_fitted) for k in range(4)]
-        np.testing.assert_allclose(premiums, expected, atol=1e-12)
+    expected = [slow.anytime_gap(slow_a, slow_b, h, 3) for h in range(4)]
+    np.testing.assert_allclose(anytime_gaps_cf(a, b), expected, atol=1e-12)
+    expected = [slow.premium(slow_a, slow_b, k) for k in range(4)]
+    np.testing.assert_allclose(premium_cf(a, b), expected, atol=1e-12)
 
 
-@pytest.mark.parametrize("metric", [anytime_gaps, anytime_gaps_cf, premium, premium_cf])
+@pytest.mark.parametrize("metric", [anytime_gaps_cf, premium_cf])
 def test_surfaces_that_cannot_be_paired_are_refused(metric: Callable[[Surface, Surface], object]) -> None:
     three = parabolas([-8, -8, -8], widths=STEPS)
     with pytest.raises(ValueError, match=r"\[32, 64, 128\] and \[32, 64\] differ"):

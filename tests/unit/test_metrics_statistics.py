@@ -14,7 +14,6 @@ from mufree.analysis.metrics.statistics import (
     ols_slope,
     one_sided_p,
     t_interval,
-    tost_p,
     two_sided_p,
     wilson,
 )
@@ -136,7 +135,6 @@ def test_p_values_by_hand() -> None:
     np.testing.assert_allclose(two_sided_p(interval), [0.5, 0.5, 1.0])
     np.testing.assert_allclose(one_sided_p(interval, 0.0, "greater"), [0.25, 0.75, 0.5])
     np.testing.assert_allclose(one_sided_p(interval, 0.0, "less"), [0.75, 0.25, 0.5])
-    np.testing.assert_allclose(tost_p(interval, 1.0), [0.5, 0.5, 0.25])
 
 
 @given(st.floats(-3, 3), st.floats(0.01, 2), st.integers(2, 9), st.floats(0.01, 2))
@@ -145,7 +143,6 @@ def test_p_values_agree_with_the_intervals(estimate: float, se: float, n: int, m
     ninety = at_level(interval, 0.90)
     assert (two_sided_p(interval, margin) < 0.05) == (not interval.low <= margin <= interval.high)
     assert (one_sided_p(interval, 0.0, "greater") < 0.05) == (ninety.low > 0)
-    assert (tost_p(interval, margin) < 0.05) == (-margin < ninety.low and ninety.high < margin)
     assert two_sided_p(interval) <= 1
 
 
@@ -153,9 +150,8 @@ def test_p_values_without_spread_and_without_an_interval() -> None:
     exact = t_interval([0.0, 0.1, -0.1, 0.3], 0.0, 3)
     np.testing.assert_array_equal(two_sided_p(exact), [1, 0, 0, 0])
     np.testing.assert_array_equal(one_sided_p(exact, 0.0, "greater"), [1, 0, 1, 0])
-    np.testing.assert_array_equal(tost_p(exact, 0.2), [0, 0, 0, 1])
     for unknown in (t_interval(1.0, 1.0, 1), t_interval(np.nan, 1.0, 4), t_interval(1.0, np.nan, 4)):
-        assert np.isnan([two_sided_p(unknown), tost_p(unknown, 1.0), one_sided_p(unknown, 0.0, "less")]).all()
+        assert np.isnan([two_sided_p(unknown), one_sided_p(unknown, 0.0, "less")]).all()
     with pytest.raises(ValueError, match=r"Unknown side 'up'\. Known: greater, less\."):
         one_sided_p(exact, 0.0, "up")
 

@@ -12,16 +12,16 @@ from torch import nn
 from mufree.lab import models
 from mufree.lab.data import BUILDERS
 from mufree.lab.parametrization import parametrize
-from mufree.study import config
+from mufree.study import parts
 
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 TOKENS = torch.randint(0, 50, (3, 12), generator=torch.Generator().manual_seed(0))
 
 CONFIGS = {
-    "mlp": config.MLP(name="mlp", depth=3),
-    "resnet": config.ResNet(name="resnet", blocks_per_stage=2),
-    "vit": config.ViT(name="vit", depth=1, head_dim=8, ffn_ratio=3, patch_size=8),
-    "gpt": config.GPT(name="gpt", depth=1, head_dim=8, ffn_ratio=3, context_length=12),
+    "mlp": parts.MLP(name="mlp", depth=3),
+    "resnet": parts.ResNet(name="resnet", blocks_per_stage=2),
+    "vit": parts.ViT(name="vit", depth=1, head_dim=8, ffn_ratio=3, patch_size=8),
+    "gpt": parts.GPT(name="gpt", depth=1, head_dim=8, ffn_ratio=3, context_length=12),
 }
 
 
@@ -54,18 +54,18 @@ def test_build_hands_every_field_on() -> None:
         assert model.blocks[0].attention.head_dim == 8
 
 
-def members(union: Any) -> list[type[config.Closed]]:
+def members(union: Any) -> list[type[parts.Closed]]:
     return list(get_args(get_args(union)[0]))
 
 
-def name_of(settings: type[config.Closed]) -> str:
+def name_of(settings: type[parts.Closed]) -> str:
     return str(get_args(settings.model_fields["name"].annotation)[0])
 
 
 def test_every_model_answers_what_plans_ask_and_has_a_class() -> None:
     kinds: dict[str, str] = {}
-    for settings in members(config.Model):
-        assert issubclass(settings, config.Network)
+    for settings in members(parts.Model):
+        assert issubclass(settings, parts.Network)
         name = name_of(settings)
         made = settings.model_validate({"name": name})  # a TypeError for what is abstract
         kinds[name] = made.kind
@@ -74,11 +74,11 @@ def test_every_model_answers_what_plans_ask_and_has_a_class() -> None:
         assert made.batchnorm == any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in layers)
         assert made.kept(16, 300) >= made.held(16, 300) // 4 > 0
     assert list(kinds) == list(models.MODELS) == list(CONFIGS)
-    assert set(kinds.values()) == set(get_args(config.Kind))
+    assert set(kinds.values()) == set(get_args(parts.Kind))
 
 
 def test_a_model_that_leaves_a_question_open_cannot_be_made() -> None:
-    class Half(config.Network):
+    class Half(parts.Network):
         name: Literal["half"]
 
     with pytest.raises(TypeError, match="abstract methods held, kept, kind, parameters, products"):
@@ -86,8 +86,8 @@ def test_a_model_that_leaves_a_question_open_cannot_be_made() -> None:
 
 
 def test_every_data_set_says_what_it_is_made_of_and_can_be_built() -> None:
-    assert {name_of(settings) for settings in members(config.Dataset)} == set(BUILDERS)
-    for settings in members(config.Dataset):
+    assert {name_of(settings) for settings in members(parts.Dataset)} == set(BUILDERS)
+    for settings in members(parts.Dataset):
         made = settings.model_validate({"name": name_of(settings)})
         assert (made.kind, made.vocabulary > 0) in (("image", False), ("text", True))
 
@@ -99,30 +99,30 @@ BLOCKS = 2 * (4 + 2 * 4) * 16**2  # weights of two transformer blocks of width 1
 @pytest.mark.parametrize(
     ("settings", "products", "parameters", "kept", "held"),
     [
-        (config.MLP(name="mlp", depth=3), *[PIXELS * 16 + 2 * 16**2] * 2, PIXELS + 3 * 3 * 16, PIXELS + 2 * 16),
+        (parts.MLP(name="mlp", depth=3), *[PIXELS * 16 + 2 * 16**2] * 2, PIXELS + 3 * 3 * 16, PIXELS + 2 * 16),
         (
-            config.ResNet(name="resnet", blocks_per_stage=2),
+            parts.ResNet(name="resnet", blocks_per_stage=2),
             1024 * (27 * 16 + 3 * 4 * 9 * 16**2),  # a stage has a quarter of the positions and four times the weights
             27 * 16 + (1 + 4 + 16) * 4 * 9 * 16**2,
             1024 * 16 * 2 * (1 + 6 * (1 + 0.5 + 0.25)),
             4 * 1024 * 16,
         ),
         (
-            config.ViT(name="vit", depth=2, head_dim=8),
+            parts.ViT(name="vit", depth=2, head_dim=8),
             64 * (BLOCKS + 2 * 2 * 64 * 16),
             (64 + 48) * 16 + BLOCKS,
             64 * 2 * (18 * 16 + 2 * 64 * 2),  # 2 heads
             64 * (11 * 16 + 2 * 64 * 2),
         ),
         (
-            config.ViT(name="vit", depth=2, head_dim=8, patch_size=8),
+            parts.ViT(name="vit", depth=2, head_dim=8, patch_size=8),
             16 * (BLOCKS + 2 * 2 * 16 * 16),
             (16 + 3 * 8 * 8) * 16 + BLOCKS,
             16 * 2 * (18 * 16 + 2 * 16 * 2),
             16 * (11 * 16 + 2 * 16 * 2),
         ),
         (
-            config.GPT(name="gpt", depth=2, head_dim=8, context_length=16),
+            parts.GPT(name="gpt", depth=2, head_dim=8, context_length=16),
             16 * (BLOCKS + 2 * 2 * 16 * 16),
             (16 + 2 * 300) * 16 + BLOCKS,
             16 * (2 * (18 * 16 + 2 * 16 * 2) + 4 * 300),
@@ -132,7 +132,7 @@ BLOCKS = 2 * (4 + 2 * 4) * 16**2  # weights of two transformer blocks of width 1
     ids=["mlp", "resnet", "vit", "vit of larger patches", "gpt"],
 )
 def test_what_an_example_costs_by_hand(
-    settings: config.Network, products: int, parameters: int, kept: int, held: int
+    settings: parts.Network, products: int, parameters: int, kept: int, held: int
 ) -> None:
     """At width 16, with a vocabulary of 300 where there is one."""
     vocabulary = 300 if settings.kind == "text" else 0

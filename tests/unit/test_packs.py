@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -12,9 +13,9 @@ from test_record import DIGEST, finished
 
 from mufree.cli import main
 from mufree.cli.inputs import load_study
-from mufree.study import record
+from mufree.study import record, run_store
 from mufree.study.config import Study
-from mufree.study.packs import pack, unpack
+from mufree.study.packs import WHOLE, curves, pack, rounded, unpack
 from mufree.study.plan import Run, expand
 from mufree.study.record import RecordError
 
@@ -23,7 +24,7 @@ RUNS = expand(Study.model_validate(study()))
 
 def store_of(folder: Path, runs: list[Run]) -> Path:
     for run in runs:
-        record.save_run(folder, run, finished(run, val_loss=run.log2_lr / 3))
+        run_store.save_run(folder, run, finished(run, val_loss=run.log2_lr / 3))
     return folder
 
 
@@ -62,7 +63,7 @@ def test_a_run_of_another_plan_is_neither_packed_nor_put_back(tmp_path: Path) ->
 def test_a_run_that_the_store_has_is_left_alone(tmp_path: Path) -> None:
     pack(store_of(tmp_path / "store", RUNS), RUNS, tmp_path / "packs")
     mine = tmp_path / "mine"
-    record.save_run(mine, RUNS[0], finished(RUNS[0], val_loss=7.0))
+    run_store.save_run(mine, RUNS[0], finished(RUNS[0], val_loss=7.0))
     before = files(mine)
     assert unpack(tmp_path / "packs", RUNS, mine) == len(RUNS) - 1
     assert files(mine) | before == files(mine)
@@ -70,7 +71,7 @@ def test_a_run_that_the_store_has_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_damaged_run_is_not_packed(tmp_path: Path) -> None:
     store = store_of(tmp_path / "store", RUNS)
-    path = record.store_path(store, RUNS[1])
+    path = run_store.store_path(store, RUNS[1])
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(RecordError, match=path.name):
         pack(store, RUNS, tmp_path / "packs")
@@ -100,8 +101,40 @@ def test_a_pack_that_is_cut_short_is_named(tmp_path: Path) -> None:
 def test_a_run_from_a_pack_is_served_for_its_data_alone(tmp_path: Path) -> None:
     pack(store_of(tmp_path / "store", RUNS), RUNS, tmp_path / "packs")
     unpack(tmp_path / "packs", RUNS, tmp_path / "again")
-    assert record.load_run(tmp_path / "again", RUNS[0], DIGEST) is not None
-    assert record.load_run(tmp_path / "again", RUNS[0], "other") is None
+    assert run_store.load_run(tmp_path / "again", RUNS[0], DIGEST) is not None
+    assert run_store.load_run(tmp_path / "again", RUNS[0], "other") is None
+
+
+# --- curves ----------------------------------------------------------------------------------------------------------
+
+ODD = [1 / 3, -1e-30, 2.5e34, 5e-324, 0.0, float("nan"), float("inf")]
+
+
+@pytest.mark.parametrize("series", ["train_loss", *WHOLE])
+def test_values_have_eleven_bits_but_in_series_that_stay_whole(series: str) -> None:
+    once = rounded(record.curves_table("r", [(series, "", range(len(ODD)), ODD)]))
+    found = once.column("value").to_numpy()
+    if series in WHOLE:
+        np.testing.assert_array_equal(found, ODD)
+    else:
+        np.testing.assert_allclose(found, ODD, rtol=2**-11, atol=0)
+        assert found[0] == 1365 / 4096
+    np.testing.assert_array_equal(rounded(once).column("value"), found)
+
+
+def test_curves_of_some_runs_over_several_packs(tmp_path: Path) -> None:
+    store = store_of(tmp_path / "store", RUNS)
+    for some in (RUNS[:2], RUNS):
+        pack(store, some, tmp_path / "packs")
+    chosen = [RUNS[1].id, RUNS[3].id]
+    whole = record.concat_curves(
+        run_store.read_run(run_store.store_path(store, run)).curves for run in RUNS
+    ).to_pandas()
+    of_all, of_some = curves(tmp_path / "packs"), curves(tmp_path / "packs", chosen)
+    assert of_all.schema == of_some.schema == record.CURVE_SCHEMA
+    assert of_all.to_pandas().astype({"value": str}).equals(whole.astype({"value": str}))
+    expected = whole[whole["run_id"].isin(chosen)].astype(str).reset_index(drop=True)
+    assert of_some.to_pandas().astype(str).equals(expected)
 
 
 # --- the commands ----------------------------------------------------------------------------------------------------

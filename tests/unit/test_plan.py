@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 from studies import study, with_grid, with_task
 
-from mufree.study import plan
+from mufree.study import jobs, plan
 from mufree.study.config import Study
 
 
@@ -101,7 +101,7 @@ def test_widths_may_share_a_sweep_and_stay_the_same_runs() -> None:
 def test_a_studys_sweeps_are_as_large_as_it_says() -> None:
     plain = with_grid(widths=[16, 32, 64], seeds=[0, 1]) | {"seeds_per_sweep": 2, "widths_per_sweep": 2}
     checked = Study.model_validate(plain)
-    sweeps = plan.study_sweeps(checked, plan.expand(checked))
+    sweeps = jobs.deal(checked, plan.expand(checked), "cpu")
     assert [sweep.id for sweep in sweeps] == ["photo.mup_adamw.w16_32.s0_1", "photo.mup_adamw.w64.s0_1"]
 
 

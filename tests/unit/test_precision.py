@@ -10,7 +10,8 @@ import torch
 from test_train import MODELS, WIDTHS, curve, data_for, make_run, same_numbers, trace_of
 
 from mufree.lab.data.batches import train_batches
-from mufree.lab.train.run import configure_torch, make_model, start, take_step
+from mufree.lab.train.network import configure_torch, make_model
+from mufree.lab.train.run import start, take_step
 from mufree.study.config import METHODS, Training
 from mufree.study.plan import Run
 

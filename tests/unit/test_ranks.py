@@ -19,8 +19,9 @@ from test_cli import write_study
 from test_train import make_run
 
 from mufree.cli import main
+from mufree.lab.train.network import make_model, make_optimizer
 from mufree.lab.train.ranks import ALONE, Ranks, RanksError, joined
-from mufree.lab.train.run import make_model, make_optimizer, start
+from mufree.lab.train.run import start
 
 HERE = Path(__file__).parent
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from studies import study, with_grid
 
-from mufree.study import record
+from mufree.study import files, record, run_store
 from mufree.study.config import Study
 from mufree.study.plan import Run, expand
 
@@ -40,8 +40,8 @@ def finished(run: Run, *, data_digest: str = DIGEST, **row: object) -> record.Re
 def test_a_finished_run_comes_back_as_it_was(tmp_path: Path) -> None:
     run = runs()[0]
     kept = finished(run)
-    record.save_run(tmp_path, run, kept)
-    found = record.load_run(tmp_path, run, DIGEST)
+    run_store.save_run(tmp_path, run, kept)
+    found = run_store.load_run(tmp_path, run, DIGEST)
     assert found is not None
     assert found.row == kept.row
     assert found.timing == kept.timing
@@ -50,7 +50,7 @@ def test_a_finished_run_comes_back_as_it_was(tmp_path: Path) -> None:
 
 
 def test_a_run_that_is_not_there_is_none(tmp_path: Path) -> None:
-    assert record.load_run(tmp_path, runs()[0], DIGEST) is None
+    assert run_store.load_run(tmp_path, runs()[0], DIGEST) is None
 
 
 def test_rows_hold_every_column_and_no_other(tmp_path: Path) -> None:
@@ -63,8 +63,8 @@ def test_rows_hold_every_column_and_no_other(tmp_path: Path) -> None:
 def test_equal_runs_give_equal_bytes(tmp_path: Path) -> None:
     run = runs()[0]
     for folder in ("a", "b"):
-        record.save_run(tmp_path / folder, run, finished(run))
-    first, second = (record.store_path(tmp_path / folder, run).read_bytes() for folder in ("a", "b"))
+        run_store.save_run(tmp_path / folder, run, finished(run))
+    first, second = (run_store.store_path(tmp_path / folder, run).read_bytes() for folder in ("a", "b"))
     assert first == second
 
 
@@ -97,11 +97,11 @@ def test_a_damaged_file_is_set_aside_and_never_served(
     tmp_path: Path, damage: Callable[[Path], object], caplog: pytest.LogCaptureFixture
 ) -> None:
     run = runs()[0]
-    record.save_run(tmp_path, run, finished(run))
-    path = record.store_path(tmp_path, run)
+    run_store.save_run(tmp_path, run, finished(run))
+    path = run_store.store_path(tmp_path, run)
     damage(path)
     with caplog.at_level(logging.WARNING):
-        assert record.load_run(tmp_path, run, DIGEST) is None
+        assert run_store.load_run(tmp_path, run, DIGEST) is None
     assert path.name in caplog.text
     assert not path.exists()
     assert path.with_name(path.name + ".damaged").exists()
@@ -109,17 +109,17 @@ def test_a_damaged_file_is_set_aside_and_never_served(
 
 def test_a_run_on_other_data_is_not_served_and_not_deleted(tmp_path: Path) -> None:
     run = runs()[0]
-    record.save_run(tmp_path, run, finished(run, data_digest="e" * 64))
-    assert record.load_run(tmp_path, run, DIGEST) is None
-    assert record.store_path(tmp_path, run).exists()
+    run_store.save_run(tmp_path, run, finished(run, data_digest="e" * 64))
+    assert run_store.load_run(tmp_path, run, DIGEST) is None
+    assert run_store.store_path(tmp_path, run).exists()
 
 
 def test_an_interrupted_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
-    record.write_text(path, "old")
+    files.write_text(path, "old")
 
     def interrupted() -> None:
-        with record.atomic(path) as temporary:
+        with files.atomic(path) as temporary:
             temporary.write_text("half")
             raise KeyboardInterrupt
 
@@ -133,10 +133,10 @@ def test_a_full_disk_is_an_error_and_leaves_the_old_file(tmp_path: Path) -> None
     if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")
     path = tmp_path / "file.txt"
-    record.write_text(path, "old")
+    files.write_text(path, "old")
 
     def fill() -> None:
-        with record.atomic(path) as temporary:
+        with files.atomic(path) as temporary:
             temporary.unlink()
             temporary.symlink_to("/dev/full")
             temporary.write_text("new")

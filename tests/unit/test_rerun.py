@@ -21,7 +21,7 @@ def rows(**changes: object) -> pa.Table:
 
 def curves(value: float = 0.5, steps: int = 3) -> pa.Table:
     text = pa.dictionary(pa.int32(), pa.string())
-    fields = [("run_id", text), ("series", text), ("layer", text), ("step", pa.int32()), ("value", pa.float32())]
+    fields = [("run_id", text), ("series", text), ("layer", text), ("step", pa.int32()), ("value", pa.float64())]
     columns = {"run_id": "r1", "series": "train_loss", "layer": ""}
     plain = [columns | {"step": step, "value": value if step == 1 else 1.0} for step in range(1, steps + 1)]
     return pa.Table.from_pylist(plain, schema=pa.schema(fields))

@@ -13,9 +13,11 @@ import torch
 from test_train import MODELS, curve, data_for, make_run, same_numbers, trace_of
 
 from mufree.lab.train import checkpoints
-from mufree.lab.train.run import Trace, configure_torch, start
+from mufree.lab.train.network import configure_torch
 from mufree.lab.train.run import finish as finish_one
+from mufree.lab.train.run import start
 from mufree.lab.train.stack import LAUNCHED, Stack, finish, train_stack
+from mufree.lab.train.watch import Trace
 from mufree.study.plan import Run
 
 CPU = torch.device("cpu")
@@ -176,7 +178,7 @@ def test_stopped_and_resumed_has_the_bits_of_one_that_was_not(
 
 def _stop_at(stack: Stack, step: int, path: Path) -> None:
     if stack.step == step:
-        checkpoints.save_stack(path, stack)
+        checkpoints.save(path, stack)
         raise InterruptedError
 
 
@@ -187,7 +189,7 @@ def test_a_checkpoint_of_other_runs_or_damaged_is_left_alone(tmp_path: Path, cap
     stack = Stack(runs, data, CPU)
     stack.evaluate()
     stack.take_step()
-    checkpoints.save_stack(path, stack)
+    checkpoints.save(path, stack)
     assert checkpoints.resumed_stack(path, runs, data, CPU).step == 1
     assert checkpoints.resumed_stack(path, runs[:2], data, CPU).step == 0
     content = bytearray(path.read_bytes())

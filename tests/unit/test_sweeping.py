@@ -16,7 +16,7 @@ from mufree.lab.data import prepare
 from mufree.lab.train import checkpoints, sweeping
 from mufree.lab.train.sweeping import Finished, How, Stopped, sweep
 from mufree.lab.train.updates import UPDATES
-from mufree.study import jobs, record
+from mufree.study import jobs, record, run_store
 from mufree.study.config import STACKABLE, Study
 from mufree.study.plan import Run, expand
 
@@ -65,7 +65,7 @@ def test_side_by_side_a_sweep_keeps_what_it_keeps_one_by_one(tmp_path: Path, dat
             near = isinstance(mine[key], float)
             assert mine[key] == (pytest.approx(theirs[key], rel=1e-4, nan_ok=True) if near else theirs[key]), key
         assert found.record.curves.num_rows == serial[name].record.curves.num_rows
-        assert record.read_run(record.store_path(tmp_path / "stack", found.run)).row == mine
+        assert run_store.read_run(run_store.store_path(tmp_path / "stack", found.run)).row == mine
     again = trained(runs, data, tmp_path / "stack", STACKED)
     assert not any(found.trained for found in again.values())
     assert {path.suffix for path in (tmp_path / "stack").iterdir()} == {".parquet"}

@@ -21,7 +21,9 @@ from schedulefree import AdamWScheduleFree, RAdamScheduleFree, SGDScheduleFree
 
 from mufree.lab.data import Prepared
 from mufree.lab.data.batches import eval_batches, train_batches
-from mufree.lab.train.run import Course, Trace, TrainLoss, begin, finish, make_model, make_optimizer, train
+from mufree.lab.train.network import make_model, make_optimizer
+from mufree.lab.train.run import Course, begin, finish, train
+from mufree.lab.train.watch import Trace, TrainLoss
 from mufree.study.config import METHODS, Method, OptimizerSettings
 from mufree.study.plan import NUMERICS, Run
 

@@ -76,7 +76,7 @@ def test_each_step_is_the_packages_own(name: str, settings: dict[str, float]) ->
             weight.grad = gradients[step, place].clone()
             optimizer.step()
             torch.testing.assert_close(stacked[place], weight.detach(), rtol=1e-6, atol=1e-6)
-    if update.averages:
+    if "z" in update.state:
         x = at_x(stacked, state["z"], torch.tensor([run.optimizer.beta1 for run in runs]))
         for place, (weight, optimizer) in enumerate(zip(weights, optimizers, strict=True)):
             optimizer.eval()  # type: ignore[attr-defined]

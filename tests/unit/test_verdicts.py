@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mufree.analysis.metrics.statistics import t_interval
-from mufree.analysis.verdicts import ESTIMATE_COLUMNS, judge, small_numbers
+from mufree.analysis.verdicts import ESTIMATE_COLUMNS, judge
 from mufree.study.hypotheses import Hypotheses
 
 FILE = Path(__file__).parents[2] / "experiments/hypotheses.yaml"
@@ -311,8 +311,3 @@ def test_errors_name_the_cure() -> None:
         judge(rows.drop(columns="se"), REAL)
     with pytest.raises(ValueError, match="is there twice"):
         judge(pd.concat([rows, rows]), REAL)
-
-
-def test_small_numbers_are_found() -> None:
-    rows = frame(*(estimate("drift", f"m{n}", 0.0, n_seeds=n) for n in (1, 3, 4, 5, 8)))
-    assert small_numbers(rows)["subject"].tolist() == ["m1", "m3", "m4"]

@@ -17,12 +17,11 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import WebDriverWait
-from synthetic_study import make_description, make_study
+from synthetic_study import make_results, make_study
 
-from mufree.publish.figures import save
+from mufree.publish import contents
+from mufree.publish.figures import FIGURES, save
 from mufree.publish.report import write
-from mufree.publish.report.captions import FIGURE_CAPTIONS
 
 TASK = "patches-mlp"
 DESK, HAND = 1280, 390
@@ -63,17 +62,19 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
     running.quit()
 
 
+POINT = [0.25, 0.5, "SP · AdamW + cosine, width 32\nlog2 rate: 2^−11\nloss (nats): 1.234"]
+"""A point of the pictures, a quarter from the left and half way down, and what it says."""
+
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of the made-up study; its pictures are stand-ins of the usual width."""
     folder = tmp_path_factory.mktemp("report")
     tables = make_study(tasks=(TASK,), widths=(32, 64, 128), log2_lrs=tuple(range(-13, -5)))
-    for name in FIGURE_CAPTIONS:
-        save(Figure(figsize=(7, 3)), pd.DataFrame({"a": [1]}), folder / "figures" / f"{TASK}.{name}")
-    study, summary, provenance = make_description(tables)
-    rows, curves = tables.pop("rows"), tables.pop("curves")
-    tables.pop("verdicts")
-    write(study, tables, summary, provenance, folder / "figures", folder, rows=rows, curves=curves)
+    for stem in [contents.OVERVIEW, *(f"{TASK}.{name}" for name in FIGURES)]:
+        save(Figure(figsize=(7, 3)), pd.DataFrame({"a": [1]}), folder / "figures" / stem)
+        (folder / f"figures/{stem}.points.json").write_text(json.dumps({"points": [POINT]}), encoding="utf-8")
+    write(make_results(tables), folder / "figures", folder)
     return folder / "report.html"
 
 
@@ -102,24 +103,22 @@ def overflow(browser: webdriver.Chrome) -> int:
     return int(browser.execute_script("return document.documentElement.scrollWidth - window.innerWidth"))
 
 
-def wait_for_plots(browser: webdriver.Chrome) -> None:
-    script = (
-        "return document.querySelectorAll('.plot .main-svg').length > 0 && !document.querySelector('.plot[hidden]')"
-    )
-    WebDriverWait(browser, 10).until(lambda b: b.execute_script(script))
+def open_all(browser: webdriver.Chrome) -> None:
+    """Open all that is folded."""
+    browser.execute_script("document.querySelectorAll('details').forEach(each => { each.open = true; })")
 
 
 @pytest.mark.parametrize("width", [DESK, HAND])
 def test_the_page_is_whole_and_loads_nothing(browser, page, width):
     open_at(browser, page, width)
-    wait_for_plots(browser)
     assert errors(browser) == []
     assert remote_requests(browser) == []
     assert overflow(browser) <= 0
-    assert len(browser.find_elements(By.CSS_SELECTOR, ".plot .main-svg")) >= 3
     pictures = browser.execute_script("return [...document.images].map(i => [i.complete && i.naturalWidth > 0, i.alt])")
     assert len(pictures) >= 6
     assert all(loaded and alt for loaded, alt in pictures)
+    open_all(browser)
+    assert overflow(browser) <= 0
     headings = browser.execute_script("return [...document.querySelectorAll('h1, h2, h3')].map(h => +h.tagName[1])")
     assert headings[0] == 1
     assert headings.count(1) == 1
@@ -135,15 +134,23 @@ def test_a_bad_page_fails_the_same_checks(browser, tmp_path):
     assert overflow(browser) > 0
 
 
+def test_the_first_screen_has_the_answer(browser, page):
+    open_at(browser, page, DESK)
+    for kind in ("img", "table"):
+        top = browser.find_element(By.CSS_SELECTOR, f"#answer {kind}").rect["y"]
+        assert top < 900
+
+
 def test_the_page_stands_without_scripts(browser, page):
     browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:
         open_at(browser, page, DESK)
-        pictures = browser.find_elements(By.TAG_NAME, "img")
-        assert len(pictures) >= 6
-        assert all(picture.is_displayed() for picture in pictures)
-        assert not any(plot.is_displayed() for plot in browser.find_elements(By.CLASS_NAME, "plot"))
+        assert browser.find_element(By.CSS_SELECTOR, "#answer img").is_displayed()
+        assert len(browser.find_elements(By.TAG_NAME, "img")) >= 6
         assert not browser.find_elements(By.CSS_SELECTOR, "th button")
+        fold = browser.find_element(By.TAG_NAME, "summary")
+        fold.click()
+        assert browser.find_element(By.CSS_SELECTOR, "details img").is_displayed()
     finally:
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
 
@@ -155,10 +162,11 @@ def column(browser: webdriver.Chrome, table: object, index: int) -> list[str]:
 
 def test_a_table_sorts_by_click_and_by_key(browser, page):
     open_at(browser, page, DESK)
+    open_all(browser)
     tables = browser.find_elements(By.CSS_SELECTOR, "table.sortable")
-    (table,) = [t for t in tables if t.find_element(By.TAG_NAME, "caption").text.startswith("Best learning rates")]
+    (table,) = [t for t in tables if t.find_element(By.TAG_NAME, "caption").text.startswith("Best log2 rate of each")]
     headers = table.find_elements(By.CSS_SELECTOR, "thead th")
-    width = [h.text for h in headers].index("Width")
+    width = [h.text for h in headers].index("width")
     before = column(browser, table, width)
     button = headers[width].find_element(By.TAG_NAME, "button")
     browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", button)
@@ -173,8 +181,8 @@ def test_a_table_sorts_by_click_and_by_key(browser, page):
     assert column(browser, table, 0) == sorted(column(browser, table, 0))
 
 
-ODD_CELLS = ["—", "−0.5\n[−1, 0]", "12 of 30", "2^−3", "[0.2, 9]", "at least 3", "< 0.001", "1.5 %"]
-AS_NUMBERS = ["−0.5", "< 0.001", "2^−3", "[0.2, 9]", "1.5 %", "at least 3", "12 of 30", "—"]
+ODD_CELLS = ["—", "−0.5 [−1, 0]", "12 of 30", "2^−3", "[0.2, 9]", "at least 3", "< 0.001", "1.5 %"]
+AS_NUMBERS = ["−0.5 [−1, 0]", "< 0.001", "2^−3", "[0.2, 9]", "1.5 %", "at least 3", "12 of 30", "—"]
 
 
 SORT_CELLS = """
@@ -182,7 +190,7 @@ SORT_CELLS = """
     const body = table.tBodies[0], button = table.querySelector('button'), row = body.rows[0];
     body.replaceChildren(...arguments[0].map(() => row.cloneNode(true)));
     arguments[0].forEach((text, i) => { body.rows[i].cells[0].textContent = text; });
-    const sorted = () => { button.click(); return [...body.rows].map(row => row.cells[0].textContent.split('\\n')[0]); };
+    const sorted = () => { button.click(); return [...body.rows].map(row => row.cells[0].textContent); };
     return [sorted(), sorted()];
 """
 
@@ -197,39 +205,22 @@ def test_cells_of_all_kinds_sort_as_the_numbers_they_start_with(browser, page):
     assert words == ["10 a", "a", "b", "—"]
 
 
-def test_hovering_shows_method_width_rate_mean_and_seeds(browser, page):
+def test_a_point_near_the_pointer_says_what_it_is(browser, page):
     open_at(browser, page, DESK)
-    wait_for_plots(browser)
-    plot = browser.find_element(By.ID, f"plot-{TASK}.loss_vs_lr")
-    browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", plot)
-    point = plot.find_elements(By.CSS_SELECTOR, ".scatterlayer .points path")[2]
-    ActionChains(browser).move_to_element(point).perform()
-    label = WebDriverWait(browser, 5).until(lambda _: plot.find_element(By.CSS_SELECTOR, ".hovertext"))
-    said = label.get_attribute("textContent")
-    for part in ("SP · AdamW + cosine", "width 32", "rate 2^−11", "mean loss", "3 of 3 seeds"):
-        assert part in said
+    picture = browser.find_element(By.CSS_SELECTOR, "#answer .picture")
+    size, tip = picture.size, picture.find_element(By.CLASS_NAME, "tip")
+    offset = [round((POINT[0] - 0.5) * size["width"]), round((POINT[1] - 0.5) * size["height"])]
+    ActionChains(browser).move_to_element_with_offset(picture, offset[0] + 5, offset[1] - 5).perform()
+    assert tip.text == POINT[2]
+    ActionChains(browser).move_to_element_with_offset(picture, offset[0] + 100, offset[1]).perform()
+    assert not tip.is_displayed()
 
 
-def test_the_legend_switches_a_width_off_and_on(browser, page):
+def test_print_opens_what_is_folded(browser, page):
     open_at(browser, page, DESK)
-    wait_for_plots(browser)
-    plot = browser.find_element(By.ID, f"plot-{TASK}.loss_vs_lr")
-    browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", plot)
-    shown = "return arguments[0]._fullData.filter(t => t.visible === true).map(t => t.name)"
-    before = browser.execute_script(shown, plot)
-    toggle = plot.find_element(By.CSS_SELECTOR, ".legendtoggle")
-    ActionChains(browser).move_to_element(toggle).click().perform()
-    WebDriverWait(browser, 5).until(lambda b: "32" not in b.execute_script(shown, plot))
-    assert set(browser.execute_script(shown, plot)) == {"64", "128"}
-    assert before.count("32") == 4
-
-
-def test_the_contents_lead_to_every_section(browser, page):
-    open_at(browser, page, HAND)
-    links = browser.find_elements(By.CSS_SELECTOR, "nav a")
-    targets = [link.get_attribute("href").partition("#")[2] for link in links]
-    assert targets == browser.execute_script("return [...document.querySelectorAll('main > section')].map(s => s.id)")
-    browser.execute_script("document.documentElement.style.scrollBehavior = 'auto'")
-    links[3].click()
-    top = browser.execute_script("return document.getElementById(arguments[0]).getBoundingClientRect().top", targets[3])
-    assert abs(top) < 2
+    folded = "return [...document.querySelectorAll('details')].filter(each => each.open).length"
+    assert browser.execute_script(folded) == 0
+    browser.execute_script("window.dispatchEvent(new Event('beforeprint'))")
+    assert browser.execute_script(folded) >= 5
+    browser.execute_script("window.dispatchEvent(new Event('afterprint'))")
+    assert browser.execute_script(folded) == 0

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import ast
 import re
 
 import pytest
 import yaml
 from checkouts import ROOT, Checkout
+from surfaces import NO_CURVES, make_rows, parabolas
 
 from mufree.analysis import tables
-from mufree.publish import figures
+from mufree.publish import contents, figures
 from mufree.study.config import Study
 from mufree.study.jobs import deal
 from mufree.study.plan import Sweep, expand
@@ -33,8 +33,8 @@ def test_jobs_of_the_smoke_study(checkout: Checkout) -> None:
         "first_look": 1,
         "collect": 1,
         "metrics": 1,
-        "verdicts": 1,
         "draw": 2,
+        "overview": 1,
         "provenance": 1,
         "report": 1,
     }
@@ -65,12 +65,10 @@ def test_follow_ups_are_frozen_beside_the_study_and_not_in_its_place(checkout: C
         (command,) = (line for line in said.splitlines() if "mufree freeze" in line)
         return command
 
-    study, later = freezing("smoke"), freezing("follow_ups")
+    study, later = freezing("cifar_wikitext"), freezing("follow_ups")
     assert " --out paper/data " in study
-    assert "--full experiments/cifar_wikitext.yaml" in study
     assert "--power experiments/cifar_wikitext.power.csv" in study
     assert " --out paper/follow_ups " in later
-    assert "--full" in later
     assert "cifar_wikitext" not in later
 
 
@@ -119,23 +117,18 @@ def test_shards_train_every_sweep_once_and_nothing_else(checkout: Checkout) -> N
     assert len(first | second) == checkout.planned_jobs()["sweep"]
 
 
-def listed(name: str, file: str) -> list[str]:
-    """A list of names that stands literally in a rules file."""
-    found = re.search(rf"^{name} = (\[.*?\])", (ROOT / "rules" / file).read_text(), flags=re.M | re.S)
-    assert found is not None
-    return list(ast.literal_eval(found.group(1)))
+def test_pages_and_package_agree_on_tables_and_figures() -> None:
+    assert set(contents.FIGURES) - {contents.OVERVIEW} == set(figures.FIGURES)
+    made = tables.build(make_rows(parabolas([-8])), NO_CURVES)  # a study of one width has all tables as well
+    assert set(contents.TABLES) == {*made, "coordcheck", "coordcheck_verdict"}
 
 
-def test_rules_and_package_agree_on_tables_and_figures() -> None:
-    assert listed("FIGURES", "common.smk") == list(figures.FIGURES)
-    assert set(listed("TABLES", "analyse.smk")) == {*tables.COLUMNS, "coordcheck", "coordcheck_verdict"}
-
-
-def test_every_caption_belongs_to_something_in_the_report() -> None:
-    text = (ROOT / "rules/analyse.smk").read_text()
-    named = {*tables.COLUMNS, "coordcheck", "coordcheck_verdict", *figures.FIGURES, "report", "verdicts"}
-    assert "paper/captions/{table}.rst" in text
-    assert {path.stem for path in (ROOT / "paper/captions").glob("*.rst")} == named
+def test_what_was_registered_for_a_study_is_judged_there_alone(checkout: Checkout) -> None:
+    judged = {
+        study: checkout.planned_jobs("--quiet", "rules", "reason", study=study).get("verdicts")
+        for study in ("smoke", "cifar_wikitext")
+    }
+    assert judged == {"smoke": None, "cifar_wikitext": 1}
 
 
 def test_conda_and_pip_install_the_same_versions() -> None:

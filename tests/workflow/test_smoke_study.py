@@ -33,7 +33,7 @@ def test_it_leaves_report_tables_and_figures(finished: Checkout) -> None:
     assert "<html" in (results / "report.html").read_text()
     for task in ("photo-mlp", "wiki-gpt"):
         for name in FIGURES:
-            for kind in ("pdf", "png", "csv"):
+            for kind in ("pdf", "png", "csv", "points.json"):
                 assert (results / f"figures/{task}.{name}.{kind}").stat().st_size > 0
     rows = pq.read_table(results / "rows.parquet")
     primary = pc.and_(pc.equal(rows["variant"], ""), pc.is_in(rows["method"], pa.array(list(METHODS))))
@@ -57,11 +57,11 @@ def test_the_second_time_there_is_nothing_to_do(finished: Checkout) -> None:
 @pytest.mark.parametrize(
     ("source", "jobs"),
     [
-        ("publish/report/words.py", {"report": 1}),
-        ("analysis/metrics/transfer.py", {"first_look": 1, "metrics": 1, "verdicts": 1, "draw": 2, "report": 1}),
+        ("publish/report/pages.py", {"report": 1}),
+        ("analysis/metrics/transfer.py", {"first_look": 1, "metrics": 1, "draw": 2, "overview": 1, "report": 1}),
         (
             "study/jobs.py",
-            {"first_look": 1, "collect": 1, "metrics": 1, "verdicts": 1, "draw": 2, "provenance": 1, "report": 1},
+            {"first_look": 1, "collect": 1, "metrics": 1, "draw": 2, "overview": 1, "provenance": 1, "report": 1},
         ),
     ],
 )
@@ -77,11 +77,12 @@ def test_analysis_code_trains_nothing(finished: Checkout, source: str, jobs: dic
 
 
 def test_all_that_a_stages_command_has_loaded_belongs_to_it(finished: Checkout) -> None:
-    for stage in ("data", "coordcheck", "collect", "metrics", "verdicts", "provenance", "report"):
+    for stage in ("data", "coordcheck", "collect", "metrics", "overview", "provenance", "report"):
         assert finished.loaded_beside(stage, stage) == set(), stage
     assert finished.loaded_beside("figures", "figure") == finished.loaded_beside("first_look", "first-look") == set()
     # How runs are kept, and how long the others may take, changes none of them.
-    assert finished.loaded_beside("train", "sweep") == {"mufree.study.sources", "mufree.lab.speed"}
+    keeping = {f"mufree.study.{name}" for name in ("collect", "jobs", "record", "run_store", "sources", "yaml_files")}
+    assert finished.loaded_beside("train", "sweep") == keeping | {"mufree.lab.speed", "mufree.lab.train.sweeping"}
     assert "mufree.publish.figures.transfer" in finished.loaded_beside(
         "metrics", "figure"
     )  # a stage that lacks it is seen

@@ -26,7 +26,7 @@ PARTS: dict[str, dict[str, list[tuple[str, str]]]] = {
             ("import cifar10, photo_patches, prepared,", "import cifar10, photo_patches, prepared, stripes,"),
             ('    "wikitext2":', '    "stripes": stripes.build,\n    "wikitext2":'),
         ],
-        "src/mufree/study/config.py": [
+        "src/mufree/study/parts.py": [
             (
                 "Dataset = Annotated[",
                 'class Stripes(Images):\n    """Stripes."""\n\n    name: Literal["stripes"]\n    examples: Positive = 256\n'
@@ -37,10 +37,13 @@ PARTS: dict[str, dict[str, list[tuple[str, str]]]] = {
     "model": {
         "src/mufree/lab/models/shallow.py": [],
         "src/mufree/lab/models/__init__.py": [
-            ("from mufree.lab.models.vit", "from mufree.lab.models.shallow import Shallow\nfrom mufree.lab.models.vit"),
+            (
+                "from mufree.lab.models.transformer",
+                "from mufree.lab.models.shallow import Shallow\nfrom mufree.lab.models.transformer",
+            ),
             ('"gpt": GPT', '"gpt": GPT, "shallow": Shallow'),
         ],
-        "src/mufree/study/config.py": [
+        "src/mufree/study/parts.py": [
             (
                 "Model = Annotated[",
                 'class Shallow(Network):\n    """A layer."""\n\n    kind: ClassVar[Kind] = "image"\n'
@@ -56,7 +59,7 @@ PARTS: dict[str, dict[str, list[tuple[str, str]]]] = {
     "method": {
         "experiments/toy.yaml": [],
         "src/mufree/study/config.py": [("OptimizerName = Literal[", 'OptimizerName = Literal["adamax", ')],
-        "src/mufree/lab/train/run.py": [
+        "src/mufree/lab/train/network.py": [
             (
                 '        case "sgd":',
                 '        case "adamax":\n            return MuAdamW(impl=torch.optim.Adamax, **adam, **shared)\n'
@@ -69,21 +72,19 @@ PARTS: dict[str, dict[str, list[tuple[str, str]]]] = {
         "src/mufree/analysis/tables/progress.py": [],
         "src/mufree/analysis/tables/__init__.py": [
             ("from mufree.analysis.tables import inside,", "from mufree.analysis.tables import inside, progress,"),
-            (
-                '    "loss": [',
-                '    "progress": ["task", "method", "width", "progress", "progress_low", "progress_high", "n_seeds"],\n'
-                '    "loss": [',
-            ),
             ('        "loss": transfer', '        "progress": progress.table(cases),\n        "loss": transfer'),
         ],
-        "src/mufree/analysis/tables/estimates.py": [
+        "src/mufree/study/statistics.py": [
             (
-                "SOURCES = [",
-                'SOURCES = [\n    Source("progress", "progress", "progress", "progress_low", "progress_high", "share"),',
+                "DECLARED: tuple[Statistic, ...] = (",
+                "DECLARED: tuple[Statistic, ...] = (\n"
+                '    Statistic("progress", "share of the loss that is learnt", "share", "best", table="progress"),',
             )
         ],
-        "rules/analyse.smk": [('    "premium",', '    "premium",\n    "progress",')],
-        "paper/captions/progress.rst": [],
+        "src/mufree/publish/contents.py": [
+            ("TABLES = {", 'TABLES = {\n    "progress": "How much is learnt, in numbers.",'),
+            ('("cost",)', '("cost", "progress")'),
+        ],
     },
     "figure": {
         "src/mufree/publish/figures/progress.py": [],
@@ -94,12 +95,10 @@ PARTS: dict[str, dict[str, list[tuple[str, str]]]] = {
             ),
             ('    "averages": (', '    "progress_vs_width": (progress_vs_width, ("progress",)),\n    "averages": ('),
         ],
-        "rules/common.smk": [('    "averages",', '    "averages",\n    "progress_vs_width",')],
-        "paper/captions/progress_vs_width.rst": [],
-        "src/mufree/publish/report/captions.py": [
-            ("FIGURE_CAPTIONS = {", 'FIGURE_CAPTIONS = {\n    "progress_vs_width": "How much is learnt.",')
+        "src/mufree/publish/contents.py": [
+            ("FIGURES = {", 'FIGURES = {\n    "progress_vs_width": "How much is learnt.",'),
+            ('("best_of_k",)', '("best_of_k", "progress_vs_width")'),
         ],
-        "src/mufree/publish/report/best.py": [("FIGURES: tuple[str, ...] = ()", 'FIGURES = ("progress_vs_width",)')],
     },
 }
 """What the README's list comes to: files by path; new ones from `TOYS`, in others what stands there and what then does."""
@@ -159,4 +158,5 @@ def test_one_of_each_is_trained_measured_drawn_and_reported(tmp_path: Path) -> N
     assert sorted(estimates["estimate"]) == pytest.approx(sorted(by_hand), rel=1e-7)
     page = (results / "report.html").read_text(encoding="utf-8")
     assert "How much is learnt." in page
+    assert "How much is learnt, in numbers." in page
     assert "One layer on stripes" in page

@@ -12,10 +12,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-MAX_SLOPE = 0.1
-"""A slope of log2 activation on log2 width below this, in absolute value, counts as none."""
-FIRST_STEP = 2
-"""First step that is judged: with a zero readout no gradient reaches the other layers at the first step."""
+from mufree.study.limits import FIRST_STEP, MAX_SLOPE
+
 JUDGED_LAYERS = ("embedding", "hidden", "readout")
 """Layer types whose modules are judged. A normalisation's output has the size its weight gives it whatever comes in, so it is
 recorded and not judged."""

@@ -11,7 +11,7 @@ times their number.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -20,13 +20,10 @@ import numpy as np
 import pandas as pd
 
 from mufree.analysis.metrics.statistics import Interval, holm, one_sided_p, two_sided_p
+from mufree.analysis.tables.cases import plain_records
+from mufree.analysis.tables.estimates import COLUMNS as ESTIMATE_COLUMNS
 from mufree.study.hypotheses import Condition, Hypotheses, Hypothesis, Verdict
-
-ESTIMATE_COLUMNS = [
-    *("task", "subject", "width", "statistic", "estimate", "low", "high", "low90", "high90", "se", "n_seeds", "unit"),
-    *("status", "reason"),
-]
-"""What the frame of estimates must have."""
+from mufree.study.limits import MIN_SEEDS, PRIMARY_SEEDS
 
 COLUMNS = [
     *("id", "task", "scope", "condition", "kind", "claim", "statistic", "subject", "width", "rule", "margin"),
@@ -38,13 +35,6 @@ p-values in rows of a condition are those of the hypothesis in the task. `margin
 
 OVERALL = "all"
 """What stands for the task in rows of scope `overall`."""
-
-MIN_SEEDS = 3
-"""With fewer seeds nothing is judged: an interval over two is one degree of freedom."""
-
-PRIMARY_SEEDS = 5
-"""With fewer seeds a verdict is exploratory, and its reason says so."""
-
 
 NOT_MEASURED = "it was not measured in this task"
 
@@ -204,16 +194,15 @@ def _rows(condition: Condition, estimates: pd.DataFrame) -> list[dict[str, Any]]
             "hypothesis"
         )
     if len(here):
-        return [_plain(row) for row in here.sort_values(["subject", "width"]).to_dict("records")]
+        return [_plain(row) for row in plain_records(here.sort_values(["subject", "width"]))]
     blank: dict[str, Any] = dict.fromkeys(ESTIMATE_COLUMNS, math.nan)
     of = {"subject": condition.subject, "width": _whole(width), "n_seeds": None, "unit": "", "reason": NOT_MEASURED}
     return [blank | of | {"status": "not_estimable"}]
 
 
-def _plain(row: dict[Any, Any]) -> dict[str, Any]:
-    plain = {str(k): v for k, v in row.items()}
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
     unit = row["unit"] if isinstance(row["unit"], str) else ""  # a file gives NaN for an empty text
-    return plain | {"width": _whole(row["width"]), "n_seeds": _whole(row["n_seeds"]), "unit": unit}
+    return row | {"width": _whole(row["width"]), "n_seeds": _whole(row["n_seeds"]), "unit": unit}
 
 
 def _whole(value: Any) -> int | None:
@@ -348,14 +337,3 @@ def _why(condition: Condition, verdict: Verdict, row: dict[str, Any], bounds: tu
     if row["n_seeds"] < PRIMARY_SEEDS:
         text += f"; exploratory: {row['n_seeds']} seeds, {PRIMARY_SEEDS} are wanted"
     return text
-
-
-def small_numbers(estimates: pd.DataFrame) -> pd.DataFrame:
-    """The estimates that rest on fewer than `PRIMARY_SEEDS` seeds, and so are exploratory."""
-    return estimates[estimates["n_seeds"] < PRIMARY_SEEDS]
-
-
-def of_scope(verdicts: pd.DataFrame, scope: str) -> Iterable[dict[str, Any]]:
-    """Rows of one scope as plain dicts."""
-    frame = verdicts[verdicts["scope"] == scope]
-    return ({str(k): v for k, v in row.items()} for row in frame.to_dict("records"))

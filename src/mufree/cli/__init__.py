@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
-from collections.abc import Callable, Sequence
-from importlib.metadata import version
+from collections.abc import Sequence
+from inspect import BoundArguments
+from typing import Any
 
-from mufree.cli import analysing, coordcheck, paper, planning, sittings, training
+from cyclopts import CycloptsError
+
+# They declare commands, which help lists in this order.
+from mufree.cli import planning, training, coordcheck, analysing, paper, sittings  # noqa: F401  # isort: skip
+from mufree.cli.commands import app
 from mufree.cli.inputs import UserError
-
-Handler = Callable[[argparse.Namespace], None]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,39 +21,36 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     75 is a sweep's that was asked to stop and is to be called again.
     """
-    arguments = _parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    command, arguments = _read(words)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     try:
-        arguments.handler(arguments)
+        command(*arguments.args, **arguments.kwargs)
     except UserError as error:
-        print(f"mufree {arguments.command}: {error}", file=sys.stderr)
+        print(f"mufree {words[0]}: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         return 0
     except OSError as error:  # a full disk, a missing file, no permission: finished runs are in the store
-        print(f"mufree {arguments.command}: {error}", file=sys.stderr)
+        print(f"mufree {words[0]}: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="mufree", description="Schedule-free optimizers under µP: the study's commands."
-    )
-    parser.add_argument("--version", action="version", version=f"mufree {version('mufree')}")
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+def _read(words: list[str]) -> tuple[Any, BoundArguments]:
+    """The function that is called, and its arguments. Exits where help is asked for, and with 2 where arguments are wrong."""
+    asked = " ".join(["mufree", *words[:1]]) if words and words[0] in app else "mufree"
+    try:
+        if not words:
+            raise CycloptsError("name a command")
+        command, arguments, _ = app.parse_args(words, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        print(f"{asked}: {error}\n`{asked} --help` says more.", file=sys.stderr)
+        raise SystemExit(2) from None
+    if "console" in arguments.arguments:  # what prints help or the version
+        from rich.console import Console
 
-    def command(name: str, handler: Handler, summary: str, example: str) -> argparse.ArgumentParser:
-        sub = subparsers.add_parser(
-            name,
-            help=summary,
-            description=summary,
-            epilog=f"example:\n  mufree {name} {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        sub.set_defaults(handler=handler)
-        return sub
-
-    for module in (planning, training, coordcheck, analysing, paper, sittings):
-        module.add_commands(command)
-    return parser
+        arguments.arguments["console"] = Console(soft_wrap=True, highlight=False)
+        command(*arguments.args, **arguments.kwargs)
+        raise SystemExit(0)
+    return command, arguments

@@ -2,287 +2,189 @@
 
 from __future__ import annotations
 
-import argparse
-import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Annotated
 
-from mufree.cli.inputs import Command, UserError, load_study, read_tables, task_of
-from mufree.study import jobs
-from mufree.study.plan import Sweep, expand
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from mufree.cli.commands import AT_LEAST_ONE, Checks, Kind, StudyFile, Sweeps, command
+from mufree.cli.inputs import UserError, load_study, mendable, read_tables, task_of
 
 
-def add_commands(command: Command) -> None:
-    """Add all of them; `command(name, handler, summary, example)` makes one."""
-    sub = command(
-        "collect",
-        collect,
-        "Join the sweeps of a study and assert that they are exactly the runs planned.",
-        "--study experiments/quickstart.yaml --sweeps 'sweeps/{task}/{method}/w{widths}/s{seeds}' --out results",
-    )
-    _of_a_study(sub)
-    sub.add_argument("--out", type=Path, required=True, help="folder for rows.parquet, curves.parquet, timings.parquet")
+@command("--study experiments/quickstart.yaml --sweeps 'sweeps/{task}/{method}/w{widths}/s{seeds}' --out results")
+def collect(*, study: StudyFile, sweeps: Sweeps, out: Path, device: Kind = "cpu") -> None:
+    """Join the sweeps of a study and assert that they are exactly the runs planned.
 
-    sub = command(
-        "first-look",
-        first_look,
-        "Draw loss against rate for one task whose sweeps are finished, whatever the others are.",
-        "--study experiments/quickstart.yaml --task photo-mlp --sweeps 'sweeps/{task}/{method}/w{widths}/s{seeds}' "
-        "--out first_look",
-    )
-    _of_a_study(sub)
-    sub.add_argument("--task", required=True)
-    sub.add_argument("--out", type=Path, required=True, help="folder to draw into")
+    Args:
+        out: folder for rows.parquet, curves.parquet, timings.parquet
+    """
+    from mufree.study import jobs, record
+    from mufree.study.collect import collected
+    from mufree.study.plan import expand
 
-    sub = command(
-        "metrics",
-        metrics,
-        "Turn rows, curves and coordinate checks into tables.",
-        "--rows rows.parquet --curves curves.parquet --coordcheck coordcheck/*.parquet --out tables",
-    )
-    sub.add_argument("--rows", type=Path, required=True)
-    sub.add_argument("--curves", type=Path, required=True)
-    sub.add_argument("--coordcheck", type=Path, nargs="*", default=[], help="raw coordinate checks, one a task")
-    sub.add_argument("--out", type=Path, required=True, help="folder for the tables (CSV) and summary.json")
-
-    sub = command(
-        "figure",
-        figure,
-        "Draw figures of one task from the tables, each as PDF, PNG and the CSV of what is plotted.",
-        "loss_vs_lr --task photo-mlp --rows rows.parquet --curves curves.parquet --tables tables --out figures",
-    )
-    sub.add_argument("names", nargs="*", metavar="NAME", help="figures to draw (default: all)")
-    sub.add_argument("--task", required=True)
-    sub.add_argument("--title", help="title above the figures (default: the task's name)")
-    sub.add_argument("--rows", type=Path, required=True)
-    sub.add_argument("--curves", type=Path, required=True)
-    sub.add_argument("--tables", type=Path, required=True, help="folder of the tables")
-    sub.add_argument("--out", type=Path, required=True, help="folder to draw into")
-
-    sub = command(
-        "provenance",
-        provenance,
-        "Write versions, machine, digests of code and data, and times of a study.",
-        "--study S.yaml --rows rows.parquet --timings timings.parquet --manifests */manifest.json --out provenance.json",
-    )
-    sub.add_argument("--study", type=Path, required=True)
-    sub.add_argument("--rows", type=Path, required=True)
-    sub.add_argument("--timings", type=Path, required=True)
-    sub.add_argument("--manifests", type=Path, nargs="+", required=True, help="manifests of the prepared data sets")
-    sub.add_argument("--out", type=Path, required=True)
-
-    sub = command(
-        "report",
-        report,
-        "Write report.pdf and report.html from tables and figures.",
-        "--study S.yaml --rows rows.parquet --curves curves.parquet --tables tables --figures figures "
-        "--provenance provenance.json --out results",
-    )
-    sub.add_argument("--study", type=Path, required=True)
-    sub.add_argument("--tables", type=Path, required=True)
-    sub.add_argument("--rows", type=Path, required=True)
-    sub.add_argument("--curves", type=Path, required=True)
-    sub.add_argument("--figures", type=Path, required=True)
-    sub.add_argument("--provenance", type=Path, required=True)
-    sub.add_argument("--out", type=Path, required=True, help="folder for report.pdf and report.html")
-
-    sub = command(
-        "calibrate",
-        calibrate,
-        "Simulate studies whose drift and regret are known, and count how often the intervals cover them.",
-        "--simulations 2000 --out results/calibration.csv",
-    )
-    sub.add_argument("--simulations", type=int, default=2000, help="studies a scenario and number of seeds")
-    sub.add_argument("--seeds", type=int, nargs="+", default=[3, 5, 8], help="numbers of seeds of a study")
-    sub.add_argument("--rng-seed", type=int, default=0)
-    sub.add_argument("--out", type=Path, required=True, help="the table (CSV)")
-
-    sub = command(
-        "power",
-        power,
-        "Say what a study can see before it is run: simulate it with the noise and curvature of a pilot.",
-        "--pilot results/pilot/rows.parquet --study experiments/cifar_wikitext.yaml --out experiments/cifar_wikitext.power.csv",
-    )
-    sub.add_argument("--pilot", type=Path, required=True, help="rows of a finished pilot")
-    sub.add_argument("--study", type=Path, required=True, help="the planned study")
-    sub.add_argument("--seeds", type=int, nargs="*", default=[3, 5, 8], help="numbers of seeds besides the planned one")
-    sub.add_argument("--simulations", type=int, default=500, help="simulated studies a row")
-    sub.add_argument("--out", type=Path, required=True, help="the table (CSV)")
+    planned = load_study(study)
+    runs = expand(planned)
+    with mendable(record.RecordError):
+        found = collected(planned, runs, jobs.deal(planned, runs, device), sweeps)
+    for name, table in found.items():
+        record.write_table(out / f"{name}.parquet", table)
 
 
-def _of_a_study(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--study", type=Path, required=True, help="the study file")
-    sub.add_argument("--sweeps", required=True, help="folder of a sweep, with {task}, {method}, {widths} and {seeds}")
-    sub.add_argument(
-        "--device", default="cpu", choices=["cpu", "cuda"], help="kind of device that trained (default cpu)"
-    )
+@command(
+    "--study experiments/quickstart.yaml --task photo-mlp --sweeps 'sweeps/{task}/{method}/w{widths}/s{seeds}' "
+    "--out first_look"
+)
+def first_look(*, study: StudyFile, task: str, sweeps: Sweeps, out: Path, device: Kind = "cpu") -> None:
+    """Draw loss against rate for one task whose sweeps are finished, whatever the others are.
 
-
-def collect(arguments: argparse.Namespace) -> None:
-    """`mufree collect`."""
-    import pyarrow as pa
-
-    from mufree.study import record
-
-    study = load_study(arguments.study)
-    runs = expand(study)
-    sweeps = jobs.deal(study, runs, arguments.device)
-    found = {name: _of_sweeps(name, sweeps, arguments.sweeps) for name in ("rows", "timings", "curves")}
-    joined = {
-        name: record.concat_curves(tables) if name == "curves" else pa.concat_tables(tables)
-        for name, tables in found.items()
-    }
-    try:
-        record.check_collected(runs, joined["rows"], mixed=study.mixed)
-    except record.RecordError as error:
-        raise UserError(str(error)) from error
-    joined["rows"] = record.collected_rows(runs, study.tasks, joined["rows"])
-    for name, table in joined.items():
-        record.write_table(arguments.out / f"{name}.parquet", table)
-
-
-def _of_sweeps(name: str, sweeps: Sequence[Sweep], pattern: str) -> list[pa.Table]:
-    """The file `name`.parquet of each sweep; `pattern` says in which folder a sweep's files are."""
-    import pyarrow.parquet as pq
-
-    def folder(s: Sweep) -> Path:
-        return Path(pattern.format(task=s.task, method=s.method, widths=s.width_label, seeds=s.seed_label))
-
-    try:
-        return [pq.read_table(folder(sweep) / f"{name}.parquet", partitioning=None) for sweep in sweeps]
-    except FileNotFoundError as error:
-        raise UserError(f"a sweep is not finished: {error}. Run the workflow again to complete it.") from error
-
-
-def first_look(arguments: argparse.Namespace) -> None:
-    """`mufree first-look`."""
-    import pyarrow as pa
-
+    Args:
+        out: folder to draw into
+    """
     from mufree.analysis import tables
     from mufree.publish import figures
-    from mufree.study import record
+    from mufree.study import jobs, record
+    from mufree.study.collect import rows_so_far
+    from mufree.study.plan import expand
 
-    study = load_study(arguments.study)
-    runs = expand(study)
-    sweeps = [sweep for sweep in jobs.deal(study, runs, arguments.device) if sweep.task == arguments.task]
-    rows = record.collected_rows(runs, study.tasks, pa.concat_tables(_of_sweeps("rows", sweeps, arguments.sweeps)))
-    found = {"rows": rows.to_pandas()}
+    planned = load_study(study)
+    title = task_of(planned, task).description
+    runs = expand(planned)
+    of_task = [sweep for sweep in jobs.deal(planned, runs, device) if sweep.task == task]
+    with mendable(record.RecordError):
+        found = {"rows": rows_so_far(planned, runs, of_task, sweeps).to_pandas()}
     found |= tables.surfaces(found["rows"])
-    title = task_of(study, arguments.task).description
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    stem = arguments.out / f"{arguments.task}.loss_vs_lr"
-    figures.save(*figures.draw("loss_vs_lr", found, arguments.task, title), stem)
-    print(f"First figure: {stem}.png, loss against rate on {arguments.task}.", flush=True)
+    out.mkdir(parents=True, exist_ok=True)
+    stem = out / f"{task}.loss_vs_lr"
+    figures.save(*figures.draw("loss_vs_lr", found, task, title), stem)
+    print(f"First figure: {stem}.png, loss against rate on {task}.", flush=True)
 
 
-def metrics(arguments: argparse.Namespace) -> None:
-    """`mufree metrics`."""
+@command("--rows rows.parquet --curves curves.parquet --coordcheck coordcheck/*.parquet --out tables")
+def metrics(*, rows: Path, curves: Path, coordcheck: Checks = (), out: Path) -> None:
+    """Turn rows, curves and coordinate checks into tables.
+
+    Args:
+        out: folder for the tables (CSV)
+    """
     import pandas as pd
 
-    from mufree.analysis import coordcheck, tables
-    from mufree.study import record
+    from mufree.analysis import coordcheck as checks
+    from mufree.analysis import tables
+    from mufree.study import files
 
-    rows = pd.read_parquet(arguments.rows)
-    built = tables.build(rows, pd.read_parquet(arguments.curves))
-    built |= coordcheck.tables(pd.read_parquet(path) for path in arguments.coordcheck)
+    found = pd.read_parquet(rows)
+    built = tables.build(found, pd.read_parquet(curves))
+    built |= checks.tables(pd.read_parquet(path) for path in coordcheck)
     for name, table in built.items():
-        record.write_text(arguments.out / f"{name}.csv", tables.to_csv(table))
-    record.write_json(arguments.out / "summary.json", tables.summary(rows, built))
+        files.write_text(out / f"{name}.csv", tables.to_csv(table))
 
 
-def figure(arguments: argparse.Namespace) -> None:
-    """`mufree figure`."""
+@command("loss_vs_lr --task photo-mlp --rows rows.parquet --curves curves.parquet --tables tables --out figures")
+def figure(*names: str, task: str, title: str | None = None, rows: Path, curves: Path, tables: Path, out: Path) -> None:
+    """Draw figures of one task from the tables, each as PDF, PNG and the CSV of what is plotted.
+
+    Args:
+        names: figures to draw (default: all)
+        title: title above the figures (default: the task's name)
+        tables: folder of the tables
+        out: folder to draw into
+    """
     import pandas as pd
 
     from mufree.publish import figures
 
-    names = arguments.names or list(figures.FIGURES)
-    unknown = [name for name in names if name not in figures.FIGURES]
-    if unknown:
+    if unknown := [name for name in names if name not in figures.FIGURES]:
         raise UserError(f"Unknown figure '{unknown[0]}'. Known: {', '.join(figures.FIGURES)}", 2)
-    tables = {
-        "rows": pd.read_parquet(arguments.rows),
-        "curves": pd.read_parquet(arguments.curves),
-        **read_tables(arguments.tables),
-    }
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        drawn, plotted = figures.draw(name, tables, arguments.task, arguments.title or arguments.task)
-        figures.save(drawn, plotted, arguments.out / f"{arguments.task}.{name}")
+    found = {"rows": pd.read_parquet(rows), "curves": pd.read_parquet(curves), **read_tables(tables)}
+    out.mkdir(parents=True, exist_ok=True)
+    for name in names or figures.FIGURES:
+        drawn, plotted = figures.draw(name, found, task, title or task)
+        figures.save(drawn, plotted, out / f"{task}.{name}")
 
 
-def provenance(arguments: argparse.Namespace) -> None:
-    """`mufree provenance`."""
-    import pyarrow.parquet as pq
+@command(
+    "--study S.yaml --rows rows.parquet --timings timings.parquet --manifests */manifest.json --out provenance.json"
+)
+def provenance(
+    *, study: StudyFile, rows: Path, timings: Path, manifests: Annotated[tuple[Path, ...], AT_LEAST_ONE], out: Path
+) -> None:
+    """Write versions, machine, digests of code and data, and times of a study.
 
-    from mufree.study import record, sources
+    Args:
+        manifests: manifests of the prepared data sets
+    """
+    from mufree.study import collect, files
 
-    study = load_study(arguments.study)
-    rows, timings = (pq.read_table(path).to_pydict() for path in (arguments.rows, arguments.timings))
-    seconds = sum(sum(timings[f"{phase}_seconds"]) for phase in ("setup", "train", "evaluate"))
-    record.write_json(
-        arguments.out,
-        {
-            "study": study.name,
-            "environment": record.environment(),
-            "code_digest": sources.digest("train"),
-            "code_digests_of_runs": sorted(set(rows["code_digest"])),
-            "numerics": sorted(set(rows["numerics"])),
-            "device": sorted(set(rows["device"])),
-            "runs": len(rows["run_id"]),
-            "core_hours": round(seconds / 3600, 3),
-            "cpus_of_runs": sorted(set(timings["cpu"])),
-            "data": [json.loads(path.read_text(encoding="utf-8")) for path in arguments.manifests],
-        },
-    )
+    files.write_json(out, collect.provenance(load_study(study), rows, timings, manifests))
 
 
-def report(arguments: argparse.Namespace) -> None:
-    """`mufree report`."""
-    import pandas as pd
+@command(
+    "--study S.yaml --rows rows.parquet --tables tables --figures figures --provenance provenance.json --out results"
+)
+def report(
+    *,
+    study: StudyFile,
+    tables: Path,
+    rows: Path,
+    figures: Path,
+    provenance: Path,
+    verdicts: Path | None = None,
+    out: Path,
+) -> None:
+    """Write report.pdf and report.html from tables and figures.
 
+    Args:
+        verdicts: the table of verdicts, where the study is judged
+        out: folder for report.pdf and report.html
+    """
     from mufree.publish import report as reports
+    from mufree.publish.results import read
 
-    study = load_study(arguments.study)
-    reports.write(
-        study=study.model_dump(mode="json"),
-        tables=read_tables(arguments.tables),
-        summary=json.loads((arguments.tables / "summary.json").read_text(encoding="utf-8")),
-        provenance=json.loads(arguments.provenance.read_text(encoding="utf-8")),
-        figures=arguments.figures,
-        out=arguments.out,
-        rows=pd.read_parquet(arguments.rows),
-        curves=pd.read_parquet(arguments.curves),
-    )
+    reports.write(read(study, rows, tables, provenance, verdicts=verdicts), figures, out)
 
 
-def calibrate(arguments: argparse.Namespace) -> None:
-    """`mufree calibrate`."""
-    from mufree.analysis.metrics.calibration import calibrate
-    from mufree.study import record
+@command("--simulations 2000 --out results/calibration.csv")
+def calibrate(
+    *,
+    simulations: int = 2000,
+    seeds: Annotated[tuple[int, ...], AT_LEAST_ONE] = (3, 5, 8),
+    rng_seed: int = 0,
+    out: Path,
+) -> None:
+    """Simulate studies whose drift and regret are known, and count how often the intervals cover them.
 
-    table = calibrate(arguments.simulations, arguments.seeds, arguments.rng_seed)
-    record.write_text(arguments.out, table.to_csv(index=False, float_format="%.6g"))
-    print(f"{int(table['within_bounds'].sum())} of {len(table)} rows within bounds; all of them: {arguments.out}")
+    Args:
+        simulations: studies a scenario and number of seeds
+        seeds: numbers of seeds of a study
+        out: the table (CSV)
+    """
+    from mufree.analysis.metrics import calibration
+    from mufree.study import files
+
+    table = calibration.calibrate(simulations, seeds, rng_seed)
+    files.write_text(out, table.to_csv(index=False, float_format="%.6g"))
+    print(f"{int(table['within_bounds'].sum())} of {len(table)} rows within bounds; all of them: {out}")
 
 
-def power(arguments: argparse.Namespace) -> None:
-    """`mufree power`."""
+@command(
+    "--pilot results/pilot/rows.parquet --study experiments/cifar_wikitext.yaml --out experiments/cifar_wikitext.power.csv"
+)
+def power(*, pilot: Path, study: Path, seeds: tuple[int, ...] = (3, 5, 8), simulations: int = 500, out: Path) -> None:
+    """Say what a study can see before it is run: simulate it with the noise and curvature of a pilot.
+
+    Args:
+        pilot: rows of a finished pilot
+        study: the planned study
+        seeds: numbers of seeds besides the planned one
+        simulations: simulated studies a row
+        out: the table (CSV)
+    """
     import pyarrow.parquet as pq
 
     from mufree.analysis.tables.power import power_table
-    from mufree.study import record
+    from mufree.study import files
 
-    study = load_study(arguments.study)
-    pilot = pq.read_table(arguments.pilot, partitioning=None).to_pandas()
-    try:
-        table = power_table(pilot, study, arguments.seeds, arguments.simulations)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    record.write_text(arguments.out, table.to_csv(index=False, float_format="%.4g"))
+    planned = load_study(study)
+    with mendable(ValueError):
+        table = power_table(pq.read_table(pilot, partitioning=None).to_pandas(), planned, seeds, simulations)
+    files.write_text(out, table.to_csv(index=False, float_format="%.4g"))
     shown = table[table["planned"]].drop(columns=["planned", "reason"])
     print(shown.to_string(index=False, float_format="%.3g"))

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from mufree.study import config, yaml_files
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mufree.lab.data import Prepared
-
-Command = Callable[[str, Callable[[argparse.Namespace], None], str, str], argparse.ArgumentParser]
-"""`command(name, handler, summary, example)` makes the parser of one command."""
+    from mufree.study import config
+    from mufree.study.hypotheses import Hypotheses
 
 
 class UserError(Exception):
@@ -26,22 +23,50 @@ class UserError(Exception):
         self.exit_code = exit_code
 
 
+@contextmanager
+def mendable(*errors: type[Exception], exit_code: int = 1) -> Iterator[None]:
+    """Within it, these errors are the caller's to mend: they say what is wrong and what to do."""
+    try:
+        yield
+    except errors as error:
+        raise UserError(str(error), exit_code) from error
+
+
+@contextmanager
+def valid(what: str) -> Iterator[None]:
+    """Within it, what pydantic finds wrong with `what` is the caller's to mend, and said where."""
+    from pydantic import ValidationError
+
+    try:
+        yield
+    except ValidationError as error:
+        from mufree.study.config import explain
+
+        raise UserError(f"{what} has {error.error_count()} mistake(s):\n{explain(error)}", 2) from error
+
+
 def load_study(path: Path) -> config.Study:
     """Read and check a study file. Raises `UserError` that says what is wrong, where."""
-    try:
+    from mufree.study import yaml_files
+
+    with mendable(yaml_files.StudyFileError, exit_code=2):
         return yaml_files.load_study(path)
-    except yaml_files.StudyFileError as error:
-        raise UserError(str(error), 2) from error
 
 
-def load_data(folder: Path) -> Prepared:
-    """The prepared data set, its checksums verified."""
-    from mufree.lab import data
+def load_hypotheses(path: Path) -> Hypotheses:
+    """Read and check the hypotheses. Raises `UserError` that says what is wrong, where."""
+    from mufree.study import yaml_files
+    from mufree.study.hypotheses import Hypotheses
 
-    try:
-        return data.load(folder)
-    except data.DataError as error:
-        raise UserError(str(error)) from error
+    with mendable(yaml_files.StudyFileError, exit_code=2), valid(str(path)):
+        return Hypotheses.model_validate(yaml_files.read_yaml(path))
+
+
+def task_of(study: config.Study, name: str | None) -> config.Task:
+    """A task of a study by its name. Raises `UserError` that names those there are."""
+    if name not in study.tasks:
+        raise UserError(f"Unknown task '{name}'. Known: {', '.join(study.tasks)}", 2)
+    return study.tasks[name]
 
 
 def read_tables(folder: Path) -> dict[str, pd.DataFrame]:
@@ -51,8 +76,7 @@ def read_tables(folder: Path) -> dict[str, pd.DataFrame]:
     return {path.stem: pd.read_csv(path) for path in sorted(folder.glob("*.csv"))}
 
 
-def task_of(study: config.Study, name: str | None) -> config.Task:
-    """A task of a study by its name. Raises `UserError` that names those there are."""
-    if name not in study.tasks:
-        raise UserError(f"Unknown task '{name}'. Known: {', '.join(study.tasks)}", 2)
-    return study.tasks[name]
+def read_json(path: Path) -> dict[str, Any]:
+    """An object in a JSON file."""
+    plain: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return plain

@@ -9,10 +9,16 @@ What is measured here, `analysis.coordcheck` judges.
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
+import logging
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
 import mup
@@ -22,16 +28,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
+from mufree import optim
+from mufree.lab.data import Prepared
+from mufree.lab.data.batches import Batch, train_batches
 from mufree.lab.parametrization import classify
+from mufree.lab.train.evaluate import cross_entropy
+from mufree.lab.train.network import configure_torch, make_model, make_optimizer
 from mufree.optim import evaluating, is_schedule_free
+from mufree.study.config import CoordinateCheck, Method, Study
+from mufree.study.plan import Run, checked, primary_run
+
+log = logging.getLogger(__name__)
 
 At = Literal["y", "x"]
-Batch = tuple[Tensor, Tensor]
-
-
-def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy in nats of logits [..., classes] against targets [...], class indices."""
-    return F.cross_entropy(logits.flatten(0, -2), targets.flatten())
 
 
 def coord_check(
@@ -81,6 +90,148 @@ def coord_check(
     return pd.DataFrame(rows)
 
 
+# --- of a model of one's own -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class KnownOptimizer:
+    """A constructor of `mufree.optim`, the learning rate it is checked at, and further settings.
+
+    Adam's ε is 1e-12, so that it is the multipliers that are checked: 1e-8 can bite as gradients shrink with width.
+    """
+
+    constructor: str
+    lr: float
+    settings: dict[str, Any]
+
+
+_ADAM = {"betas": (0.9, 0.99), "eps": 1e-12}
+OPTIMIZERS = {
+    "adamw": KnownOptimizer("MuAdamW", 2**-9, _ADAM),
+    "adamw_schedulefree": KnownOptimizer("MuAdamW_ScheduleFree", 2**-9, _ADAM),
+    "radam_schedulefree": KnownOptimizer("MuRAdam_ScheduleFree", 2**-9, _ADAM),
+    "sgd_schedulefree": KnownOptimizer("MuSGD_ScheduleFree", 2**-3, {}),
+}
+
+
+class ModelFileError(ValueError):
+    """A file of one's own that lacks what a check needs; the message says what."""
+
+
+def check_file(
+    target: str, optimizer: str, lr: float | None, loss: str | None, **settings: Any
+) -> tuple[pd.DataFrame, str]:
+    """`coord_check` of the model that a Python file makes, and words for its optimizer; `settings` are `coord_check`'s.
+
+    `target` is FILE or FILE:FUNCTION, the function being `make_model` or one like it; the file defines `make_batch` too, and
+    `optimizer` and `loss`, cross-entropy if None, may name others of its functions. Raises `ModelFileError` for what the file
+    lacks and for an unknown optimizer, and `BaseShapesError`.
+    """
+    file, _, name = target.partition(":")
+    module = _load(Path(file))
+    model = _function(module, name or "make_model", "(width, seed), which returns a model with base shapes")
+    batch = _function(module, "make_batch", "(seed), which returns (inputs, targets)")
+    objective = _function(module, loss, "(outputs, targets), the loss") if loss else cross_entropy
+    make, described = _optimizer(module, optimizer, lr)
+    return coord_check(model, make, batch=batch, loss=objective, **settings), described
+
+
+def _optimizer(module: ModuleType, name: str, lr: float | None) -> tuple[Callable[..., Any], str]:
+    """The function that makes the optimizer, and words for it."""
+    if name in OPTIMIZERS:
+        known = OPTIMIZERS[name]
+        constructor = getattr(optim, known.constructor)
+        rate = known.lr if lr is None else lr
+        return lambda model: constructor(model.parameters(), lr=rate, **known.settings), f"{name} at lr {rate:g}"
+    names = ", ".join(OPTIMIZERS)
+    if not callable(getattr(module, name, None)):
+        raise ModelFileError(f"Unknown optimizer '{name}'. Known: {names}, or a function of {module.__file__}")
+    if lr is not None:
+        raise ModelFileError(f"--lr is for {names}; {name} of {module.__file__} sets its own")
+    return getattr(module, name), name
+
+
+def _load(path: Path) -> ModuleType:
+    """The user's file as a module, which may import its neighbours."""
+    if not path.is_file():
+        raise ModelFileError(f"no file {path}")
+    name = f"checked_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ModelFileError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    sys.path.insert(0, str(path.parent.resolve()))
+    spec.loader.exec_module(module)
+    return module
+
+
+def _function(module: ModuleType, name: str, contract: str) -> Callable[..., Any]:
+    found = getattr(module, name, None)
+    if not callable(found):
+        raise ModelFileError(f"{module.__file__} has no function {name}{contract}")
+    function: Callable[..., Any] = found
+    return function
+
+
+# --- of a study's task -----------------------------------------------------------------------------------------------
+
+RADAM_STANDS_STILL = 4
+"""Steps in which RAdam's rectification is zero: its ρ_t is at most t, and has to be above 4 (Liu et al. 2020)."""
+
+
+def check_task(study: Study, task_name: str, prepared: Prepared) -> pd.DataFrame:
+    """`coord_check` of every method of a study's task; columns `task` and `method` besides."""
+    task = study.tasks[task_name]
+    widths, methods = checked(study, task_name)
+    frames = []
+    found: dict[Method, pd.DataFrame] = {}
+    for name, method in methods.items():
+        if method not in found:
+            found[method] = _check_run(
+                primary_run(task_name, task, name, method), widths, task.coordinate_check, prepared
+            )
+        frames.append(found[method].assign(task=task_name, method=name))
+        log.info("%s %s: widths %s", task_name, name, ", ".join(map(str, widths)))
+    return pd.concat(frames)
+
+
+def _check_run(run: Run, widths: list[int], settings: CoordinateCheck, prepared: Prepared) -> pd.DataFrame:
+    """`coord_check` of a run's network and method at the widths given, and at the rate and seeds of the settings.
+
+    Steps are counted from the last one before which no weight can have moved: schedule-free RAdam stands still at first.
+    """
+    configure_torch()
+    # No warm-up and no schedule: ten steps at the full rate. In float32, since a slope is the network's and no rounding's.
+    plain = run.training.model_copy(update={"warmup_fraction": 0.0, "precision": "float32"})
+    still = RADAM_STANDS_STILL if run.method.optimizer == "radam_schedulefree" else 0
+    run_of: dict[nn.Module, Run] = {}
+
+    def model_of(width: int, seed: int) -> nn.Module:
+        its_run = run.model_copy(update={"training": plain, "log2_lr": settings.log2_lr, "width": width, "seed": seed})
+        model = make_model(its_run, prepared.classes)
+        run_of.clear()  # one model is alive at a time
+        run_of[model] = its_run
+        return model
+
+    def batch(seed: int) -> Any:
+        size, context = settings.batch_size, run.model.context
+        return next(train_batches(prepared, batch_size=size, context_length=context, seed=seed))
+
+    frame = coord_check(
+        model_of,
+        lambda model: make_optimizer(run_of[model], model),
+        widths,
+        batch,
+        steps=settings.steps + still,
+        seeds=settings.seeds,
+    )
+    return frame[frame["step"] >= still].assign(step=lambda kept: kept["step"] - still)
+
+
+# --- inside ----------------------------------------------------------------------------------------------------------
+
+
 def _module_layers(narrow: nn.Module, wide: nn.Module) -> dict[str, str]:
     """Layer type of every module that owns parameters itself, by name; dimensions of width are those that differ."""
     infshapes = mup.zip_infshapes(narrow, wide)
@@ -108,9 +259,7 @@ def _measured_training(
 ) -> Iterator[dict[str, Any]]:
     """Train `steps` steps and yield the rows of every step, 0…steps."""
     measured: dict[str, dict[str, _Seen]] = {}
-    initial = {
-        name: weight.detach().clone() for name in layers if (weight := _weight(model.get_submodule(name))) is not None
-    }
+    initial = {name: w.detach().clone() for name in layers if (w := _weight(model.get_submodule(name))) is not None}
 
     def forward_and_backward() -> Tensor:
         with _recorded(model, layers, initial) as measured["y"]:  # the forward pass of training is the measurement at y

@@ -8,14 +8,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import repeat
+from pathlib import Path
 
 import numpy as np
 
+from mufree.study import jobs
 from mufree.study.plan import Run, evaluation_flops, training_flops
 
 Seconds = Callable[[Run], float]
 MEASURED_SECONDS = 0.1
 """How long one network is measured, once it has taken a step."""
+MAX_LEARNT_FROM = 400
+"""Finished runs whose times are read for an estimate; reading one takes about half a millisecond."""
+SLOWER = 1.2
+"""How many times as long bfloat16 has to take as float32 to be called slow."""
 
 
 @dataclass(frozen=True)
@@ -82,31 +90,24 @@ def step_seconds(run: Run) -> float:
     """Seconds of a training step of a run on one core here, on made-up data."""
     import torch
 
-    from mufree.lab.train.run import configure_torch, cross_entropy, make_model, make_optimizer
+    from mufree.lab.train.network import configure_torch, make_model, make_optimizer
+    from mufree.lab.train.run import Course, begin, take_step
 
     configure_torch()
     model = make_model(run, classes := run.dataset.vocabulary or 10)
-    optimizer = make_optimizer(run, model)
-    if hasattr(optimizer, "train"):
-        optimizer.train()
     batch = run.training.batch_size
     if (context := run.model.context) is None:
         inputs, targets = torch.rand(batch, 3, 32, 32), torch.randint(classes, (batch,))
     else:
         inputs, targets = (torch.randint(classes, (batch, context)) for _ in range(2))
-
-    def step() -> None:
-        cross_entropy(model(inputs), targets).backward()  # type: ignore[no-untyped-call]
-        float(torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
-        optimizer.step()
-        optimizer.zero_grad()
-
-    step()  # the first makes the optimizer's state
+    course = Course(run.id, steps=1, evaluations=1, batches=lambda _: repeat((inputs, targets)), valid=[])
+    session = begin(model, make_optimizer(run, model), course)
+    take_step(session, watched=False)  # the first makes the optimizer's state
     # The median of CPU times, since what else this machine does for a moment says nothing about the hours to come.
     taken: list[float] = []
     while sum(taken) < MEASURED_SECONDS:
         began = time.process_time()
-        step()
+        take_step(session, watched=False)
         taken.append(time.process_time() - began)
     return float(np.median(taken))
 
@@ -124,3 +125,92 @@ def _steps(run: Run) -> int:
 
 def _flops(run: Run) -> float:
     return training_flops(run) + evaluation_flops(run)
+
+
+# --- in words --------------------------------------------------------------------------------------------------------
+
+
+def how_far(
+    runs: Sequence[Run], store: Path | None, *, cores: int, device: jobs.Device, start_seconds: float = 0.0
+) -> str:
+    """How many of the runs the store has, and how long the others may take on so many cores or GPUs.
+
+    `start_seconds` are those that the start of a sweep has cost; each that is left will cost them again.
+    """
+    from mufree.study.run_store import store_path
+
+    done = [run for run in runs if store is not None and store_path(store, run).exists()]
+    finished = {run.id for run in done}
+    missing = [run for run in runs if run.id not in finished]
+    if not missing:
+        return f"{len(done)} done, nothing to train"
+    learnt = _times(store, done) if store is not None else []
+    known = {run.task for run, _ in learnt}
+    unknown = [run for run in missing if run.task not in known]
+    cuda = device == "cuda"
+    seconds_of = learn(learnt, partial(jobs.seconds, device="cuda") if cuda else measure(unknown))
+    starts = start_seconds * len({(run.task, run.method_name) for run in missing})
+    left = duration((sum(map(seconds_of, missing)) + starts) / cores)
+    where = f"{cores} {'GPU' if cuda else 'core'}{'s' if cores > 1 else ''}"
+    told = f"{len(done)} done, {len(missing)} to train, about {left} on {where}"
+    if not unknown:
+        return told
+    if cuda:
+        return f"{told}, assuming {jobs.RATES['cuda']}"
+    return f"{told}, by some steps of each network on this machine{_slow_precision(unknown, seconds_of)}"
+
+
+def _slow_precision(runs: Sequence[Run], seconds_of: Seconds) -> str:
+    """What bfloat16 costs beside float32 here, where it costs more, and the way out; nothing else."""
+    narrow = [run for run in runs if run.training.precision == "bfloat16"]
+    if not narrow:
+        return ""
+    in_float32 = measure(narrow, "float32")
+    ratio = sum(map(seconds_of, narrow)) / sum(map(in_float32, narrow))
+    if ratio < SLOWER:
+        return ""
+    return (
+        f". This processor is slow in bfloat16: the same in float32 would take {1 / ratio:.0%} of that, by "
+        "--config precision=float32 (a study of its own, whose numbers agree within what docs/performance.md shows)"
+    )
+
+
+def _times(store: Path, done: Sequence[Run]) -> list[tuple[Run, float]]:
+    """Finished runs with the seconds that they took, evaluations included."""
+    from mufree.study.record import RecordError
+    from mufree.study.run_store import load_timing
+
+    found = []
+    for run in done[:: max(1, len(done) // MAX_LEARNT_FROM)]:
+        try:
+            timing = load_timing(store, run)
+        except RecordError:
+            continue  # its sweep will find it damaged, say so and train it again
+        found.append((run, timing["train_seconds"] + timing["evaluate_seconds"]))
+    return found
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, in the unit that reads best."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def usage(timings: Path, store: Path, since: float, cores: int) -> str:
+    """Which share of the cores' time went into runs that the store has got since that moment, in seconds since 1970."""
+    import pyarrow.parquet as pq
+
+    def is_new(path: Path) -> bool:
+        return path.exists() and path.stat().st_mtime > since
+
+    runs = pq.read_table(timings).to_pylist()
+    trained = [run for run in runs if is_new(store / f"{run['run_id']}.parquet")]
+    useful = sum(run["train_seconds"] + run["evaluate_seconds"] for run in trained)
+    wall = time.time() - since
+    return (
+        f"{len(trained)} of {len(runs)} runs trained; {duration(wall)} on {cores} core(s), "
+        f"{useful / (wall * cores):.0%} of the cores' time in training and evaluation."
+    )

@@ -6,300 +6,17 @@ sentences for a person; `json_schema` is what editors use. Nothing here touches 
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from itertools import product
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="lower-case letters, digits and hyphens")]
-MethodName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$", description="lower-case letters, digits and _")]
-LARGEST = 2**31 - 1
-"""No number of steps, width or seed is larger: curves keep steps in 32 bits, and nothing needs more."""
-Int = Annotated[int, Field(strict=True)]
-Float = Annotated[float, Field(strict=True)]
-"""Numbers, as which neither `true` nor "1" passes."""
-Positive = Annotated[Int, Field(gt=0, le=LARGEST)]
-NonNegative = Annotated[Int, Field(ge=0, le=LARGEST)]
-Log2LR = Annotated[Int, Field(ge=-1022, le=1023, description="log2 of a learning rate that a float64 can hold")]
-Beta = Annotated[Float, Field(ge=0, lt=1)]
-Coefficient = Annotated[Float, Field(ge=0)]
-Split = Literal["train", "valid", "test"]
-Kind = Literal["image", "text"]
-
-
-class Closed(BaseModel):
-    """A frozen model that refuses unknown keys, so that a misspelt setting is an error and not a default.
-
-    No number is infinite.
-    """
-
-    # Built on first use: the Snakefile, and so every job, imports this.
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, defer_build=True
-    )
-
-
-# --- data sets -------------------------------------------------------------------------------------------------------
-
-
-class Images(Closed):
-    """A data set of 32×32 RGB images, with ten classes."""
-
-    kind: ClassVar[Kind] = "image"
-
-    @property
-    def vocabulary(self) -> int:
-        """Tokens that it is made of; none."""
-        return 0
-
-
-class Text(Closed):
-    """A data set of text, split into the tokens of a vocabulary."""
-
-    kind: ClassVar[Kind] = "text"
-    vocab_size: Annotated[Int, Field(ge=257, le=65536)] = 512
-    """Size of the byte-level BPE vocabulary, trained on the training split."""
-
-    @property
-    def vocabulary(self) -> int:
-        """Tokens that it is made of."""
-        return self.vocab_size
-
-
-class Cifar10(Images):
-    """CIFAR-10 (Krizhevsky 2009): torchvision's download, or a staged `cifar10.npz`."""
-
-    name: Literal["cifar10"]
-    valid_examples: Positive = 5000
-    """Training images held out for validation, the same ones in every run."""
-
-
-class WikiText2(Text):
-    """WikiText-2 (Merity et al. 2016): the published data set, or staged `wikitext-2/{train,valid,test}.txt`."""
-
-    name: Literal["wikitext2"]
-    train_split: Split = "train"
-    """The published split that trains the tokenizer and the model."""
-    valid_split: Split = "valid"
-    """The published split that selects."""
-    test_split: Split | None = "test"
-    """The published split that is reported once; null where it has to train."""
-
-    @model_validator(mode="after")
-    def _splits_are_disjoint(self) -> Self:
-        used = [split for split in (self.train_split, self.valid_split, self.test_split) if split is not None]
-        if len(set(used)) != len(used):
-            raise ValueError(f"train_split, valid_split and test_split must differ, got {', '.join(used)}")
-        return self
-
-
-class PhotoPatches(Images):
-    """Ten pictures that scikit-image ships; the task is to tell from which one a 32×32 patch comes. Works offline."""
-
-    name: Literal["photo_patches"]
-    train_examples: Positive = 16384
-    """Patches drawn from the training regions."""
-    valid_examples: Positive = 2048
-    """Patches drawn from the validation regions."""
-    test_examples: Positive = 2048
-    """Patches drawn from the test regions."""
-    seed: NonNegative = 0
-    """Seed of positions, scales, flips and jitter; it belongs to the data and not to a run."""
-
-
-class WikiSample(Text):
-    """The extract of the English Wikipedia that gensim ships, split by article. Works offline."""
-
-    name: Literal["wiki_sample"]
-    articles: Annotated[Int, Field(ge=10)] | None = None
-    """Take only the first so many articles; all of them (104) if null."""
-
-
-Dataset = Annotated[Cifar10 | WikiText2 | PhotoPatches | WikiSample, Field(discriminator="name")]
-
-# --- models ----------------------------------------------------------------------------------------------------------
-
-
-class Network(Closed):
-    """What plans ask of a model: what it learns from and what it costs, at a width and with so many tokens in its vocabulary.
-
-    Numbers are counted for one example. They decide how runs are ordered and what jobs ask for, and may be rough.
-    """
-
-    batchnorm: ClassVar[bool] = False
-    """Whether it has BatchNorm, whose statistics are computed anew before an evaluation at an average."""
-
-    @property
-    @abstractmethod
-    def kind(self) -> Kind:
-        """What it learns from."""
-
-    @property
-    def context(self) -> int | None:
-        """Tokens that an example has; None for images."""
-        return None
-
-    @abstractmethod
-    def products(self, width: int) -> int:
-        """Multiplications of a forward pass: one for each weight and position it is applied at, and those of attention."""
-
-    @abstractmethod
-    def parameters(self, width: int, vocabulary: int) -> int:
-        """Weights of matrices, convolutions and look-up tables; biases and norms, which grow with width alone, are left out."""
-
-    @abstractmethod
-    def kept(self, width: int, vocabulary: int) -> int:
-        """Numbers that are kept for the backward pass."""
-
-    @abstractmethod
-    def held(self, width: int, vocabulary: int) -> int:
-        """Numbers that are there at once where no backward pass follows."""
-
-
-class Transformer(Network):
-    """What a GPT and a ViT share."""
-
-    depth: Positive = 3
-    """Transformer blocks."""
-    head_dim: Positive = 16
-    """Size of an attention head, fixed while the number of heads grows with width."""
-    ffn_ratio: Positive = 4
-    """Hidden units of the feed-forward layer for each unit of width."""
-
-    @property
-    @abstractmethod
-    def positions(self) -> int:
-        """Positions that an example has."""
-
-    @abstractmethod
-    def tables(self, vocabulary: int) -> int:
-        """Rows, each as long as the width is, of look-up tables, embedding and readout."""
-
-    def products(self, width: int) -> int:
-        """See `Network`."""
-        weights = self.depth * (4 + 2 * self.ffn_ratio) * width**2
-        return self.positions * (weights + 2 * self.depth * self.positions * width)
-
-    def parameters(self, width: int, vocabulary: int) -> int:
-        """See `Network`."""
-        return self.tables(vocabulary) * width + self.depth * (4 + 2 * self.ffn_ratio) * width**2
-
-    def kept(self, width: int, vocabulary: int) -> int:
-        """See `Network`."""
-        # Norms, query, key, value, attention's result and residuals; feed-forward before and after GELU; scores before and
-        # after softmax, where no fused kernel does without them.
-        block = (10 + 2 * self.ffn_ratio) * width + 2 * self.positions * width // self.head_dim
-        return self.positions * (self.depth * block + 4 * vocabulary)
-
-    def held(self, width: int, vocabulary: int) -> int:
-        """See `Network`."""
-        block = (3 + 2 * self.ffn_ratio) * width + 2 * self.positions * width // self.head_dim
-        return self.positions * max(block, 3 * vocabulary)
-
-
-class MLP(Network):
-    """A multi-layer perceptron on flattened pixels; its width is the number of hidden units."""
-
-    kind: ClassVar[Kind] = "image"
-    name: Literal["mlp"]
-    depth: Positive = 2
-    """Hidden layers."""
-
-    def products(self, width: int) -> int:
-        """See `Network`."""
-        return 3072 * width + (self.depth - 1) * width**2
-
-    def parameters(self, width: int, vocabulary: int) -> int:
-        """See `Network`."""
-        return self.products(width)
-
-    def kept(self, width: int, vocabulary: int) -> int:
-        """See `Network`."""
-        return 3072 + 3 * self.depth * width
-
-    def held(self, width: int, vocabulary: int) -> int:
-        """See `Network`."""
-        return 3072 + 2 * width
-
-
-class ResNet(Network):
-    """A pre-activation-free ResNet with BatchNorm for 32×32 images; its width is the channels of the first stage."""
-
-    kind: ClassVar[Kind] = "image"
-    batchnorm: ClassVar[bool] = True
-    name: Literal["resnet"]
-    blocks_per_stage: Positive = 1
-    """Residual blocks in each of the three stages."""
-
-    def products(self, width: int) -> int:
-        """See `Network`."""
-        # In each stage: 2 convolutions a block of 3×3, at 32², 16², 8² positions and w, 2w, 4w channels.
-        return 1024 * 27 * width + 3 * 1024 * 2 * 9 * width**2 * self.blocks_per_stage
-
-    def parameters(self, width: int, vocabulary: int) -> int:
-        """See `Network`."""
-        # Two convolutions a block between w, 2w and 4w channels; shortcuts and the first block of a stage count as full.
-        return 27 * width + 2 * 9 * self.blocks_per_stage * (1 + 4 + 16) * width**2
-
-    def kept(self, width: int, vocabulary: int) -> int:
-        """See `Network`."""
-        # Of each convolution its result and the norm's; half of the numbers in the next stage: a quarter of the positions,
-        # twice the channels.
-        return 1024 * width * 2 + (1024 + 512 + 256) * width * 6 * self.blocks_per_stage
-
-    def held(self, width: int, vocabulary: int) -> int:
-        """See `Network`."""
-        return 4 * 1024 * width
-
-
-class ViT(Transformer):
-    """A vision transformer; its width is the embedding size."""
-
-    kind: ClassVar[Kind] = "image"
-    name: Literal["vit"]
-    patch_size: Literal[2, 4, 8] = 4
-    """Pixels on a side of a patch."""
-
-    @property
-    def positions(self) -> int:
-        """See `Transformer`."""
-        return (32 // self.patch_size) ** 2
-
-    def tables(self, vocabulary: int) -> int:
-        """See `Transformer`."""
-        return self.positions + 3 * self.patch_size**2
-
-
-class GPT(Transformer):
-    """A pre-norm decoder-only transformer with learned positions and an untied readout; width is the embedding size."""
-
-    kind: ClassVar[Kind] = "text"
-    name: Literal["gpt"]
-    context_length: Positive = 64
-    """Tokens a training example has."""
-
-    @property
-    def context(self) -> int:
-        """Tokens that an example has."""
-        return self.context_length
-
-    @property
-    def positions(self) -> int:
-        """See `Transformer`."""
-        return self.context_length
-
-    def tables(self, vocabulary: int) -> int:
-        """See `Transformer`."""
-        return self.positions + 2 * vocabulary
-
-
-Model = Annotated[MLP | ResNet | ViT | GPT, Field(discriminator="name")]
-
-# --- methods ---------------------------------------------------------------------------------------------------------
+from mufree.study.fields import Beta, Closed, Coefficient, Float, Int, Log2LR, MethodName, Name, NonNegative, Positive
+from mufree.study.parts import Dataset, Model
 
 Parametrization = Literal["sp", "mup"]
 OptimizerName = Literal["adamw", "adamw_schedulefree", "radam_schedulefree", "sgd", "sgd_schedulefree"]
+SCHEDULE_FREE = ("adamw_schedulefree", "radam_schedulefree", "sgd_schedulefree")
 STACKABLE = ("adamw", "sgd", "adamw_schedulefree", "sgd_schedulefree")
 """Optimizers whose runs can be trained side by side (`updates.UPDATES`; a test compares them)."""
 ScheduleName = Literal["cosine", "wsd", "constant"]
@@ -327,9 +44,19 @@ class Method(Closed):
     2026). Embedding layers are those whose fan-in does not grow with width: token and position embeddings, and in image models
     the first layer or the patch embedding."""
 
+    @property
+    def schedule_free(self) -> bool:
+        """Whether its optimizer averages the weights by itself."""
+        return self.optimizer in SCHEDULE_FREE
+
+    @property
+    def averages(self) -> bool:
+        """Whether it is evaluated at an average of the weights."""
+        return self.schedule_free or self.average != "none"
+
     @model_validator(mode="after")
     def _schedule_free_has_none(self) -> Self:
-        if not self.optimizer.endswith("schedulefree"):
+        if not self.schedule_free:
             return self
         if self.schedule != "constant":
             raise ValueError(f"optimizer {self.optimizer} takes schedule: constant, got {self.schedule}")
@@ -413,7 +140,7 @@ class CoordinateCheck(Closed):
     """log2 of its learning rate."""
     steps: Positive = 10
     """Steps in which activations are watched."""
-    seeds: Annotated[list[NonNegative], Field(min_length=1)] = [0, 1, 2, 3, 4]
+    seeds: Annotated[list[NonNegative], Field(min_length=1)] = Field(default=[0, 1, 2, 3, 4])
     """Initialisations and batches to average over."""
     batch_size: Positive = 32
     """Examples of the one fixed batch. Keep it small: with many more positions than channels, the incoherent part of an update
@@ -435,13 +162,17 @@ class Task(Closed):
     """The width at which µP and SP are the same network, and where settings are tuned."""
     training: Training
     """Length and watching of a run."""
-    optimizers: dict[OptimizerName, OptimizerSettings] = {}
+    optimizers: dict[OptimizerName, OptimizerSettings] = Field(default={})
     """Settings for each optimizer; those not named take the defaults."""
     coordinate_check: CoordinateCheck = CoordinateCheck()
     """The coordinate check that gates the task."""
     note: str = ""
     """What a reader has to know of the data besides, such as where a copy differs from what was published; shown in the report.
     It belongs to no run's identity."""
+
+    def settings_of(self, optimizer: OptimizerName) -> OptimizerSettings:
+        """The task's own settings for an optimizer."""
+        return self.optimizers.get(optimizer, OptimizerSettings())
 
     @model_validator(mode="after")
     def _model_fits_data(self) -> Self:
@@ -468,7 +199,7 @@ class Grid(Closed):
     """Learning rates as integers: -9 is 2⁻⁹."""
     seeds: Annotated[list[NonNegative], Field(min_length=1)]
     """A seed fixes initialisation and data order, the same for every method."""
-    horizons: Annotated[list[Positive], Field(min_length=1)] = [1]
+    horizons: Annotated[list[Positive], Field(min_length=1)] = Field(default=[1])
     """Lengths of runs as divisors of the task's steps: 4 is T/4, with its own warm-up and schedule. Evaluations are as far
     apart as in a full run, which can so be read at a short run's last step."""
     beta1s: Annotated[list[Beta], Field(min_length=1)] | None = None
@@ -498,7 +229,7 @@ class Study(Closed):
     """The report's title."""
     tasks: Annotated[dict[Name, Task], Field(min_length=1)]
     """Tasks by name: lower-case letters, digits and hyphens."""
-    methods: dict[MethodName, Method] = {}
+    methods: dict[MethodName, Method] = Field(default={})
     """Methods beyond the four of the study (sp_adamw, sp_schedulefree, mup_adamw, mup_schedulefree)."""
     grids: Annotated[list[Grid], Field(min_length=1)]
     """What is run: the union of these products."""
@@ -576,13 +307,13 @@ class Study(Closed):
     @model_validator(mode="after")
     def _schedule_free_has_momentum(self) -> Self:
         for grid in self.grids:
-            for task, method in product(grid.tasks, grid.methods):
-                name = self.all_methods[method].optimizer
-                own = self.tasks[task].optimizers.get(name, OptimizerSettings())
-                if name.endswith("schedulefree") and 0.0 in (grid.beta1s or [own.beta1]):
+            for task, name in product(grid.tasks, grid.methods):
+                method = self.all_methods[name]
+                own = self.tasks[task].settings_of(method.optimizer)
+                if method.schedule_free and 0.0 in (grid.beta1s or [own.beta1]):
                     raise ValueError(
-                        f"task '{task}', method '{method}': beta1 0 with {name}, which finds its average by dividing by beta1; "
-                        "use a value above 0"
+                        f"task '{task}', method '{name}': beta1 0 with {method.optimizer}, which finds its average by "
+                        "dividing by beta1; use a value above 0"
                     )
         return self
 

@@ -1,8 +1,10 @@
-"""Files and folders as wholes: their digest, and a folder that is replaced at once. Standard library only."""
+"""Files and folders as wholes: written or replaced at once or not at all, and their digest. Standard library only."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,3 +37,34 @@ def replacing(out: Path) -> Iterator[Path]:
             if previous.exists() and not out.exists():
                 previous.rename(out)
             raise
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; rename it to `path` if the block succeeds, remove it if it fails.
+
+    The data is on the disk before the name is, so that a full disk or a power cut leaves the old file or none.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)  # mkstemp makes files that only their owner can read
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON atomically, keys in the order given."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

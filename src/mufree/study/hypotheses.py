@@ -12,51 +12,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from mufree.study.config import Closed
-
-LAYERS = ("embedding", "hidden", "readout", "norm")
-
-METHOD_STATISTICS = (
-    *(
-        "drift",
-        "abs_drift",
-        "regret_cf",
-        "rho",
-        "transfer_error_mean",
-        "transfer_error_max",
-        "wider_share",
-        "wider_tau",
-    ),
-    *("lr_sensitivity", "lr_sensitivity_normalised", "diverged_fraction", "basin_width", "headroom", "best_loss"),
-    *(
-        "log2_lr_opt",
-        "tvx_x",
-        "tvx_y",
-        "spike_score",
-        "best_of_3_excess",
-        "flops_saved",
-        "horizon_drift",
-        "horizon_regret",
-    ),
-    *(f"{quantity}_slope_{layer}" for quantity in ("grad", "update", "weight") for layer in LAYERS),
-)
-PAIR_STATISTICS = (
-    *("anytime_gap_T/4", "anytime_gap_T/2", "anytime_gap_T", "anytime_max", "anytime_mean", "premium"),
-    *("rate_ratio", "rate_ratio_slope", "weight_decay_difference", "lr_weight_decay_difference"),
-    "abs_horizon_drift_difference",
-)
-CONTRAST_STATISTICS = (
-    *("sensitivity_vs_best_single", "diverged_vs_best_single", "best_of_3_vs_best_single", "basin_vs_best_single"),
-    *("loss_vs_best", "embedding_gap_closed_drift", "embedding_gap_closed_regret"),
-)
-CROSSED = ("abs_drift", "regret_cf", "best_loss", "lr_sensitivity", "diverged_fraction")
-STATISTICS = frozenset(
-    {
-        *(*METHOD_STATISTICS, *PAIR_STATISTICS, *CONTRAST_STATISTICS),
-        *(f"{kind}_{name}" for kind in ("did", "effect_mup", "effect_schedulefree") for name in CROSSED),
-    }
-)
-"""The statistics that the table of estimates may hold."""
+from mufree.study.fields import Closed
+from mufree.study.statistics import STATISTICS
 
 Rule = Literal["inside", "below", "above", "within", "excludes_zero"]
 Verdict = Literal["supported", "refuted", "inconclusive", "not_estimable"]
@@ -159,7 +116,7 @@ class Deviation(Closed):
     date: date
     """When it was changed."""
     what: str
-    """What differs from METRICS."""
+    """What differs."""
     why: str
     """The reason."""
     after_results: bool

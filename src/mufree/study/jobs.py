@@ -7,17 +7,27 @@ An estimate is for a scheduler that ends whoever takes more: it errs upwards, an
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from mufree.study import config
-from mufree.study.config import METHODS, STACKABLE, Study
-from mufree.study.plan import Run, Sweep, evaluation_flops, make_run, pack_sweeps, study_sweeps, training_flops
+from mufree.study.config import METHODS, STACKABLE, Method, Study
+from mufree.study.machine import Device as Device
+from mufree.study.machine import Engine as Engine
+from mufree.study.plan import (
+    EVAL_BATCH,
+    Run,
+    Sweep,
+    checked,
+    evaluation_flops,
+    group_sweeps,
+    pack_sweeps,
+    primary_run,
+    training_flops,
+)
 
-Device = Literal["cpu", "cuda"]
-Engine = Literal["serial", "stack", "auto"]
-ENGINES: tuple[Engine, ...] = ("serial", "stack", "auto")
+ENGINES: tuple[Engine, ...] = get_args(Engine)
 
 
 @dataclass(frozen=True)
@@ -52,8 +62,6 @@ CONTEXT_MB = 1000
 """What CUDA takes on a GPU before any network is there."""
 WEIGHT_COPIES = 8
 """The weights, their gradients, two of the optimizer's, two in a watched step, one of an evaluation, one of an average."""
-EVAL_BATCH = 256
-"""`train.EVAL_BATCH`; a test compares them."""
 MOST_MEMORY_RETRIES = 3
 
 
@@ -71,7 +79,7 @@ def sweep_seconds(sweep: Sweep, device: Device) -> float:
 def deal(study: Study, runs: Sequence[Run], device: Device) -> list[Sweep]:
     """The sweeps of a study: what one job trains. Changes no run and no identity."""
     if study.minutes_per_job is None:
-        return study_sweeps(study, runs)
+        return group_sweeps(runs, study.seeds_per_sweep, study.widths_per_sweep)
     return pack_sweeps(runs, lambda run: seconds(run, device), 60.0 * study.minutes_per_job)
 
 
@@ -197,7 +205,7 @@ def _network_mb(run: Run) -> float:
 
 
 def parameters(run: Run) -> int:
-    """Weights of a run's model, as `config.Network.parameters` counts them."""
+    """Weights of a run's model, as `parts.Network.parameters` counts them."""
     return run.model.parameters(run.width, run.dataset.vocabulary)
 
 
@@ -219,6 +227,30 @@ def describe(sweeps: Sequence[Sweep], device: Device, limit: int | None = None) 
     )
 
 
+def cost_table(sweeps: Sequence[Sweep], device: Device) -> str:
+    """What each task is assumed to cost, as a table in Markdown, and what all jobs ask for."""
+    unit = "GPU-hours" if device == "cuda" else "core-hours"
+    lines = [f"| task | jobs | runs | {unit} | longest job | largest memory |", "| --- | --- | --- | --- | --- | --- |"]
+    for task in [*dict.fromkeys(sweep.task for sweep in sweeps), "all"]:
+        chosen = [sweep for sweep in sweeps if task in (sweep.task, "all")]
+        hours = [sweep_seconds(sweep, device) / 3600 for sweep in chosen]
+        memory = max(memory_to_ask(memory_mb(sweep.runs, device)) for sweep in chosen) / 1000
+        runs = sum(len(sweep.runs) for sweep in chosen)
+        lines.append(f"| {task} | {len(chosen)} | {runs} | {sum(hours):,.1f} | {max(hours):,.1f} h | {memory:.1f} GB |")
+    return "\n".join([*lines, "", describe(sweeps, device), ""])
+
+
+def one_by_one(runs: Sequence[Run], engine: Engine, device: Device) -> str:
+    """How many runs the engine trains side by side, and which it doesn't."""
+    alone = Counter(
+        f"{run.task} {run.method_name} at width {run.width}" for run in runs if not side_by_side(run, engine, device)
+    )
+    told = f"{len(runs) - alone.total()} of {len(runs)} runs are trained side by side"
+    if not alone:
+        return f"{told}."
+    return f"{told}. One by one:\n" + "\n".join(f"  {what}: {count}" for what, count in alone.items())
+
+
 # --- the coordinate check ---------------------------------------------------------------------------------------------
 
 
@@ -229,18 +261,18 @@ def coordinate_check_runs(study: Study, task_name: str) -> list[Run]:
     """
     task = study.tasks[task_name]
     check = task.coordinate_check
-    grids = [grid for grid in study.grids if task_name in grid.tasks]
-    widths = check.widths or sorted({width for grid in grids for width in grid.widths})
-    distinct: dict[config.Method, str] = {}
-    for name in dict.fromkeys(name for grid in grids for name in grid.methods):
-        method = study.all_methods[name].model_copy(update={"schedule": "constant", "average": "none"})
+    widths, methods = checked(study, task_name)
+    distinct: dict[Method, str] = {}
+    for name, method in methods.items():
         distinct.setdefault(method, name)
     training = task.training.model_copy(
         # Each forward pass once more, to look at it; nothing is evaluated besides.
         update={"steps": 2 * check.steps, "batch_size": check.batch_size, "evaluations": 0, "eval_examples": 0}
     )
     return [
-        make_run(task, task_name, method, name, width, check.log2_lr, seed).model_copy(update={"training": training})
+        primary_run(task_name, task, name, method).model_copy(
+            update={"width": width, "log2_lr": check.log2_lr, "seed": seed, "training": training}
+        )
         for method, name in distinct.items()
         for width in widths
         for seed in check.seeds

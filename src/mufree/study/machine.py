@@ -1,8 +1,7 @@
-"""What this processor can do, and what the C library is told about memory."""
+"""Where runs are trained: kinds of device and engine, what this processor can do, what the C library is told about memory."""
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import platform
@@ -11,8 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 log = logging.getLogger(__name__)
+
+Device = Literal["cpu", "cuda"]
+Engine = Literal["serial", "stack", "auto"]
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,8 @@ def keep_freed_memory() -> None:
     glibc gives large blocks back to the system at once, and each comes back as pages to be filled with zeros one by one:
     up to a fifth of a step. Does nothing with other C libraries. The process keeps its peak of memory until it ends.
     """
+    import ctypes  # not for every command
+
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         trim_threshold, mmap_threshold = -1, -3  # malloc.h

@@ -14,22 +14,16 @@ from itertools import product
 
 from pydantic import TypeAdapter
 
-from mufree.study.config import (
-    Closed,
-    Dataset,
-    DecayScaling,
-    Log2LR,
-    Method,
-    Model,
-    OptimizerSettings,
-    Study,
-    Task,
-    Training,
-)
+from mufree.study.config import Method, OptimizerSettings, Study, Task, Training
+from mufree.study.fields import Closed, Log2LR
+from mufree.study.parts import Dataset, Model
 
 NUMERICS = 3
 """Version of the numbers. Raise it with every change that is meant to change results, and no other: a run in the store is
-served only for the version that trained it. `tests/unit/test_golden.py` fails when numbers change and this doesn't."""
+served only for the version that trained it. `tests/unit/test_train.py` fails when numbers change and this doesn't."""
+
+EVAL_BATCH = 256
+"""Examples of a batch in evaluations."""
 
 
 class Run(Closed):
@@ -121,9 +115,8 @@ def evaluation_flops(run: Run) -> float:
     Schedule-free and averaged runs are evaluated at x and at y, and recompute BatchNorm's statistics at x.
     """
     training = run.training
-    averaged = run.method.average != "none" or run.method.optimizer.endswith("schedulefree")
-    examples = training.eval_examples * (2 if averaged else 1)
-    if averaged and run.model.batchnorm:
+    examples = training.eval_examples * (2 if run.method.averages else 1)
+    if run.method.averages and run.model.batchnorm:
         examples += training.batchnorm_batches * training.batch_size
     return training_flops(run) / 3 * training.evaluations * examples / (training.steps * training.batch_size)
 
@@ -137,34 +130,59 @@ def canonical_json(value: Closed | Iterable[Closed]) -> str:
 def expand(study: Study) -> list[Run]:
     """All runs of a study, each once, in the order of the file."""
     runs: dict[str, Run] = {}
-    own: list[None] = [None]
     for grid in study.grids:
-        for task, method, width, seed, horizon, beta1, weight_decay, scaling, log2_lr in product(
-            grid.tasks,
-            grid.methods,
-            grid.widths,
-            grid.seeds,
-            grid.horizons,
-            grid.beta1s or own,
-            grid.weight_decays or own,
-            grid.weight_decay_scalings or own,
-            grid.log2_lrs,
-        ):
-            run = make_run(
-                study.tasks[task],
-                task,
-                study.all_methods[method],
-                method,
-                width,
-                log2_lr,
-                seed,
-                horizon=horizon,
-                beta1=beta1,
-                weight_decay=weight_decay,
-                weight_decay_scaling=scaling,
-            )
-            runs[run.id] = run
+        for task_name, method_name in product(grid.tasks, grid.methods):
+            task, method = study.tasks[task_name], study.all_methods[method_name]
+            primary, own = primary_run(task_name, task, method_name, method), task.settings_of(method.optimizer)
+            for width, seed, horizon, beta1, weight_decay, scaling, log2_lr in product(
+                grid.widths,
+                grid.seeds,
+                grid.horizons,
+                grid.beta1s or [own.beta1],
+                grid.weight_decays or [own.weight_decay],
+                grid.weight_decay_scalings or [own.weight_decay_scaling],
+                grid.log2_lrs,
+            ):
+                asked = {"beta1": beta1, "weight_decay": weight_decay, "weight_decay_scaling": scaling}
+                # Evaluations are as far apart as in a full run.
+                shorter = {"steps": task.training.steps // horizon, "evaluations": task.training.evaluations // horizon}
+                changes = {
+                    "width": width,
+                    "seed": seed,
+                    "log2_lr": log2_lr,
+                    "optimizer": _settled(own.model_copy(update=asked), method),
+                    "training": task.training.model_copy(update=shorter),
+                }
+                run = primary.model_copy(update=changes)
+                runs[run.id] = run
     return list(runs.values())
+
+
+def primary_run(task_name: str, task: Task, method_name: str, method: Method) -> Run:
+    """The run of a task with a method that all others are copies of: base width, a learning rate of 1, seed 0, no variant."""
+    return Run(
+        task=task_name,
+        dataset=task.dataset,
+        model=task.model,
+        method_name=method_name,
+        method=method,
+        optimizer=_settled(task.settings_of(method.optimizer), method),
+        training=task.training,
+        width=task.base_width,
+        base_width=task.base_width,
+        log2_lr=0,
+        seed=0,
+    )
+
+
+def _settled(settings: OptimizerSettings, method: Method) -> OptimizerSettings:
+    """The settings, with weight_decay_scaling "coupled" where there is no weight decay and under SP, whatever is asked for.
+
+    It can't change a number there, and a run must not be trained twice under two ids. At base width it can't either; there the
+    two are kept apart, so that each scaling has all its widths.
+    """
+    makes_no_difference = settings.weight_decay == 0 or method.parametrization == "sp"
+    return settings.model_copy(update={"weight_decay_scaling": "coupled"}) if makes_no_difference else settings
 
 
 def finished_part(study: Study, finished: Collection[str], name: str) -> Study:
@@ -196,50 +214,19 @@ def finished_part(study: Study, finished: Collection[str], name: str) -> Study:
     return Study.model_validate(part.model_dump(mode="json"))
 
 
-def make_run(
-    task: Task,
-    task_name: str,
-    method: Method,
-    method_name: str,
-    width: int,
-    log2_lr: int,
-    seed: int,
-    *,
-    horizon: int = 1,
-    beta1: float | None = None,
-    weight_decay: float | None = None,
-    weight_decay_scaling: DecayScaling | None = None,
-) -> Run:
-    """The run of a task with a method, all defaults resolved; None is the task's own.
+def checked(study: Study, task_name: str) -> tuple[list[int], dict[str, Method]]:
+    """Widths of a task's coordinate check, and by name its methods as they are checked.
 
-    `horizon` d gives a run of steps // d and evaluations // d, so that evaluations are as far apart as in a full run.
-    `weight_decay_scaling` is "coupled" in every run without weight decay or under SP, whatever is asked for: it can't change a
-    number there, and a run must not be trained twice under two ids. At base width it can't either; there the two are kept
-    apart, so that each scaling has all its widths.
+    A few steps at the full rate: what schedule and average do later makes no difference, so methods that differ in these
+    alone are equal here.
     """
-    own = task.optimizers.get(method.optimizer, OptimizerSettings())
-    asked = {"beta1": beta1, "weight_decay": weight_decay, "weight_decay_scaling": weight_decay_scaling}
-    settings = own.model_copy(update={name: value for name, value in asked.items() if value is not None})
-    scaling = _effective_scaling(settings.weight_decay_scaling, settings.weight_decay, method)
-    shorter = {"steps": task.training.steps // horizon, "evaluations": task.training.evaluations // horizon}
-    return Run(
-        task=task_name,
-        dataset=task.dataset,
-        model=task.model,
-        method_name=method_name,
-        method=method,
-        optimizer=settings.model_copy(update={"weight_decay_scaling": scaling}),
-        training=task.training.model_copy(update=shorter),
-        width=width,
-        base_width=task.base_width,
-        log2_lr=log2_lr,
-        seed=seed,
+    grids = [grid for grid in study.grids if task_name in grid.tasks]
+    widths = study.tasks[task_name].coordinate_check.widths or sorted(
+        {width for grid in grids for width in grid.widths}
     )
-
-
-def _effective_scaling(scaling: DecayScaling, weight_decay: float, method: Method) -> DecayScaling:
-    """The scaling of the weight decay, "coupled" where it makes no difference."""
-    return "coupled" if weight_decay == 0 or method.parametrization == "sp" else scaling
+    names = dict.fromkeys(name for grid in grids for name in grid.methods)
+    plain = {"schedule": "constant", "average": "none"}
+    return list(widths), {name: study.all_methods[name].model_copy(update=plain) for name in names}
 
 
 def variant(run: Run, task: Task) -> str:
@@ -247,7 +234,7 @@ def variant(run: Run, task: Task) -> str:
 
     A label such as "T/4", "beta1=0.95" or "weight_decay=0.05, independent", its parts in this order.
     """
-    own = task.optimizers.get(run.method.optimizer, OptimizerSettings())
+    own = task.settings_of(run.method.optimizer)
     parts = []
     if run.training.steps != task.training.steps:
         parts.append(f"T/{task.training.steps // run.training.steps}")
@@ -256,7 +243,8 @@ def variant(run: Run, task: Task) -> str:
         if value != getattr(own, name):
             parts.append(f"{name}={value:g}")
     scaling = run.optimizer.weight_decay_scaling
-    if scaling != _effective_scaling(own.weight_decay_scaling, run.optimizer.weight_decay, run.method):
+    as_own = run.optimizer.model_copy(update={"weight_decay_scaling": own.weight_decay_scaling})
+    if scaling != _settled(as_own, run.method).weight_decay_scaling:
         parts.append(scaling)
     return ", ".join(parts)
 
@@ -266,11 +254,6 @@ def _order_in_sweep(run: Run) -> tuple[float | str, ...]:
     settings = run.optimizer
     variant = (-run.training.steps, settings.beta1, settings.weight_decay, settings.weight_decay_scaling)
     return run.width, run.seed, *variant, run.log2_lr
-
-
-def study_sweeps(study: Study, runs: Iterable[Run]) -> list[Sweep]:
-    """The runs of a study, as `expand` gives them, by sweeps of as many seeds and widths as it says."""
-    return group_sweeps(runs, study.seeds_per_sweep, study.widths_per_sweep)
 
 
 def group_sweeps(runs: Iterable[Run], seeds_per_sweep: int = 1, widths_per_sweep: int = 1) -> list[Sweep]:

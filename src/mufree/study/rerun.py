@@ -3,17 +3,49 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mufree.study.config import Study
+from mufree.study.plan import NUMERICS, Run, expand
+from mufree.study.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+    from mufree.study.record import Record
+
 T = TypeVar("T")
 
 OF_THE_CODE = ("code_digest",)
 """Columns that may differ: the sources have changed since, and may have, as long as `numerics` is the same."""
+
+
+def chosen(frozen: Path, numerics: Sequence[int], share: float, seed: int) -> tuple[Study, list[Run]]:
+    """A frozen study and a random share of its runs. Raises ValueError for a share that is none, and for other `numerics`."""
+    study = Study.model_validate(read_yaml(frozen / "study.yaml"))
+    found = sample(expand(study), share, seed)
+    if list(numerics) != [NUMERICS]:
+        raise ValueError(f"{frozen} is of NUMERICS {numerics}, and this package has {NUMERICS}")
+    return study, found
+
+
+def compared(frozen: Path, study: Study, runs: list[Run], again: Iterable[Record]) -> dict[str, Any]:
+    """What of `rows` and `curves` of a frozen study's runs came out differently; curves are rounded as frozen ones are."""
+    import pyarrow.parquet as pq
+
+    from mufree.study import packs, record
+
+    records = list(again)
+    before = pq.read_table(frozen / "rows.parquet", partitioning=None)
+    curves = packs.curves(frozen / "runs", [run.id for run in runs])
+    rows = record.collected_rows(runs, study.tasks, record.rows_table(each.row for each in records))
+    return {
+        "rows": differences(before, rows),
+        "curves": differing_curves(curves, packs.rounded(record.concat_curves(each.curves for each in records))),
+    }
 
 
 def sample(items: Sequence[T], share: float, seed: int) -> list[T]:
@@ -42,7 +74,7 @@ def differences(frozen: pa.Table, again: pa.Table) -> dict[str, list[str]]:
 
 
 def differing_curves(frozen: pa.Table, again: pa.Table) -> list[str]:
-    """Runs whose curves differ from the frozen ones; both thinned by `freeze.thin`."""
+    """Runs whose curves differ from the frozen ones; both `packs.rounded`."""
     keys = ["run_id", "series", "layer", "step"]
     before, after = (_curves(table, keys) for table in (frozen, again))
     odd = []

@@ -26,10 +26,12 @@ STAGES: dict[str, str] = {
     "calibration": "analysis.metrics.calibration",
     "verdicts": "cli.paper:verdicts",
     "figures": "cli.analysing:figure",
+    "overview": "cli.paper:overview",
     "provenance": "cli.analysing:provenance",
     "report": "cli.analysing:report",
     "recompute": "cli.paper:check_frozen",
     "numbers": "cli.paper:numbers",
+    "supplement": "cli.paper:supplement",
     "paper": "cli.paper:paper",
 }
 """What each stage starts from, without the package's name: a module, or one of the functions in a module of `cli`.
@@ -74,7 +76,7 @@ def needs(needed: str) -> set[str]:
     module, _, name = needed.partition(":")
     if name:
         nodes = list(ast.walk(_definitions(module)[name]))
-        used = {node.id for node in nodes if isinstance(node, ast.Name)} & _definitions(module).keys()
+        used = {node.id for node in nodes if isinstance(node, ast.Name)} & _definitions(module).keys() - _local(nodes)
         return {f"{module}:{other}" for other in used} | _imported(nodes)
     # Statements alone, since parsing whole modules takes ten times as long.
     text = _FOR_TYPE_CHECKERS.sub("", _source(module).read_text(encoding="utf-8"))
@@ -95,6 +97,12 @@ def _definitions(module: str) -> dict[str, ast.stmt]:
             targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
             found |= {target.id: statement for target in targets if isinstance(target, ast.Name)}
     return found
+
+
+def _local(nodes: Iterable[ast.AST]) -> set[str]:
+    """Names that are a function's own: its parameters, and what it imports itself."""
+    aliases = (alias for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names)
+    return {node.arg for node in nodes if isinstance(node, ast.arg)} | {alias.asname or alias.name for alias in aliases}
 
 
 def _imported(nodes: Iterable[ast.AST]) -> set[str]:

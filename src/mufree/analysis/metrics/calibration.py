@@ -26,6 +26,7 @@ from mufree.analysis.metrics.interaction import difference_in_differences
 from mufree.analysis.metrics.statistics import Floats, Interval, Ints, cross_fitted, jackknife, wilson
 from mufree.analysis.metrics.surface import Surface, grid_argmin
 from mufree.analysis.metrics.transfer import drift, regret_cf, regret_held, transferred_rate
+from mufree.study.limits import BIAS_BOUND, COVERAGE_BOUNDS
 
 WIDTHS = np.array([32, 64, 128, 256])
 HIGHEST = -4.0
@@ -39,10 +40,6 @@ SEED_LEVEL, CELL_LEVEL, RUN_NOISE = 0.01, 0.005, 0.01
 
 SEED_SLOPE = 0.004
 """Standard deviation of a seed's slope in nats per doubling of the rate, counted from the true optimum."""
-
-COVERAGE_BOUNDS = (0.92, 0.985)
-BIAS_BOUND = 0.1
-"""In grid steps."""
 
 
 @dataclass(frozen=True)
@@ -96,36 +93,26 @@ SCENARIOS = (
 argmin, between tied rates it decides it, and on the cliff a few seeds can't show how often runs diverge."""
 
 
+Of = Callable[[Sequence[Surface], int], ArrayLike]
+"""A statistic of the four cells with the seeds that are kept, given the rate that all seeds hand on at base width."""
+
+
 @dataclass(frozen=True)
 class Statistic:
     """A statistic of a study and its truth.
 
-    `prepare` gets the four cells with all seeds, and returns the statistic of a set of seeds, for the interval; `truth` gets
-    the scenario and the cells. `step` is what the bias is measured in: one grid step, or what it costs at the optimum.
-    With `averaged`, the truth is the mean of `truth` over the simulations.
+    `truth` gets the scenario and the cells with all seeds. A bias is in grid steps; of a statistic that is a `cost`, in
+    what one step costs at the optimum. With `averaged`, the truth is the mean of `truth` over the simulations.
     """
 
-    prepare: Callable[[Sequence[Surface]], Callable[[Ints], ArrayLike]]
+    of: Of
     truth: Callable[[Scenario, Sequence[Surface]], float]
-    step: Callable[[Scenario], float]
+    cost: bool = False
     averaged: bool = False
 
 
-def _prepare_drift(cells: Sequence[Surface]) -> Callable[[Ints], ArrayLike]:
-    return lambda kept: drift(cells[0].keep(kept))
-
-
-def _prepare_did_drift(cells: Sequence[Surface]) -> Callable[[Ints], ArrayLike]:
-    return lambda kept: difference_in_differences(*(drift(cell.keep(kept)) for cell in cells))
-
-
-def _prepare_regret_cf(cells: Sequence[Surface]) -> Callable[[Ints], ArrayLike]:
-    return lambda kept: regret_cf(cells[0].keep(kept))[-1]
-
-
-def _prepare_regret_held(cells: Sequence[Surface]) -> Callable[[Ints], ArrayLike]:
-    transferred = transferred_rate(cells[0])
-    return lambda kept: regret_held(cells[0].keep(kept), transferred)[-1]
+def _regret_cf(cells: Sequence[Surface], transferred: int) -> float:
+    return float(regret_cf(cells[0])[-1])
 
 
 def _true_regret(scenario: Scenario, cells: Sequence[Surface]) -> float:
@@ -148,22 +135,15 @@ def _true_regret_held(scenario: Scenario, cells: Sequence[Surface]) -> float:
     return float(cost[transferred_rate(cells[0])] - cost.min())
 
 
-def _one(scenario: Scenario) -> float:
-    return 1.0
-
-
-def _cost_of_a_step(scenario: Scenario) -> float:
-    return scenario.curvature
-
-
 STATISTICS = {
-    "drift": Statistic(_prepare_drift, lambda scenario, cells: scenario.drift, _one),
+    "drift": Statistic(lambda cells, _: drift(cells[0]), lambda scenario, _: scenario.drift),
     "did_drift": Statistic(
-        _prepare_did_drift, lambda scenario, cells: float(difference_in_differences(*scenario.drifts)), _one
+        lambda cells, _: difference_in_differences(*map(drift, cells)),
+        lambda scenario, _: float(difference_in_differences(*scenario.drifts)),
     ),
-    "regret_cf": Statistic(_prepare_regret_cf, _true_regret, _cost_of_a_step),
-    "regret_cf_expected": Statistic(_prepare_regret_cf, _true_regret_of_choices, _cost_of_a_step, averaged=True),
-    "regret_held": Statistic(_prepare_regret_held, _true_regret_held, _cost_of_a_step),
+    "regret_cf": Statistic(_regret_cf, _true_regret, cost=True),
+    "regret_cf_expected": Statistic(_regret_cf, _true_regret_of_choices, cost=True, averaged=True),
+    "regret_held": Statistic(lambda cells, rate: regret_held(cells[0], rate)[-1], _true_regret_held, cost=True),
 }
 
 
@@ -220,14 +200,10 @@ def calibrate(
             results: dict[str, list[tuple[float, float, float, float]]] = {name: [] for name in names}
             for _ in range(n_simulations):
                 cells = simulate(scenario, n_seeds, rng)
-                known: dict[int, Interval] = {}
+                found = _intervals(cells, dict.fromkeys(STATISTICS[name].of for name in names), interval)
                 for name in names:
-                    statistic = STATISTICS[name]
-                    if id(statistic.prepare) not in known:  # two targets of one estimate
-                        known[id(statistic.prepare)] = interval(statistic.prepare(cells), n_seeds)
-                    found = known[id(statistic.prepare)]
-                    truth = statistic.truth(scenario, cells)
-                    results[name].append((float(found.estimate), float(found.low), float(found.high), truth))
+                    one, truth = found[STATISTICS[name].of], STATISTICS[name].truth(scenario, cells)
+                    results[name].append((float(one.estimate), float(one.low), float(one.high), truth))
             records += [
                 {
                     "scenario": scenario.name,
@@ -239,6 +215,20 @@ def calibrate(
                 for name in names
             ]
     return pd.DataFrame(records)
+
+
+def _intervals(
+    cells: Sequence[Surface],
+    statistics: Iterable[Of],
+    interval: Callable[[Callable[[Ints], ArrayLike], int], Interval],
+) -> dict[Of, Interval]:
+    """The interval of each statistic, once where two have different targets."""
+    rate = transferred_rate(cells[0])
+
+    def on_seeds(of: Of) -> Callable[[Ints], ArrayLike]:
+        return lambda kept: of([cell.keep(kept) for cell in cells], rate)
+
+    return {of: interval(on_seeds(of), cells[0].n_seeds) for of in statistics}
 
 
 def _judge(results: Floats, statistic: Statistic, scenario: Scenario) -> dict[str, float | bool]:
@@ -256,7 +246,7 @@ def _judge(results: Floats, statistic: Statistic, scenario: Scenario) -> dict[st
     rounding = 1e-9 * scenario.curvature
     covered = (low <= truth + rounding) & (truth - rounding <= high)
     error = estimate - truth
-    step = statistic.step(scenario)
+    step = scenario.curvature if statistic.cost else 1.0
     coverage_low, coverage_high = wilson(int(covered.sum()), len(here))
     bias, bias_se = error.mean(), error.std() / np.sqrt(len(here))
     covers = coverage_high >= COVERAGE_BOUNDS[0] and coverage_low <= COVERAGE_BOUNDS[1]

@@ -6,12 +6,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from mufree.analysis.metrics.statistics import Floats, ols_slope
+from mufree.analysis.metrics.statistics import Bools, Floats, ols_slope
 
 QUANTITIES = ("grad_rms", "update_rms", "weight_rms")
-
-EPSILON_FLAG = 0.1
-"""Above this ratio to the median √v of a layer, Adam's ε shortens its steps noticeably."""
 
 
 def medians_after_warmup(curves: pd.DataFrame, warmup_steps: pd.Series[int]) -> pd.DataFrame:
@@ -49,3 +46,12 @@ def epsilon_ratio(epsilon: ArrayLike, median_sqrt_v: ArrayLike) -> Floats:
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(np.divide(np.asarray(epsilon, np.float64), np.asarray(median_sqrt_v, np.float64)))
+
+
+def same_bits(a: Floats, b: Floats) -> Bools:
+    """Element by element, whether two float64 arrays hold the same bits; all NaN count as one value, 0 and −0 as two.
+
+    The negative control: at base width SP and µP are the same network, so their runs must agree in every bit.
+    """
+    equal: Bools = a.view(np.int64) == b.view(np.int64)
+    return equal | (np.isnan(a) & np.isnan(b))

@@ -15,29 +15,16 @@ EFFECTS = ("mup", "schedulefree", "interaction")
 """The rows of `effects`."""
 
 
-def mup_effect(sp_a: ArrayLike, sp_sf: ArrayLike, mup_a: ArrayLike, mup_sf: ArrayLike) -> Floats:
-    """Main effect of µP: M(µP) − M(SP), the mean over the two optimizers."""
-    a, b, c, d = _cells(sp_a, sp_sf, mup_a, mup_sf)
-    return ((c - a) + (d - b)) / 2
+def effects(sp_a: ArrayLike, sp_sf: ArrayLike, mup_a: ArrayLike, mup_sf: ArrayLike) -> Floats:
+    """The effects in the order of `EFFECTS`, stacked on a new first axis, for one jackknife.
 
-
-def schedulefree_effect(sp_a: ArrayLike, sp_sf: ArrayLike, mup_a: ArrayLike, mup_sf: ArrayLike) -> Floats:
-    """Main effect of ScheduleFree: M(SF) − M(AdamW), the mean over the two parametrizations."""
-    a, b, c, d = _cells(sp_a, sp_sf, mup_a, mup_sf)
-    return ((b - a) + (d - c)) / 2
+    Of µP, M(µP) − M(SP), the mean over the two optimizers; of ScheduleFree, M(SF) − M(AdamW), the mean over the two
+    parametrizations; and `difference_in_differences`.
+    """
+    a, b, c, d = (np.asarray(cell, np.float64) for cell in (sp_a, sp_sf, mup_a, mup_sf))
+    return np.stack([((c - a) + (d - b)) / 2, ((b - a) + (d - c)) / 2, (d - b) - (c - a)])
 
 
 def difference_in_differences(sp_a: ArrayLike, sp_sf: ArrayLike, mup_a: ArrayLike, mup_sf: ArrayLike) -> Floats:
     """[M(µP,SF) − M(SP,SF)] − [M(µP,A) − M(SP,A)]: below 0, µP lowers M more under ScheduleFree than under AdamW."""
-    a, b, c, d = _cells(sp_a, sp_sf, mup_a, mup_sf)
-    return (d - b) - (c - a)
-
-
-def effects(sp_a: ArrayLike, sp_sf: ArrayLike, mup_a: ArrayLike, mup_sf: ArrayLike) -> Floats:
-    """Both main effects and the interaction, stacked on a new first axis in the order of `EFFECTS`, for one jackknife."""
-    cells = _cells(sp_a, sp_sf, mup_a, mup_sf)
-    return np.stack([effect(*cells) for effect in (mup_effect, schedulefree_effect, difference_in_differences)])
-
-
-def _cells(*cells: ArrayLike) -> tuple[Floats, ...]:
-    return tuple(np.asarray(cell, np.float64) for cell in cells)
+    return np.asarray(effects(sp_a, sp_sf, mup_a, mup_sf)[2])

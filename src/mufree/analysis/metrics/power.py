@@ -13,8 +13,9 @@ import numpy as np
 
 from mufree.analysis.metrics.interaction import difference_in_differences
 from mufree.analysis.metrics.statistics import Floats, Interval, at_level, jackknife, t_interval
-from mufree.analysis.metrics.surface import FIT_WINDOW, Surface, optima
+from mufree.analysis.metrics.surface import Surface, optima
 from mufree.analysis.metrics.transfer import drift
+from mufree.study.limits import DRIFT_TO_DETECT, EQUIVALENCE_MARGIN, FIT_WINDOW, MIN_SEEDS
 
 BASE_WIDTH = 2**16
 """Of simulated studies: wide enough that widths below it are whole."""
@@ -38,8 +39,8 @@ def measure_noise(surface: Surface) -> Noise:
 
     Raises ValueError where no width has an optimum inside its grid with three rates around it, or with fewer than three seeds.
     """
-    if surface.n_seeds < 3:
-        raise ValueError(f"noise needs 3 seeds in common, got {surface.n_seeds}")
+    if surface.n_seeds < MIN_SEEDS:
+        raise ValueError(f"noise needs {MIN_SEEDS} seeds in common, got {surface.n_seeds}")
     curvatures, squares, freedom, slope_variances = [], 0.0, 0, []
     for k, optimum in enumerate(optima(surface)):
         if optimum.flag != "ok":
@@ -76,8 +77,8 @@ def power(
     noise: Noise,
     design: Design,
     *,
-    drift_to_detect: float = -0.5,
-    margin: float = 0.25,
+    drift_to_detect: float = DRIFT_TO_DETECT,
+    margin: float = EQUIVALENCE_MARGIN,
     n_simulations: int = 500,
     rng_seed: int = 0,
 ) -> dict[str, float]:

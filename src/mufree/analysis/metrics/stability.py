@@ -11,17 +11,9 @@ import numpy as np
 
 from mufree.analysis.metrics.statistics import Bools, Floats
 from mufree.analysis.metrics.surface import Optimum, Surface, grid_argmin, optima
+from mufree.study.limits import BASIN_TOLERANCE, LEARNT_NOTHING, SPIKE_DEVIATIONS, SPIKE_WINDOW
 
 Censored = Literal["", "low", "high", "both"]
-
-BASIN_TOLERANCE = 0.02
-"""Nats above the best loss at which a basin ends."""
-
-LEARNT_NOTHING = 0.01
-"""Nats below the loss at initialisation that a run has to reach, or it learnt nothing."""
-
-SPIKE_DEVIATIONS = 7.0
-"""Standard deviations above the rolling mean that make a spike (OLMo 2)."""
 
 
 def learnt_nothing(initial_loss: Floats, train_loss: Floats, diverged: Bools) -> Bools:
@@ -166,25 +158,17 @@ def _crossing(x: Floats, gap: Floats) -> tuple[float, bool]:
 
 def spike_window(steps: int) -> int:
     """Points in the rolling window for a run of that many steps: a tenth, at least 50 and at most 1000 (1000 in OLMo 2)."""
-    return min(1000, max(50, steps // 10))
+    least, most = SPIKE_WINDOW
+    return min(most, max(least, steps // 10))
 
 
-def spike_score(series: Floats, window: int, threshold: float = SPIKE_DEVIATIONS) -> float:
-    """Share of the points of a series, [points], that are spikes; NaN if too short to judge any.
+def count_spikes(series: Floats, window: int, threshold: float = SPIKE_DEVIATIONS) -> tuple[int, int]:
+    """How many points of a series, [points], are spikes, and how many are judged.
 
     A point is a spike if it is above the mean of the `window` points before it by at least `threshold` times their standard
     deviation (window − 1 degrees of freedom). Upward only. The point itself is not in its window: in a window of 50 that
     holds it, no point can be 7 standard deviations off. The first `window` points are not judged. Points that aren't finite
-    are left out beforehand, since divergence counts them.
-    """
-    spikes, points = count_spikes(series, window, threshold)
-    return spikes / points if points else float("nan")
-
-
-def count_spikes(series: Floats, window: int, threshold: float = SPIKE_DEVIATIONS) -> tuple[int, int]:
-    """How many points of a series are spikes, and how many are judged; `spike_score` is their ratio.
-
-    ValueError for a window of fewer than 2 points.
+    are left out beforehand, since divergence counts them. ValueError for a window of fewer than 2 points.
     """
     if window < 2:
         raise ValueError(f"A window of {window} points has no standard deviation: give at least 2.")
@@ -195,3 +179,13 @@ def count_spikes(series: Floats, window: int, threshold: float = SPIKE_DEVIATION
     rise = finite[window:] - before.mean(axis=1)
     # The second condition keeps a constant series from spiking.
     return int(((rise >= threshold * before.std(axis=1, ddof=1)) & (rise > 0)).sum()), len(rise)
+
+
+def excess_variation(losses: Floats) -> float:
+    """TVx = Σ max(0, v[i+1] − v[i]) / (v[0] − v[−1]) of one curve, [evaluations]: all rises over the net fall.
+
+    0 is a monotone curve. NaN where the loss did not fall or was not always finite, or with fewer than 2 evaluations.
+    """
+    if len(losses) < 2 or not np.isfinite(losses).all() or losses[0] <= losses[-1]:
+        return float("nan")
+    return float(np.maximum(np.diff(losses), 0).sum() / (losses[0] - losses[-1]))

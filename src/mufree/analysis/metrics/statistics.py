@@ -9,12 +9,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mufree.study.limits import MIN_POINTS
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-
-MIN_POINTS = 3
-"""A slope needs this many points: two always lie on a line."""
 
 
 @dataclass(frozen=True)
@@ -104,15 +103,6 @@ def two_sided_p(interval: Interval, null: ArrayLike = 0.0) -> Floats:
     """P value of Student's t test that the truth is `null`; below 0.05 exactly where the 95 % interval leaves it out."""
     sides = [one_sided_p(interval, null, side) for side in ("greater", "less")]
     return np.asarray(np.minimum(1.0, 2 * np.minimum(*sides)))
-
-
-def tost_p(interval: Interval, margin: ArrayLike) -> Floats:
-    """P value of two one-sided tests for equivalence to 0 within ±margin (Schuirmann 1987).
-
-    Below 0.05 exactly where the 90 % interval lies inside. NaN where there is no standard error.
-    """
-    margin = np.asarray(margin, np.float64)
-    return np.maximum(one_sided_p(interval, -margin, "greater"), one_sided_p(interval, margin, "less"))
 
 
 def holm(p_values: ArrayLike) -> Floats:

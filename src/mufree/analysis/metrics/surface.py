@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Literal
 
 import numpy as np
 
-from mufree.analysis.metrics.statistics import MIN_POINTS, Bools, Floats, Ints
+from mufree.analysis.metrics.statistics import Bools, Floats, Ints, cross_fitted
+from mufree.study.limits import FIT_WINDOW, MIN_POINTS
 
 Flag = Literal["ok", "argmin_only", "edge_low", "edge_high", "all_diverged"]
 CENSORED: tuple[Flag, ...] = ("edge_low", "edge_high", "all_diverged")
 """Flags of cells whose optimum is not known, only bounded or not even that."""
-
-FIT_WINDOW = 2
-"""Doublings on either side of the grid's argmin in which the loss is close to a quadratic (Lourie et al. 2025)."""
 
 ROUNDING = 1e-12
 """Curvature below this share of the loss is what rounding makes of a straight line."""
@@ -79,26 +77,14 @@ class Surface:
 
     def keep(self, seeds: Ints) -> Surface:
         """The surface with the seeds at these positions only."""
-        return Surface(
-            self.base_width,
-            self.widths,
-            self.log2_lrs,
-            self.loss[:, :, seeds],
-            self.initial_loss[:, :, seeds],
-            self.diverged[:, :, seeds],
-        )
+        of_seeds = {name: getattr(self, name)[:, :, seeds] for name in ("loss", "initial_loss", "diverged")}
+        return replace(self, **of_seeds)
 
     def at_widths(self, widths: Ints) -> Surface:
         """The surface at these widths only, of those that it has."""
         here = np.isin(self.widths, widths)
-        return Surface(
-            self.base_width,
-            self.widths[here],
-            self.log2_lrs,
-            self.loss[here],
-            self.initial_loss[here],
-            self.diverged[here],
-        )
+        at_these = {name: getattr(self, name)[here] for name in ("widths", "loss", "initial_loss", "diverged")}
+        return replace(self, **at_these)
 
 
 @dataclass(frozen=True)
@@ -180,3 +166,15 @@ def cost_at(surface: Surface, rates: Ints) -> Floats:
     result = np.full(len(rates), np.nan)
     result[k] = surface.cost[k, rates[k]].mean(axis=1)
     return result
+
+
+def cross_fit(cost: Callable[[list[Surface], list[Surface]], Floats], *surfaces: Surface) -> Floats:
+    """Mean over seeds of `cost`, which gets the surfaces with all other seeds, to choose on, and with that one, to judge by.
+
+    NaN with one seed.
+    """
+
+    def of_seed(others: Ints, judged: Ints) -> Floats:
+        return cost([surface.keep(others) for surface in surfaces], [surface.keep(judged) for surface in surfaces])
+
+    return np.asarray(cross_fitted(of_seed, surfaces[0].n_seeds).mean(axis=0))

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mufree.analysis.metrics.statistics import Bools, Floats, Ints, cross_fitted, ols_slope
-from mufree.analysis.metrics.surface import Surface, at_common_widths, cost_at, grid_argmin, optima
+from mufree.analysis.metrics.statistics import Bools, Floats, Ints, ols_slope
+from mufree.analysis.metrics.surface import Surface, at_common_widths, cost_at, cross_fit, grid_argmin, optima
 
 
 def optimum_positions(surface: Surface) -> Floats:
@@ -46,14 +46,7 @@ def regret_cf(surface: Surface) -> Floats:
     Mean over s of cost[k, j0(−s), s] − cost[k, jk(−s), s]. May be slightly negative; 0 at base width by construction. NaN
     with one seed, and where `regret` is NaN for any of the choices.
     """
-    return np.asarray(regret_by_seed(surface).mean(axis=0))
-
-
-def regret_by_seed(surface: Surface) -> Floats:
-    """The terms of `regret_cf`, [S, K]: one regret for each seed, both rates chosen on the others; NaN with one seed."""
-    return cross_fitted(
-        lambda others, judged: _mean_difference(surface.keep(others), surface.keep(judged)), surface.n_seeds
-    )
+    return cross_fit(lambda chosen, judged: _mean_difference(chosen[0], judged[0]), surface)
 
 
 def transferred_rate(surface: Surface) -> int:
@@ -64,22 +57,21 @@ def transferred_rate(surface: Surface) -> int:
 def regret_held(surface: Surface, transferred: int) -> Floats:
     """Regret of one given rate at each width, [K], in nats, against the own rate chosen on the seeds other than the one judged.
 
-    `transferred` is a position in the grid, as from `transferred_rate` of all seeds, and an argument so that a jackknife holds
-    it. It answers "what does the rate that we found at base width cost?", where `regret_cf` answers "what would tuning at
-    base width cost, with one seed fewer, on average?". Where two rates are nearly as good at base width, the second answer lies
-    between those of the two rates, and no interval from few seeds covers it; this one has a valid interval there
-    (`metrics.calibration`). Holding it doesn't flatter: it was chosen on other runs than the ones that judge it.
+    `transferred` is a position in the grid, as from `transferred_rate` of all seeds, and held in a jackknife. It answers "what
+    does the rate that we found at base width cost?", where `regret_cf` answers "what would tuning at base width cost, with one
+    seed fewer, on average?". Where two rates are nearly as good at base width, no interval from few seeds covers the second;
+    this one's does (`metrics.calibration`). It is not flattered: the rate was chosen on other runs than those that judge it.
     0 at base width, where both are the same choice. NaN as for `regret_cf`.
     """
 
-    def difference(others: Ints, judged: Ints) -> Floats:
-        judge, own = surface.keep(judged), grid_argmin(surface.keep(others))
-        result = cost_at(judge, np.full(len(own), transferred)) - cost_at(judge, own)
+    def difference(chosen: list[Surface], judged: list[Surface]) -> Floats:
+        own = grid_argmin(chosen[0])
+        result = cost_at(judged[0], np.full(len(own), transferred)) - cost_at(judged[0], own)
         if surface.base is not None and not np.isnan(result[surface.base]):
             result[surface.base] = 0.0
         return result
 
-    return np.asarray(cross_fitted(difference, surface.n_seeds).mean(axis=0))
+    return cross_fit(difference, surface)
 
 
 def _mean_difference(choice: Surface, judge: Surface) -> Floats:
@@ -96,10 +88,7 @@ def transfer_errors(surface: Surface) -> Floats:
     the one judged. So the row of the base width is `regret_cf`, and the diagonal 0. NaN with one seed, where a width has no
     usable rate, and where a rate wasn't run at width k.
     """
-    errors = cross_fitted(
-        lambda others, judged: _pair_differences(surface.keep(others), surface.keep(judged)), surface.n_seeds
-    )
-    return np.asarray(errors.mean(axis=0))
+    return cross_fit(lambda chosen, judged: _pair_differences(chosen[0], judged[0]), surface)
 
 
 def _pair_differences(choice: Surface, judge: Surface) -> Floats:
@@ -149,19 +138,13 @@ def rate_ratio_slope(numerator: Surface, denominator: Surface) -> float:
     return ols_slope(numerator.log2_width_mult, rate_ratios(numerator, denominator))
 
 
-def share_worse(curves: Floats) -> float:
-    """Share of points at which a wider network trains worse, from mean train loss; curves [K, T, S], widths ascending.
-
-    A point is a pair of neighbouring widths at one step (the caller leaves out the warm-up and fixes all settings). It is
-    worse if the mean over seeds of loss[k+1] − loss[k] is above 2 standard errors of that mean: paired, since seeds share
-    the order of the data. Good is 0 under µP (Yang et al. 2022). NaN with no point that can be judged.
-    """
-    worse, points = count_worse(curves)
-    return worse / points if points else float("nan")
-
-
 def count_worse(curves: Floats) -> tuple[int, int]:
-    """How many points of `share_worse` are worse, and how many can be judged: those of 2 or more seeds, all finite."""
+    """At how many points a wider network trains worse, and at how many that can be judged; curves [K, T, S], widths ascending.
+
+    A point is a pair of neighbouring widths at one step (the caller leaves out the warm-up and fixes all settings), with 2 or
+    more seeds, all finite. It is worse if the mean over seeds of loss[k+1] − loss[k] is above 2 standard errors of that mean:
+    paired, since seeds share the order of the data. None is good under µP (Yang et al. 2022).
+    """
     if curves.shape[2] < 2 or len(curves) < 2:
         return 0, 0
     finite: Bools = np.asarray(np.isfinite(curves).all(axis=2))
@@ -184,12 +167,12 @@ def kendall_tau(widths: Ints, final: Floats) -> float:
     return float(kendalltau(widths[here], final[here]).statistic)
 
 
-def share_of_gain(regrets: Floats, best_loss: Floats, base: int) -> Floats:
+def share_of_gain(regrets: Floats, best_loss: Floats, base: int | None) -> Floats:
     """ρ: regret as a share of what widening bought, regret[k] / (best_loss[base] − best_loss[k]); all [K].
 
-    NaN where widening bought nothing, and so at base width: a share of nothing has no meaning.
+    NaN where widening bought nothing, and so at base width: a share of nothing has no meaning. All NaN without a base width.
     """
-    gain = best_loss[base] - best_loss
+    gain = np.full(len(best_loss), np.nan) if base is None else best_loss[base] - best_loss
     return regrets / np.where(gain > 0, gain, np.nan)
 
 

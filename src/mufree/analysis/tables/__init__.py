@@ -15,55 +15,18 @@ import pandas as pd
 from mufree.analysis.tables import estimates as long_form
 from mufree.analysis.tables import inside, schedule, stability, transfer, tuning
 from mufree.analysis.tables import weight_decay as decay
-from mufree.analysis.tables.cases import PRIMARY, Records, make_cases
+from mufree.analysis.tables.cases import PRIMARY, Records, make_cases, primary
 from mufree.analysis.tables.contrasts import contrasts
-from mufree.analysis.tables.summary import summary
 
-__all__ = ["COLUMNS", "build", "summary", "to_csv"]
+__all__ = ["COLUMNS", "build", "to_csv"]
 
 COLUMNS: dict[str, list[str]] = {
-    "optima": [
-        *("task", "method", "width", "base_width", "log2_lr_opt", "log2_lr_opt_low", "log2_lr_opt_high"),
-        *("log2_lr_argmin", "curvature", "flag", "best_loss", "best_loss_se", "best_loss_fit", "sigma_seed"),
-        *("n_seeds", "n_runs", "n_diverged", "test_loss", "test_accuracy", "val_accuracy"),
-    ],
-    "loss": ["task", "method", "width", "log2_lr", "mean_loss", "se", "n_seeds", "n_diverged"],
-    "transfer": [
-        *("task", "method", "drift", "drift_low", "drift_high", "drift_low90", "drift_high90", "equivalent"),
-        *("drift_range", "n_widths", "n_censored", "n_seeds", "status", "reason"),
-    ],
-    "regret": [
-        *("task", "method", "width", "log2_lr_transferred", "regret_cf", "regret_cf_low", "regret_cf_high"),
-        *("regret", "regret_in_sigma", "rho", "n_seeds", "good", "flag"),
-    ],
-    "stability": [
-        *("task", "method", "width", "n_runs", "n_diverged", "n_nonfinite", "n_above_start", "n_rebound"),
-        "n_learnt_nothing",
-        *("window_low", "window_high", "window_runs", "window_diverged"),
-        *("diverged_fraction", "diverged_low", "diverged_high", "log2_lr_max", "headroom"),
-        *("lr_sensitivity", "lr_sensitivity_low", "lr_sensitivity_high", "lr_sensitivity_normalised", "span"),
-        *("basin_width", "basin_low", "basin_high", "basin_censored", "n_seeds"),
-    ],
-    "smoothness": ["task", "method", "width", "at", "log2_lr", "tvx", "tvx_low", "tvx_high", "n_seeds"],
-    "dynamics_points": ["task", "method", "width", "seed", "layer", "quantity", "median", "log2_lr"],
     "dynamics": ["task", "method", "layer", "quantity", "slope", "slope_low", "slope_high", "n_seeds", "n_widths"],
     "control": ["task", "optimizer", "width", "n_pairs", "n_equal"],
     "epsilon": ["task", "method", "width", "layer", "median_sqrt_v", "epsilon", "ratio", "flagged"],
-    "transfer_error": [
-        *("task", "method", "mean", "mean_low", "mean_high", "max", "max_low", "max_high"),
-        *("n_pairs", "n_seeds", "status", "reason"),
-    ],
-    "wider_is_better": [
-        *("task", "method", "log2_lr", "share_worse", "n_points", "tau", "tau_low", "tau_high"),
-        *("n_widths", "n_seeds", "status", "reason"),
-    ],
     "spikes": [
         *("task", "method", "width", "lr_factor", "log2_lr", "series", "score", "score_low", "score_high"),
         *("n_spikes", "n_points", "window", "n_seeds"),
-    ],
-    "arms": [
-        *("task", "method", "variant", "horizon", "beta1", "weight_decay", "weight_decay_scaling", "width"),
-        *("log2_lr_opt", "log2_lr_argmin", "flag", "best_loss", "best_loss_se", "n_seeds", "n_runs", "n_diverged"),
     ],
     "anytime": [
         *("task", "parametrization", "method", "rival", "width", "horizon", "loss", "rival_loss"),
@@ -76,11 +39,6 @@ COLUMNS: dict[str, list[str]] = {
     "premium": [
         *("task", "parametrization", "width", "constant", "scheduled", "premium", "premium_low", "premium_high"),
         *("n_seeds", "status", "reason"),
-    ],
-    "best_of_k": ["task", "method", "width", "k", "loss", "n"],
-    "cost": [
-        *("task", "method", "width", "best_of_3_excess", "best_of_3_low", "best_of_3_high"),
-        *("k_eps", "eps", "flops_saved", "regret_cf", "n_seeds"),
     ],
     "rate_ratio": [
         *("task", "parametrization", "numerator", "denominator", "width", "log2_ratio", "low", "high"),
@@ -95,15 +53,12 @@ COLUMNS: dict[str, list[str]] = {
         *("task", "method", "width", "weight_decay_scaling", "weight_decay", "log2_lr", "log2_lr_weight_decay"),
         *("best_loss", "agreement", "n_seeds", "flag"),
     ],
-    "estimates": long_form.COLUMNS,
 }
-"""The tables that `build` makes, and their columns."""
-
-CONTRASTS = ["task", "subject", "width", "statistic", "estimate", "low", "high", "n_seeds", "unit", "status", "reason"]
+"""The columns of tables that may have no row, as they stand in the file. Others have those of their rows."""
 
 
 def build(rows: pd.DataFrame, curves: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """All tables of `COLUMNS` from one row a run and the long frame of curves.
+    """All tables from one row a run and the long frame of curves.
 
     Methods, widths and tasks may have different learning rates. Within a task, method and variant only the seeds that were
     run at every (width, rate) are judged, since a mean over different seeds would compare seeds; runs of other seeds are
@@ -117,14 +72,13 @@ def build(rows: pd.DataFrame, curves: pd.DataFrame) -> dict[str, pd.DataFrame]:
     points = inside.dynamics_points(cases, curves)
     horizons = schedule.over_horizons(everything, curves)
     maps = decay.maps(everything)
-    records: dict[str, Records | pd.DataFrame] = {
+    records: dict[str, Records] = {
         "optima": transfer.optima(cases),
         "loss": transfer.loss(cases),
         "transfer": transfer.drift(cases),
         "regret": transfer.regret(cases),
         "stability": stability.stability(cases),
         "smoothness": stability.smoothness(cases, curves),
-        "dynamics_points": points,
         "dynamics": inside.dynamics(cases, points),
         "control": inside.control(cases),
         "epsilon": inside.epsilon(cases, curves),
@@ -142,18 +96,24 @@ def build(rows: pd.DataFrame, curves: pd.DataFrame) -> dict[str, pd.DataFrame]:
         "weight_decay": decay.weight_decay(maps),
         "weight_decay_optimum": decay.weight_decay_optimum(maps),
     }
-    tables = {name: pd.DataFrame(found, columns=COLUMNS[name]) for name, found in records.items()}
+    tables = {name: _frame(name, found) for name, found in records.items()} | {"dynamics_points": points}
     for name, column in (("transfer", "equivalent"), ("regret", "good")):
         tables[name][column] = tables[name][column].astype("boolean")  # a verdict may be missing
-    others = pd.DataFrame(contrasts(cases, horizons, maps), columns=CONTRASTS)
+    others = pd.DataFrame(list(contrasts(cases, horizons, maps)))
     return tables | {"estimates": long_form.estimates(tables, others)}
 
 
 def surfaces(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The tables `loss` and `optima` alone, from rows as in `build`: loss against rate, and where it is lowest."""
-    cases = [case for case in make_cases(rows) if case.variant == PRIMARY]
-    found: dict[str, Records] = {"loss": transfer.loss(cases), "optima": transfer.optima(cases)}
-    return {name: pd.DataFrame(records, columns=COLUMNS[name]) for name, records in found.items()}
+    cases = make_cases(primary(rows))
+    return {"loss": _frame("loss", transfer.loss(cases)), "optima": _frame("optima", transfer.optima(cases))}
+
+
+def _frame(name: str, records: Records) -> pd.DataFrame:
+    rows = list(records)
+    unknown = {column for row in rows for column in row} - set(COLUMNS[name]) if name in COLUMNS else set()
+    assert not unknown, f"COLUMNS of {name} lack {', '.join(sorted(unknown))}"
+    return pd.DataFrame(rows, columns=COLUMNS.get(name))
 
 
 def to_csv(table: pd.DataFrame) -> str:

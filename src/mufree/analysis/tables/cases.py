@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,13 +13,14 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from mufree.analysis.metrics.statistics import Floats, Interval, jackknife
-from mufree.analysis.metrics.surface import Optimum, Surface, common_widths, optima
+from mufree.analysis.metrics.surface import Optimum, Surface, at_common_widths, common_widths, optima
 from mufree.analysis.metrics.transfer import regret_held, transferred_rate
 from mufree.study.config import METHODS
 
 log = logging.getLogger(__name__)
 
-Records = list[dict[str, Any]]
+Records = Iterable[dict[str, Any]]
+"""Rows of a table, each from column to value."""
 
 RUN_KEY = ["task", "method", "variant", "width", "log2_lr", "seed"]
 
@@ -56,7 +57,19 @@ CANONICAL = {
 
 
 @dataclass(frozen=True)
-class Case:
+class Judged:
+    """Losses that are judged together, with the seeds that they are of, in order."""
+
+    surface: Surface
+    seeds: list[int]
+
+    def over_seeds(self, statistic: Callable[[Surface], ArrayLike]) -> Interval:
+        """A statistic of the surface with its jackknife interval."""
+        return joint([self], lambda surfaces: statistic(surfaces[0]))
+
+
+@dataclass(frozen=True)
+class Case(Judged):
     """One method on one task, in one variant.
 
     `runs` are all its runs; `judged` those of the seeds that were run at all its widths and rates, of which `surface` is
@@ -69,8 +82,6 @@ class Case:
     role: Role
     runs: pd.DataFrame
     judged: pd.DataFrame
-    seeds: list[int]
-    surface: Surface
     optima: list[Optimum]
 
     @property
@@ -82,6 +93,11 @@ class Case:
     def widths(self) -> list[int]:
         """Widths, ascending."""
         return [int(width) for width in self.surface.widths]
+
+    @property
+    def cells(self) -> list[Cell]:
+        """What there is of each width, ascending."""
+        return [Cell(self, k, width, self.optima[k]) for k, width in enumerate(self.widths)]
 
     @property
     def base_optimum(self) -> Optimum | None:
@@ -100,11 +116,7 @@ class Case:
 
     @property
     def transferred(self) -> int:
-        """Position of the rate that base width hands on, chosen on all seeds; −1 if there is none.
-
-        Regrets are of this rate, held while a jackknife drops seeds: only then has the regret of two rates that are nearly as
-        good at base width an interval that covers it (`mufree.analysis.metrics.calibration`).
-        """
+        """Position of the rate that base width hands on, chosen on all seeds and held in a jackknife; −1 if there is none."""
         return transferred_rate(self.surface)
 
     def regret(self) -> Interval:
@@ -112,27 +124,61 @@ class Case:
         rate = self.transferred
         return self.over_seeds(lambda kept: regret_held(kept, rate))
 
-    def over_seeds(self, statistic: Callable[[Surface], ArrayLike]) -> Interval:
-        """A statistic of the surface with its jackknife interval."""
-        return joint([self], lambda surfaces: statistic(surfaces[0]))
 
-    def judged_at(self, width: int, log2_lr: float) -> pd.DataFrame:
-        """The judged runs at a width and a rate, by seed."""
-        return self.judged[(self.judged["width"] == width) & (self.judged["log2_lr"] == log2_lr)]
+@dataclass(frozen=True)
+class Cell:
+    """One width of a case, in position `k`, and its optimum."""
+
+    case: Case
+    k: int
+    width: int
+    optimum: Optimum
+
+    @property
+    def names(self) -> dict[str, Any]:
+        """The first three columns of a table by width."""
+        return {**self.case.names, "width": self.width}
+
+    @property
+    def runs(self) -> pd.DataFrame:
+        """All runs at this width."""
+        return self.case.runs[self.case.runs["width"] == self.width]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many seeds are judged, and how many runs were made and diverged."""
+        runs = self.runs
+        n_diverged = int((runs["status"] == "diverged").sum())
+        return {"n_seeds": self.case.surface.n_seeds, "n_runs": len(runs), "n_diverged": n_diverged}
+
+    def judged(self, times: float = 1) -> pd.DataFrame:
+        """The judged runs at the grid's best rate, or at a multiple of it, by seed."""
+        log2_lr, judged = self.optimum.log2_lr_argmin + math.log2(times), self.case.judged
+        return judged[(judged["width"] == self.width) & (judged["log2_lr"] == log2_lr)]
 
 
-def joint(cases: Sequence[Case], statistic: Callable[[list[Surface]], ArrayLike]) -> Interval:
-    """A statistic of several cases' surfaces, on the seeds that they share, each dropped from all of them at once."""
-    return over_common_seeds([(case.surface, case.seeds) for case in cases], statistic)
+def joint(parts: Sequence[Judged], statistic: Callable[[list[Surface]], ArrayLike]) -> Interval:
+    """A statistic of several surfaces, on the seeds that they share, each dropped from all of them at once.
 
-
-def over_common_seeds(
-    parts: Sequence[tuple[Surface, list[int]]], statistic: Callable[[list[Surface]], ArrayLike]
-) -> Interval:
-    """The same for surfaces with their seeds. Without a seed in common the statistic gets surfaces of no seed."""
-    common = sorted(set.intersection(*(set(seeds) for _, seeds in parts)))
-    surfaces = [surface.keep(np.searchsorted(seeds, common)) for surface, seeds in parts]
+    Without a seed in common the statistic gets surfaces of no seed.
+    """
+    common = sorted(set.intersection(*(set(part.seeds) for part in parts)))
+    surfaces = [part.surface.keep(np.searchsorted(part.seeds, common)) for part in parts]
     return jackknife(lambda kept: statistic([surface.keep(kept) for surface in surfaces]), len(common))
+
+
+def over_shared_widths(
+    both: Sequence[Case],
+    column: str,
+    statistic: Callable[[Surface, Surface], Floats],
+    why_not: str,
+    ends: str | None = None,
+) -> Iterator[dict[str, Any]]:
+    """A statistic of two cases at each width that they share, of one parametrization."""
+    value = joint(both, lambda surfaces: statistic(*at_common_widths(surfaces)))
+    for k, width in enumerate(common_widths(case.surface for case in both)):
+        names = {"task": both[0].task, "parametrization": both[0].role.parametrization, "width": int(width)}
+        yield names | estimated(column, value[k], why_not, ends)
 
 
 def widest_shared(cases: Sequence[Case]) -> tuple[int, list[int]]:
@@ -151,14 +197,27 @@ def interval_columns(name: str, interval: Interval, ends: str | None = None) -> 
     }
 
 
-def status(interval: Interval, why_not: str) -> dict[str, str]:
-    """`ok`, or `not_estimable` with the reason; an estimate without an interval is ok and says why it has none."""
+def estimated(name: str, interval: Interval, why_not: str, ends: str | None = None) -> dict[str, Any]:
+    """`interval_columns`, with the number of seeds, and whether there is an estimate.
+
+    The status is `ok`, or `not_estimable` with the reason; an estimate without an interval is ok and says why it has none.
+    """
+    status, reason = "ok", ""
     if np.isnan(interval.estimate):
-        return {"status": "not_estimable", "reason": "no seed in common" if interval.n == 0 else why_not}
-    if np.isnan(interval.se):
-        why = "one seed, so no interval" if interval.n < 2 else "too few seeds for an interval"
-        return {"status": "ok", "reason": why}
-    return {"status": "ok", "reason": ""}
+        status, reason = "not_estimable", why_not if interval.n else "no seed in common"
+    elif np.isnan(interval.se):
+        reason = "one seed, so no interval" if interval.n < 2 else "too few seeds for an interval"
+    return {**interval_columns(name, interval, ends), "n_seeds": interval.n, "status": status, "reason": reason}
+
+
+def primary(rows: pd.DataFrame) -> pd.DataFrame:
+    """The runs whose settings are all the task's own, also where a file gave NaN for an empty text."""
+    return rows[rows["variant"].isna() | rows["variant"].eq(PRIMARY)]
+
+
+def plain_records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as plain dicts, whose keys are text."""
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 
 def make_cases(rows: pd.DataFrame) -> list[Case]:
@@ -180,7 +239,7 @@ def make_cases(rows: pd.DataFrame) -> list[Case]:
 
 def surface_of(runs: pd.DataFrame, seeds: list[int], axis: str = "width") -> Surface:
     """The surface of some runs with these seeds; over `axis`, whose least value or the base width is its base."""
-    widths, k = np.unique(runs[axis].to_numpy(np.int64), return_inverse=True)
+    widths, k = np.unique(runs[axis].to_numpy(np.float64 if axis == "weight_decay" else np.int64), return_inverse=True)
     log2_lrs, j = np.unique(runs["log2_lr"].to_numpy(np.float64), return_inverse=True)
     s = np.searchsorted(seeds, runs["seed"].to_numpy())
     shape = (len(widths), len(log2_lrs), len(seeds))
@@ -230,7 +289,7 @@ def _case(task: str, method: str, variant: str, runs: pd.DataFrame) -> Case:
     first = runs.iloc[0]
     role = Role(*(str(first[name]) for name in Role._fields))
     surface = surface_of(judged, seeds)
-    return Case(task, method, variant, role, runs, judged, seeds, surface, optima(surface))
+    return Case(surface, seeds, task, method, variant, role, runs, judged, optima(surface))
 
 
 def _check(rows: pd.DataFrame) -> None:

@@ -8,13 +8,9 @@ import numpy as np
 import pandas as pd
 
 from mufree.analysis.metrics.power import Design, measure_noise, power
-from mufree.analysis.tables.cases import PRIMARY, Case, make_cases
-from mufree.analysis.tables.transfer import EQUIVALENCE_MARGIN
+from mufree.analysis.tables.cases import Case, make_cases, primary
 from mufree.study.config import METHODS, Study
 from mufree.study.plan import expand, variant
-
-DRIFT_TO_DETECT = -0.5
-"""Half of SP's drift under Adam: what a study has to tell from none."""
 
 
 def power_table(
@@ -27,8 +23,8 @@ def power_table(
     the reason and without numbers.
     """
     records = []
-    for case in make_cases(pilot):
-        if case.variant != PRIMARY or case.method not in METHODS or case.task not in planned.tasks:
+    for case in make_cases(primary(pilot)):
+        if case.method not in METHODS or case.task not in planned.tasks:
             continue
         own = design_of(planned, case)
         for n_seeds in sorted({*seeds, own.n_seeds}):
@@ -68,7 +64,5 @@ def _found(case: Case, design: Design, n_simulations: int) -> dict[str, float | 
         noise = measure_noise(case.surface)
     except ValueError as error:
         return {"reason": str(error)}
-    found = power(
-        noise, design, drift_to_detect=DRIFT_TO_DETECT, margin=EQUIVALENCE_MARGIN, n_simulations=n_simulations
-    )
+    found = power(noise, design, n_simulations=n_simulations)
     return {"curvature": noise.curvature, "run_sd": noise.run_sd, "slope_sd": noise.slope_sd, **found, "reason": ""}

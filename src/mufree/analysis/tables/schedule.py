@@ -7,73 +7,60 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from mufree.analysis.metrics import schedule, transfer
 from mufree.analysis.metrics.stability import best_loss
-from mufree.analysis.metrics.statistics import MIN_POINTS, Floats, at_level
-from mufree.analysis.metrics.surface import Surface, at_common_widths, common_widths, grid_argmin, optima
+from mufree.analysis.metrics.statistics import Floats, Interval, at_level
+from mufree.analysis.metrics.surface import Surface, at_common_widths, grid_argmin, optima
 from mufree.analysis.tables.cases import (
     PRIMARY,
     Case,
+    Judged,
     Records,
     Role,
     common_seeds,
+    estimated,
     interval_columns,
     joint,
-    over_common_seeds,
-    status,
+    over_shared_widths,
     surface_of,
 )
+from mufree.study.limits import MIN_POINTS
 
 HORIZON = re.compile(r"T/\d+")
 """The variant of a run that differs from the primary one in its length alone."""
 
 
 @dataclass(frozen=True)
-class OverHorizons:
-    """One method at one width: losses over horizons (in steps) × rates × seeds."""
+class OverHorizons(Judged):
+    """One method at one width: losses over horizons (in steps, of which a full run has `steps`) × rates × seeds."""
 
     case: Case
     width: int
-    surface: Surface
-    seeds: list[int]
     steps: int
-
-    @property
-    def shares(self) -> list[float]:
-        """Horizons as shares of the full one, ascending."""
-        return [float(steps) / self.steps for steps in self.surface.widths]
 
 
 def arms(cases: Sequence[Case]) -> Records:
     """The optimum of every cell that was run, primary or not."""
-    records = []
     for case in cases:
         sigma = transfer.seed_deviation(case.surface)
-        for k, (width, optimum) in enumerate(zip(case.widths, case.optima, strict=True)):
-            runs = case.runs[case.runs["width"] == width]
-            first = runs.iloc[0]
-            records.append(
-                {
-                    **case.names,
-                    "variant": case.variant,
-                    **{name: first[name] for name in ("horizon", "beta1", "weight_decay", "weight_decay_scaling")},
-                    "width": width,
-                    "log2_lr_opt": optimum.log2_lr,
-                    "log2_lr_argmin": optimum.log2_lr_argmin,
-                    "flag": optimum.flag,
-                    "best_loss": optimum.loss,
-                    "best_loss_se": sigma[k] / math.sqrt(case.surface.n_seeds),
-                    "n_seeds": case.surface.n_seeds,
-                    "n_runs": len(runs),
-                    "n_diverged": int((runs["status"] == "diverged").sum()),
-                }
-            )
-    return records
+        for cell in case.cells:
+            first, optimum = cell.runs.iloc[0], cell.optimum
+            yield {
+                **case.names,
+                "variant": case.variant,
+                **{name: first[name] for name in ("horizon", "beta1", "weight_decay", "weight_decay_scaling")},
+                "width": cell.width,
+                "log2_lr_opt": optimum.log2_lr,
+                "log2_lr_argmin": optimum.log2_lr_argmin,
+                "flag": optimum.flag,
+                "best_loss": optimum.loss,
+                "best_loss_se": sigma[cell.k] / math.sqrt(case.surface.n_seeds),
+                **cell.counts,
+            }
 
 
 def over_horizons(cases: Sequence[Case], curves: pd.DataFrame) -> list[OverHorizons]:
@@ -82,16 +69,15 @@ def over_horizons(cases: Sequence[Case], curves: pd.DataFrame) -> list[OverHoriz
     An ordinary optimizer has a run of its own for each; a schedule-free one is read along its one run, at the horizons that
     an ordinary one of its task has there, since it needs no other.
     """
-    own = [found for case in cases if case.variant == PRIMARY for found in _own_horizons(case, cases)]
+    primary = [case for case in cases if case.variant == PRIMARY]
+    own = [found for case in primary for found in _own_horizons(case, cases)]
     validation = curves[curves["series"] == "val_loss"]
     read = []
-    for case in cases:
-        if case.variant == PRIMARY and case.role.schedule_free:
-            for width in case.widths:
-                rivals = [found for found in own if found.case.task == case.task and found.width == width]
-                steps = sorted({int(step) for rival in rivals for step in rival.surface.widths})
-                if steps:
-                    read.append(_read_along(case, width, steps, validation))
+    for cell in (cell for case in primary if case.role.schedule_free for cell in case.cells):
+        rivals = [found for found in own if (found.case.task, found.width) == (cell.case.task, cell.width)]
+        steps = sorted({int(step) for rival in rivals for step in rival.surface.widths})
+        if steps:
+            read.append(_read_along(cell.case, cell.width, steps, validation))
     return own + read
 
 
@@ -110,7 +96,7 @@ def _own_horizons(case: Case, cases: Sequence[Case]) -> Iterator[OverHorizons]:
             seeds = common_seeds(mine, ("steps", "log2_lr"))
             if seeds:
                 surface = surface_of(mine[mine["seed"].isin(seeds)], seeds, axis="steps")
-                yield OverHorizons(case, int(str(width)), surface, seeds, int(case.runs["steps"].iloc[0]))
+                yield OverHorizons(surface, seeds, case, int(str(width)), int(case.runs["steps"].iloc[0]))
 
 
 def _read_along(case: Case, width: int, steps: list[int], validation: pd.DataFrame) -> OverHorizons:
@@ -125,87 +111,70 @@ def _read_along(case: Case, width: int, steps: list[int], validation: pd.DataFra
     whole = along[~along["run_id"].isin(lost["run_id"])]
     stopped = [lost.drop(columns="val_loss").assign(steps=step, val_loss=math.nan, status="diverged") for step in steps]
     surface = surface_of(pd.concat([whole, *(part for part in stopped if len(part))]), case.seeds, axis="steps")
-    return OverHorizons(case, width, surface, case.seeds, int(case.runs["steps"].iloc[0]))
+    return OverHorizons(surface, case.seeds, case, width, int(case.runs["steps"].iloc[0]))
 
 
 def anytime(found: Sequence[OverHorizons]) -> Records:
     """One schedule-free run against rivals that were told the horizon, of the same parametrization and kind of optimizer."""
-    records = []
     for free, rival in rivalries(found):
-        parts = at_common_horizons(free, rival)
-        (mine, _), (other, _) = parts
-        gap = over_common_seeds(parts, lambda s: schedule.anytime_gaps_cf(*s))
+        mine, other = at_common_widths([free.surface, rival.surface])
+        gap = joint([free, rival], _anytime_gaps)
         narrow = at_level(gap, 0.90)
         losses, rivals = _tuned_at_last(mine), best_loss(other)
         for h, steps in enumerate(mine.widths):
-            records.append(
-                {
-                    **_pair(free, rival),
-                    "horizon": float(steps) / free.steps,
-                    "loss": losses[h],
-                    "rival_loss": rivals[h],
-                    **interval_columns("gap", gap[h]),
-                    "gap_low90": narrow.low[h],
-                    "gap_high90": narrow.high[h],
-                    "n_seeds": gap.n,
-                    **status(gap[h], "no rate is free of divergence on both sides"),
-                }
-            )
-    return records
+            yield {
+                **free.case.names,
+                "parametrization": free.case.role.parametrization,
+                "rival": rival.case.method,
+                "width": free.width,
+                "horizon": float(steps) / free.steps,
+                "loss": losses[h],
+                "rival_loss": rivals[h],
+                "gap_low90": narrow.low[h],
+                "gap_high90": narrow.high[h],
+                **estimated("gap", gap[h], "no rate is free of divergence on both sides"),
+            }
 
 
-def anytime_extremes(found: Sequence[OverHorizons]) -> Records:
-    """The greatest and the mean anytime gap over the horizons of each pair, for the estimates."""
-    records = []
-    for free, rival in rivalries(found):
-        gaps = over_common_seeds(at_common_horizons(free, rival), lambda s: _extremes(schedule.anytime_gaps_cf(*s)))
-        for i, name in enumerate(("anytime_max", "anytime_mean")):
-            records.append({**_pair(free, rival), "statistic": name, "interval": gaps[i]})
-    return records
+def _anytime_gaps(surfaces: list[Surface]) -> Floats:
+    return schedule.anytime_gaps_cf(*at_common_widths(surfaces))
 
 
-def _extremes(gaps: Floats) -> Floats:
-    """Greatest and mean gap, [2]."""
-    return np.array([gaps.max(), gaps.mean()])
+def anytime_extremes(free: OverHorizons, rival: OverHorizons) -> Interval:
+    """The greatest and the mean anytime gap over the horizons of a pair, [2]."""
+
+    def extremes(surfaces: list[Surface]) -> Floats:
+        gaps = _anytime_gaps(surfaces)
+        return np.array([gaps.max(), gaps.mean()])
+
+    return joint([free, rival], extremes)
 
 
 def horizon(found: Sequence[OverHorizons]) -> Records:
     """How the best rate moves with the horizon, and what the rate of the shortest one costs at the longest."""
-    records = []
     for one in found:
-        drift = over_common_seeds([(one.surface, one.seeds)], lambda s: schedule.horizon_drift(s[0]))
-        rate = transfer.transferred_rate(one.surface)
-        regret = over_common_seeds([(one.surface, one.seeds)], partial(_horizon_regret, rate=rate))
-        few = f"{len(one.surface.widths)} horizons, and a slope takes {MIN_POINTS}"
-        why = few if len(one.surface.widths) < MIN_POINTS else "an optimum lies at an edge of the grid"
-        records.append(
-            {
-                **one.case.names,
-                "width": one.width,
-                **interval_columns("drift", drift),
-                "n_horizons": len(one.surface.widths),
-                **interval_columns("regret", regret),
-                "n_seeds": drift.n,
-                **status(drift, why),
-            }
-        )
-    return records
-
-
-def _horizon_regret(surfaces: list[Surface], rate: int) -> float:
-    return schedule.horizon_regret(surfaces[0], rate)
+        n, rate = len(one.surface.widths), transfer.transferred_rate(one.surface)
+        drift = one.over_seeds(schedule.horizon_drift)
+        regret = one.over_seeds(partial(schedule.horizon_regret, transferred=rate))
+        few = f"{n} horizons, and a slope takes {MIN_POINTS}"
+        why = few if n < MIN_POINTS else "an optimum lies at an edge of the grid"
+        yield {
+            **one.case.names,
+            "width": one.width,
+            "n_horizons": n,
+            **interval_columns("regret", regret),
+            **estimated("drift", drift, why),
+        }
 
 
 def premium(cases: Sequence[Case]) -> Records:
     """What a falling schedule is worth: the best loss at a constant rate minus the best one with the schedule."""
-    primary = [case for case in cases if case.variant == PRIMARY]
-    return [
-        row
-        for constant in [_without_average(case) for case in primary]
-        for scheduled in primary
-        if constant.task == scheduled.task and _same_but_schedule(constant.role, scheduled.role)
-        for row in _premium(constant, scheduled)
-    ]
+    why = "no rate is free of divergence on both sides"
+    for constant in map(_without_average, cases):
+        for scheduled in cases:
+            if constant.task == scheduled.task and _same_but_schedule(constant.role, scheduled.role):
+                for row in over_shared_widths([constant, scheduled], "premium", schedule.premium_cf, why):
+                    yield {**row, "constant": constant.method, "scheduled": scheduled.method}
 
 
 def _without_average(case: Case) -> Case:
@@ -225,22 +194,6 @@ def _same_but_schedule(constant: Role, scheduled: Role) -> bool:
     )
 
 
-def _premium(constant: Case, scheduled: Case) -> Iterator[dict[str, Any]]:
-    both = [constant, scheduled]
-    value = joint(both, lambda s: schedule.premium_cf(*at_common_widths(s)))
-    for k, width in enumerate(common_widths(case.surface for case in both)):
-        yield {
-            "task": constant.task,
-            "parametrization": constant.role.parametrization,
-            "width": int(width),
-            "constant": constant.method,
-            "scheduled": scheduled.method,
-            **interval_columns("premium", value[k]),
-            "n_seeds": value.n,
-            **status(value[k], "no rate is free of divergence on both sides"),
-        }
-
-
 def rivalries(found: Sequence[OverHorizons]) -> Iterator[tuple[OverHorizons, OverHorizons]]:
     """Each schedule-free method with each ordinary one of the same task, width, parametrization and base optimizer."""
     for free in found:
@@ -252,22 +205,6 @@ def rivalries(found: Sequence[OverHorizons]) -> Iterator[tuple[OverHorizons, Ove
                 and (mine.parametrization, mine.embedding_lr) == (other.parametrization, other.embedding_lr)
             ):
                 yield free, rival
-
-
-def at_common_horizons(free: OverHorizons, rival: OverHorizons) -> list[tuple[Surface, list[int]]]:
-    """The surfaces of both at the horizons that they share, each with its seeds."""
-    surfaces = at_common_widths([free.surface, rival.surface])
-    return list(zip(surfaces, (free.seeds, rival.seeds), strict=True))
-
-
-def _pair(free: OverHorizons, rival: OverHorizons) -> dict[str, object]:
-    return {
-        "task": free.case.task,
-        "parametrization": free.case.role.parametrization,
-        "method": free.case.method,
-        "rival": rival.case.method,
-        "width": free.width,
-    }
 
 
 def _tuned_at_last(surface: Surface) -> Floats:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from mufree.analysis.metrics import smoothness as smooth
 from mufree.analysis.metrics import stability as stable
 from mufree.analysis.metrics.statistics import Bools, Floats, wilson
 from mufree.analysis.tables.cases import CANONICAL, Case, Records, interval_columns, mean_interval
-
-SPIKE_FACTORS = (1, 2, 4)
-"""Multiples of the best rate at which spikes are counted."""
+from mufree.study.limits import SPIKE_FACTORS
 
 
 def stability(cases: Sequence[Case]) -> Records:
@@ -51,38 +49,41 @@ def _stability_of(case: Case, offsets: Floats) -> Records:
     normalised = stable.lr_sensitivity_normalised(surface, rates)
     largest, headroom = stable.max_stable_log2_lr(surface), stable.headroom(surface)
     basin = stable.basin(surface)
-    records = []
-    for k, width in enumerate(case.widths):
-        runs = case.runs[case.runs["width"] == width]
-        inside = surface.log2_lrs[rates[k]]
-        n, diverged = len(inside) * surface.n_seeds, int(surface.diverged[k, rates[k]].sum())
-        low, high = wilson(diverged, n)
-        records.append(
-            {
-                **case.names,
-                "width": width,
-                **divergences(runs),
-                "n_learnt_nothing": learnt_nothing(runs),
-                "window_low": inside[0] if n else math.nan,
-                "window_high": inside[-1] if n else math.nan,
-                "window_runs": n,
-                "window_diverged": diverged if n else math.nan,
-                "diverged_fraction": diverged / n if n else math.nan,
-                "diverged_low": low,
-                "diverged_high": high,
-                "log2_lr_max": largest[k],
-                "headroom": headroom[k],
-                **interval_columns("lr_sensitivity", sensitivity[k]),
-                "lr_sensitivity_normalised": normalised[k],
-                "span": offsets[-1] - offsets[0] if len(offsets) else math.nan,
-                "basin_width": basin.width[k],
-                "basin_low": basin.low[k],
-                "basin_high": basin.high[k],
-                "basin_censored": basin.censored[k],
-                "n_seeds": surface.n_seeds,
-            }
-        )
-    return records
+    for cell in case.cells:
+        k = cell.k
+        yield {
+            **cell.names,
+            **divergences(cell.runs),
+            "n_learnt_nothing": learnt_nothing(cell.runs),
+            **_inside(case, k, rates[k]),
+            "log2_lr_max": largest[k],
+            "headroom": headroom[k],
+            **interval_columns("lr_sensitivity", sensitivity[k]),
+            "lr_sensitivity_normalised": normalised[k],
+            "span": offsets[-1] - offsets[0] if len(offsets) else math.nan,
+            "basin_width": basin.width[k],
+            "basin_low": basin.low[k],
+            "basin_high": basin.high[k],
+            "basin_censored": basin.censored[k],
+            "n_seeds": surface.n_seeds,
+        }
+
+
+def _inside(case: Case, k: int, rates: Bools) -> dict[str, Any]:
+    """Divergence of one width over the rates of the window, [J]."""
+    surface = case.surface
+    inside = surface.log2_lrs[rates]
+    n, diverged = len(inside) * surface.n_seeds, int(surface.diverged[k, rates].sum())
+    low, high = wilson(diverged, n)
+    return {
+        "window_low": inside[0] if n else math.nan,
+        "window_high": inside[-1] if n else math.nan,
+        "window_runs": n,
+        "window_diverged": diverged if n else math.nan,
+        "diverged_fraction": diverged / n if n else math.nan,
+        "diverged_low": low,
+        "diverged_high": high,
+    }
 
 
 def divergences(runs: pd.DataFrame) -> dict[str, int]:
@@ -99,71 +100,50 @@ def learnt_nothing(runs: pd.DataFrame) -> int:
 
 def smoothness(cases: Sequence[Case], curves: pd.DataFrame) -> Records:
     """At the argmin of all seeds; the curve starts with the loss at initialisation."""
-    series = {"x": "val_loss", "y": "val_loss_y"}
-    best = {
-        (case.task, case.method, width): case.judged_at(width, optimum.log2_lr_argmin)["run_id"]
-        for case in cases
-        for width, optimum in zip(case.widths, case.optima, strict=True)
-    }
-    wanted = curves[curves["series"].isin(list(series.values()))]
-    wanted = wanted[wanted["run_id"].isin(pd.concat(list(best.values())))].sort_values(["run_id", "series", "step"])
+    cells = [(cell, cell.judged()["run_id"]) for case in cases for cell in case.cells]
+    wanted = pd.concat([run_ids for _, run_ids in cells])
+    found = _in_order(curves[curves["run_id"].isin(wanted)], ["val_loss", "val_loss_y"])
     variation = {
-        key: smooth.excess_variation(curve.to_numpy(np.float64))
-        for key, curve in wanted.groupby(["run_id", "series"], observed=True)["value"]
+        key: stable.excess_variation(curve.to_numpy(np.float64))
+        for key, curve in found.groupby(["run_id", "series"], observed=True)["value"]
     }
-    records = []
-    for case in cases:
-        for width, optimum in zip(case.widths, case.optima, strict=True):
-            for at, name in series.items():
-                run_ids = best[case.task, case.method, width]
-                values = np.array([variation.get((run_id, name), math.nan) for run_id in run_ids])
-                mean = mean_interval(values)
-                records.append(
-                    {
-                        **case.names,
-                        "width": width,
-                        "at": at,
-                        "log2_lr": optimum.log2_lr_argmin,
-                        **interval_columns("tvx", mean),
-                        "n_seeds": int(np.isfinite(values).sum()),
-                    }
-                )
-    return records
+    for cell, run_ids in cells:
+        for at, name in (("x", "val_loss"), ("y", "val_loss_y")):
+            values = np.array([variation.get((run_id, name), math.nan) for run_id in run_ids])
+            yield {
+                **cell.names,
+                "at": at,
+                "log2_lr": cell.optimum.log2_lr_argmin,
+                **interval_columns("tvx", mean_interval(values)),
+                "n_seeds": int(np.isfinite(values).sum()),
+            }
+
+
+def _in_order(curves: pd.DataFrame, series: list[str]) -> pd.DataFrame:
+    """The curves of some series, by run, series and step."""
+    return curves[curves["series"].isin(series)].sort_values(["run_id", "series", "step"])
 
 
 def spikes(cases: Sequence[Case], curves: pd.DataFrame) -> Records:
     """Spike scores of train loss and gradient norm at the best rate and above it, a row a multiple of it that was run."""
-    wanted = curves[curves["series"].isin(["train_loss", "grad_norm"])].sort_values(["run_id", "series", "step"])
-    groups = wanted.groupby(["run_id", "series"], observed=True)["value"]
-    places = groups.indices
+    wanted = _in_order(curves, ["train_loss", "grad_norm"])
+    places = wanted.groupby(["run_id", "series"], observed=True)["value"].indices
     values = wanted["value"].to_numpy(np.float64)
-    records = []
-    for case in cases:
-        for width, optimum in zip(case.widths, case.optima, strict=True):
-            for factor in SPIKE_FACTORS:
-                rate = optimum.log2_lr_argmin + math.log2(factor)
-                runs = case.judged_at(width, rate)
-                for series in ("train_loss", "grad_norm"):
-                    found = [values[places[run, series]] for run in runs["run_id"] if (run, series) in places]
-                    if found:
-                        size = stable.spike_window(int(runs["steps"].iloc[0]))
-                        records.append(_spikes(case, width, factor, rate, series, found, size))
-    return records
+    for cell in (cell for case in cases for cell in case.cells):
+        for factor in SPIKE_FACTORS:
+            runs = cell.judged(factor)
+            for series in ("train_loss", "grad_norm"):
+                found = [values[places[run, series]] for run in runs["run_id"] if (run, series) in places]
+                if found:
+                    of = {"lr_factor": factor, "log2_lr": float(runs["log2_lr"].iloc[0]), "series": series}
+                    yield {**cell.names, **of, **_spikes(found, stable.spike_window(int(runs["steps"].iloc[0])))}
 
 
-def _spikes(
-    case: Case, width: int, factor: int, log2_lr: float, series: str, curves: Sequence[Floats], size: int
-) -> dict[str, object]:
+def _spikes(curves: Sequence[Floats], size: int) -> dict[str, Any]:
     counts = np.array([stable.count_spikes(curve, size) for curve in curves])
     scores = np.divide(counts[:, 0], counts[:, 1], out=np.full(len(counts), math.nan), where=counts[:, 1] > 0)
-    mean = mean_interval(scores)
     return {
-        **case.names,
-        "width": width,
-        "lr_factor": factor,
-        "log2_lr": log2_lr,
-        "series": series,
-        **interval_columns("score", mean),
+        **interval_columns("score", mean_interval(scores)),
         "n_spikes": int(counts[:, 0].sum()),
         "n_points": int(counts[:, 1].sum()),
         "window": size,

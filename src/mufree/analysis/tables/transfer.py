@@ -10,96 +10,75 @@ import numpy as np
 import pandas as pd
 
 from mufree.analysis.metrics import stability, transfer
-from mufree.analysis.metrics.statistics import MIN_POINTS, Floats, Interval, at_level, jackknife
+from mufree.analysis.metrics.statistics import Floats, Interval, at_level, jackknife
 from mufree.analysis.metrics.surface import grid_argmin
 from mufree.analysis.tables.cases import Case, Records, interval_columns
-
-EQUIVALENCE_MARGIN = 0.25
-"""|drift| below this, in doublings per doubling of width, counts as no drift (METRICS, section 1)."""
-
-NEGLIGIBLE_REGRET = 0.01
-"""Nats. A regret is good below this or below two standard deviations over seeds, whichever is larger."""
+from mufree.study.limits import EQUIVALENCE_MARGIN, MIN_POINTS, NEGLIGIBLE_LOSS, SIGMAS
 
 
 def optima(cases: Sequence[Case]) -> Records:
     """An interval stands only beside a fitted optimum: an argmin moves in whole steps, and often not at all."""
-    records = []
     for case in cases:
         position = case.over_seeds(transfer.optimum_positions)
         sigma = transfer.seed_deviation(case.surface)
-        for k, (width, optimum) in enumerate(zip(case.widths, case.optima, strict=True)):
-            runs = case.runs[case.runs["width"] == width]
-            best = case.judged_at(width, optimum.log2_lr_argmin)
+        for cell in case.cells:
+            k, optimum, best = cell.k, cell.optimum, cell.judged()
             fitted = optimum.flag == "ok"
-            records.append(
-                {
-                    **case.names,
-                    "width": width,
-                    "base_width": case.surface.base_width,
-                    "log2_lr_opt": optimum.log2_lr,
-                    "log2_lr_opt_low": position.low[k] if fitted else math.nan,
-                    "log2_lr_opt_high": position.high[k] if fitted else math.nan,
-                    "log2_lr_argmin": optimum.log2_lr_argmin,
-                    "curvature": optimum.curvature,
-                    "flag": optimum.flag,
-                    "best_loss": optimum.loss,
-                    "best_loss_se": sigma[k] / math.sqrt(case.surface.n_seeds),
-                    "best_loss_fit": optimum.fit_loss,
-                    "sigma_seed": sigma[k],
-                    "n_seeds": case.surface.n_seeds,
-                    "n_runs": len(runs),
-                    "n_diverged": int((runs["status"] == "diverged").sum()),
-                    **{name: best[name].mean(skipna=False) for name in ("test_loss", "test_accuracy", "val_accuracy")},
-                }
-            )
-    return records
+            yield {
+                **cell.names,
+                "base_width": case.surface.base_width,
+                "log2_lr_opt": optimum.log2_lr,
+                "log2_lr_opt_low": position.low[k] if fitted else math.nan,
+                "log2_lr_opt_high": position.high[k] if fitted else math.nan,
+                "log2_lr_argmin": optimum.log2_lr_argmin,
+                "curvature": optimum.curvature,
+                "flag": optimum.flag,
+                "best_loss": optimum.loss,
+                "best_loss_se": sigma[k] / math.sqrt(case.surface.n_seeds),
+                "best_loss_fit": optimum.fit_loss,
+                "sigma_seed": sigma[k],
+                **cell.counts,
+                **{name: best[name].mean(skipna=False) for name in ("test_loss", "test_accuracy", "val_accuracy")},
+            }
 
 
 def loss(cases: Sequence[Case]) -> Records:
     """All seeds that were run at a point, also those that are not judged; the mean is over those that did not diverge."""
-    records = []
     for case in cases:
         for (width, log2_lr), runs in case.runs.groupby(["width", "log2_lr"]):
             losses = runs.loc[runs["status"] == "ok", "val_loss"]
-            records.append(
-                {
-                    **case.names,
-                    "width": width,
-                    "log2_lr": log2_lr,
-                    "mean_loss": losses.mean(),
-                    "se": losses.sem(),
-                    "n_seeds": len(runs),
-                    "n_diverged": len(runs) - len(losses),
-                }
-            )
-    return records
+            yield {
+                **case.names,
+                "width": width,
+                "log2_lr": log2_lr,
+                "mean_loss": losses.mean(),
+                "se": losses.sem(),
+                "n_seeds": len(runs),
+                "n_diverged": len(runs) - len(losses),
+            }
 
 
 def drift(cases: Sequence[Case]) -> Records:
     """The drift of the optimum over widths, and whether it is inside the margin of equivalence."""
-    records = []
     for case in cases:
         drift = case.over_seeds(transfer.drift)
         drift90 = at_level(drift, 0.90)
         positions = transfer.optimum_positions(case.surface)
         used = positions[~np.isnan(positions)]
         estimable = len(used) >= MIN_POINTS
-        records.append(
-            {
-                **case.names,
-                **interval_columns("drift", drift),
-                "drift_low90": float(drift90.low),
-                "drift_high90": float(drift90.high),
-                "equivalent": None if np.isnan(drift90.se) else is_equivalent(drift90.low, drift90.high),
-                "drift_range": float(np.ptp(used)) if len(used) > 1 else math.nan,
-                "n_widths": len(used),
-                "n_censored": len(positions) - len(used),
-                "n_seeds": drift.n,
-                "status": "ok" if estimable else "not_estimable",
-                "reason": _why_no_interval(case, drift) if estimable else _why_no_drift(case),
-            }
-        )
-    return records
+        yield {
+            **case.names,
+            **interval_columns("drift", drift),
+            "drift_low90": float(drift90.low),
+            "drift_high90": float(drift90.high),
+            "equivalent": None if np.isnan(drift90.se) else is_equivalent(drift90.low, drift90.high),
+            "drift_range": float(np.ptp(used)) if len(used) > 1 else math.nan,
+            "n_widths": len(used),
+            "n_censored": len(positions) - len(used),
+            "n_seeds": drift.n,
+            "status": "ok" if estimable else "not_estimable",
+            "reason": _why_no_interval(case, drift) if estimable else _why_no_drift(case),
+        }
 
 
 def is_equivalent(low90: SupportsFloat, high90: SupportsFloat) -> bool:
@@ -108,7 +87,7 @@ def is_equivalent(low90: SupportsFloat, high90: SupportsFloat) -> bool:
 
 
 def _why_no_drift(case: Case) -> str:
-    censored = [f"{width} ({o.flag})" for width, o in zip(case.widths, case.optima, strict=True) if o.censored]
+    censored = [f"{cell.width} ({cell.optimum.flag})" for cell in case.cells if cell.optimum.censored]
     found = len(case.widths) - len(censored)
     text = f"{found} of {len(case.widths)} widths have an optimum inside the grid, {MIN_POINTS} are needed"
     return text + (f"; censored: {', '.join(censored)}" if censored else "")
@@ -122,35 +101,25 @@ def _why_no_interval(case: Case, drift: Interval) -> str:
 
 def regret(cases: Sequence[Case]) -> Records:
     """What base width's best rate costs at every width."""
-    records = []
     for case in cases:
         surface = case.surface
-        sigma = transfer.seed_deviation(surface)
-        same_seed = transfer.regret(surface)
+        sigma, same_seed = transfer.seed_deviation(surface), transfer.regret(surface)
         cross_fitted = case.regret()
-        best = stability.best_loss(surface)
-        rho = (
-            np.full(len(best), np.nan)
-            if surface.base is None
-            else transfer.share_of_gain(cross_fitted.estimate, best, surface.base)
-        )
-        for k, width in enumerate(case.widths):
+        rho = transfer.share_of_gain(cross_fitted.estimate, stability.best_loss(surface), surface.base)
+        for cell in case.cells:
+            k = cell.k
             known = not np.isnan(cross_fitted.high[k])
-            records.append(
-                {
-                    **case.names,
-                    "width": width,
-                    "log2_lr_transferred": case.base_rate,
-                    **interval_columns("regret_cf", cross_fitted[k]),
-                    "regret": same_seed[k],
-                    "regret_in_sigma": same_seed[k] / sigma[k] if sigma[k] > 0 else math.nan,
-                    "rho": rho[k],
-                    "n_seeds": surface.n_seeds,
-                    "good": bool(cross_fitted.high[k] < max(NEGLIGIBLE_REGRET, 2 * sigma[k])) if known else None,
-                    "flag": _regret_flag(case, k),
-                }
-            )
-    return records
+            yield {
+                **cell.names,
+                "log2_lr_transferred": case.base_rate,
+                **interval_columns("regret_cf", cross_fitted[k]),
+                "regret": same_seed[k],
+                "regret_in_sigma": same_seed[k] / sigma[k] if sigma[k] > 0 else math.nan,
+                "rho": rho[k],
+                "n_seeds": surface.n_seeds,
+                "good": bool(cross_fitted.high[k] < max(NEGLIGIBLE_LOSS, SIGMAS * sigma[k])) if known else None,
+                "flag": _regret_flag(case, k),
+            }
 
 
 def _regret_flag(case: Case, k: int) -> str:
@@ -174,7 +143,6 @@ def _regret_flag(case: Case, k: int) -> str:
 
 def transfer_error(cases: Sequence[Case]) -> Records:
     """The cost of tuning at one width and training at another, over all ordered pairs of widths."""
-    records = []
     for case in cases:
         mean, worst = (case.over_seeds(f) for f in (transfer.transfer_error_mean, transfer.transfer_error_max))
         if len(case.widths) < 2:
@@ -183,18 +151,15 @@ def transfer_error(cases: Sequence[Case]) -> Records:
             reason = "one seed, and cross-fitting takes two" if mean.n < 2 else "a width has no rate free of divergence"
         else:
             reason = "" if np.isfinite(mean.se) else "too few seeds for an interval"
-        records.append(
-            {
-                **case.names,
-                **interval_columns("mean", mean),
-                **interval_columns("max", worst),
-                "n_pairs": transfer.transfer_error_pairs(case.surface),
-                "n_seeds": mean.n,
-                "status": "not_estimable" if np.isnan(mean.estimate) else "ok",
-                "reason": reason,
-            }
-        )
-    return records
+        yield {
+            **case.names,
+            **interval_columns("mean", mean),
+            **interval_columns("max", worst),
+            "n_pairs": transfer.transfer_error_pairs(case.surface),
+            "n_seeds": mean.n,
+            "status": "not_estimable" if np.isnan(mean.estimate) else "ok",
+            "reason": reason,
+        }
 
 
 def wider_is_better(cases: Sequence[Case], curves: pd.DataFrame) -> Records:
@@ -234,8 +199,7 @@ def _why_not_wider(case: Case, rate: float) -> str:
 
 def _train_losses(case: Case, runs: pd.DataFrame, losses: pd.DataFrame) -> Floats:
     """Train loss after warm-up, [widths, steps, seeds]; NaN where a run is missing or was stopped."""
-    key = runs[["run_id", "width", "seed", "warmup_steps"]]
-    found = losses.merge(key, on="run_id")
+    found = losses.merge(runs[["run_id", "width", "seed", "warmup_steps"]], on="run_id")
     found = found[found["step"] > found["warmup_steps"]]
     steps = np.sort(found["step"].unique())
     losses_of = found.pivot_table(index=["width", "step"], columns="seed", values="value", observed=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from mufree.lab.data import cifar10, photo_patches, prepared, wiki_sample, wikitext2
 from mufree.lab.data.prepared import Built, DataError, Prepared, Split, load
-from mufree.study.config import Dataset
+from mufree.study.parts import Dataset
 
 __all__ = ["BUILDERS", "DataError", "Prepared", "Split", "load", "prepare"]
 

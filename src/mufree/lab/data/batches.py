@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from itertools import count
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -43,13 +42,13 @@ def train_batches(
     [B, T] twice, the second shifted by one.
     """
     order = train_order(data, batch_size=batch_size, context_length=context_length, seed=seed, skip=skip)
-    return map(_reader(data, data.train, context_length), order)
+    return map(Examples(data, data.train, context_length).batch, order)
 
 
-def eval_order(
-    data: Prepared, split: Literal["valid", "test"], *, examples: int, context_length: int | None
-) -> tuple[Split, Array]:
-    """A split and the same `examples` examples of it every time, as `train_order` gives them, in the same order.
+def eval_batches(
+    data: Prepared, split: Literal["valid", "test"], *, examples: int, batch_size: int, context_length: int | None
+) -> list[Batch]:
+    """Batches of the same `examples` examples of a split every time, in the same order; the last batch may be smaller.
 
     Images: balanced over the classes, since a split may be ordered by class. Text: windows that don't overlap, spread evenly.
     Raises DataError if the split is absent or has too few examples.
@@ -59,46 +58,57 @@ def eval_order(
         raise DataError(f"This data set has no {split} split: {data.manifest['settings']}")
     if data.kind == "image":
         _require(examples, len(chosen.y), f"images in the {split} split")
-        return chosen, balanced_order(np.asarray(chosen.y), seed=0)[:examples]
-    context = _context(chosen, context_length, split)
-    windows = len(chosen.y) // context
-    _require(examples, windows, f"windows of {context} tokens in the {split} split")
-    return chosen, np.arange(examples) * windows // examples * context
+        order = balanced_order(np.asarray(chosen.y), seed=0)[:examples]
+    else:
+        context = _context(chosen, context_length, split)
+        windows = len(chosen.y) // context
+        _require(examples, windows, f"windows of {context} tokens in the {split} split")
+        order = np.arange(examples) * windows // examples * context
+    read = Examples(data, chosen, context_length).batch
+    return [read(order[start : start + batch_size]) for start in range(0, examples, batch_size)]
 
 
-def eval_batches(
-    data: Prepared, split: Literal["valid", "test"], *, examples: int, batch_size: int, context_length: int | None
-) -> list[Batch]:
-    """Batches of the examples that `eval_order` gives; the last batch may be smaller."""
-    chosen, order = eval_order(data, split, examples=examples, context_length=context_length)
-    return list(map(_reader(data, chosen, context_length), chunks(order, batch_size)))
+class Examples:
+    """The examples of a split as tensors; values as in `train_batches`.
 
+    Rows are gathered from the mmap, so that only what a batch needs is read, and processes share the page cache; or, with a
+    `device`, from its memory, which then holds the whole split, without the host.
+    """
 
-class Resident:
-    """A split whole in the memory of a device, where batches are gathered without the host; values as in `train_batches`."""
+    def __init__(
+        self, data: Prepared, split: Split, context_length: int | None, device: torch.device | None = None
+    ) -> None:
+        self.text = data.kind == "text"
+        self.x: Array | Tensor = np.asarray(split.x)
+        self.y: Array | Tensor = np.asarray(split.y)
+        self.window: Array | Tensor = np.arange(context_length or 0)
+        self.scale, self.shift = (torch.ones(()), torch.zeros(())) if self.text else _normalisation(data)
+        if device is not None:
+            self.x, self.y = (
+                torch.from_numpy(np.array(array, dtype=np.int32 if self.text else None)).to(device)
+                for array in (split.x, split.y)
+            )
+            self.window = torch.arange(context_length or 0, device=device)
+            self.scale, self.shift = self.scale.to(device), self.shift.to(device)
 
-    def __init__(self, data: Prepared, split: Split, context_length: int | None, device: torch.device) -> None:
-        text = data.kind == "text"
-        self.x, self.y = (
-            torch.from_numpy(np.array(array, dtype=np.int32 if text else None)).to(device)
-            for array in (split.x, split.y)
-        )
-        self.window = torch.arange(context_length or 0, device=device)
-        scale, shift = (torch.ones(()), torch.zeros(())) if text else _normalisation(data)
-        self.scale, self.shift = scale.to(device), shift.to(device)
-        self.text = text
-
-    def batch(self, rows: Tensor) -> Batch:
-        """Inputs and targets of examples [...], with these dimensions before an example's own."""
+    def batch(self, rows: Any) -> Batch:
+        """Inputs and targets of examples [...], with these dimensions before an example's own; rows lie where the split is."""
         if self.text:
-            index = rows[..., None] + self.window
-            return self.x[index].long(), self.y[index].long()
-        return self.x[rows].movedim(-1, -3).float().mul_(self.scale).add_(self.shift), self.y[rows]
+            rows = rows[..., None] + self.window
+            return _gathered(self.x, rows).long(), _gathered(self.y, rows).long()
+        pixels = _gathered(self.x, rows).movedim(-1, -3)
+        images = torch.empty(pixels.shape, device=pixels.device).copy_(pixels)
+        return images.mul_(self.scale).add_(self.shift), _gathered(self.y, rows)
 
 
-def chunks(rows: Array, size: int) -> list[Array]:
-    """The rows in pieces of `size`; the last may be smaller."""
-    return [rows[start : start + size] for start in range(0, len(rows), size)]
+def _gathered(values: Array | Tensor, rows: Any) -> Tensor:
+    return values[rows] if isinstance(values, Tensor) else torch.from_numpy(values[rows])
+
+
+def _normalisation(data: Prepared) -> tuple[Tensor, Tensor]:
+    """Scale and shift, [3, 1, 1] each, that take a level of 256 to mean 0 and variance 1 on the training split."""
+    mean, std = (torch.tensor(data.manifest[name], dtype=torch.float64).view(3, 1, 1) for name in ("mean", "std"))
+    return (1 / (255 * std)).float(), (-mean / std).float()
 
 
 def _shuffled(examples: int, batch_size: int, generator: torch.Generator, skip: int) -> Iterator[Array]:
@@ -117,33 +127,6 @@ def _random_starts(starts: int, batch_size: int, generator: torch.Generator, ski
         drawn = torch.randint(starts, (batch_size,), generator=generator)
         if number >= skip:
             yield drawn.numpy()
-
-
-def _reader(data: Prepared, split: Split, context_length: int | None) -> Callable[[Array], Batch]:
-    """A function that reads the examples of a batch."""
-    if data.kind == "text":
-        return partial(_windows, split, context=_context(split, context_length, "chosen"))
-    scale, shift = _normalisation(data)
-    return partial(_images, split, scale=scale, shift=shift)
-
-
-def _normalisation(data: Prepared) -> tuple[Tensor, Tensor]:
-    """Scale and shift, [3, 1, 1] each, that take a level of 256 to mean 0 and variance 1 on the training split."""
-    mean, std = (torch.tensor(data.manifest[name], dtype=torch.float64).view(3, 1, 1) for name in ("mean", "std"))
-    return (1 / (255 * std)).float(), (-mean / std).float()
-
-
-def _images(split: Split, rows: Array, scale: Tensor, shift: Tensor) -> Batch:
-    # Rows are gathered from the mmap: only what a batch needs is read, and processes share the page cache.
-    pixels = torch.from_numpy(np.asarray(split.x)[rows]).permute(0, 3, 1, 2)
-    x = torch.empty(pixels.shape).copy_(pixels)
-    return x.mul_(scale).add_(shift), torch.from_numpy(np.asarray(split.y)[rows])
-
-
-def _windows(split: Split, starts: Array, context: int) -> Batch:
-    index = starts[:, None] + np.arange(context)
-    x, y = (torch.from_numpy(np.asarray(tokens)[index].astype(np.int64)) for tokens in (split.x, split.y))
-    return x, y
 
 
 def _context(split: Split, context_length: int | None, name: str) -> int:

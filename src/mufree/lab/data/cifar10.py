@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from mufree.lab.data.prepared import Array, Built, DataError, Split, balanced_order
-from mufree.study.config import Cifar10
 from mufree.study.files import sha256
+from mufree.study.parts import Cifar10
 
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 STAGED = "cifar10.npz"

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mufree.lab.data.prepared import Array, Built, DataError, Split
-from mufree.study.config import PhotoPatches
 from mufree.study.files import sha256
+from mufree.study.parts import PhotoPatches
 
 if TYPE_CHECKING:
     from PIL.Image import Image

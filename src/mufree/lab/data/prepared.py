@@ -10,15 +10,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mufree.study.files import replacing, sha256
+from mufree.study.parts import Kind
 
 Array = NDArray[Any]
-Kind = Literal["image", "text"]
 SPLITS = ("train", "valid", "test")
 FORMAT = 1
 """Version of the folder's layout."""

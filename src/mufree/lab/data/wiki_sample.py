@@ -12,8 +12,8 @@ from pathlib import Path
 
 from mufree.lab.data.prepared import Built, DataError
 from mufree.lab.data.text import build_text
-from mufree.study.config import WikiSample
 from mufree.study.files import sha256
+from mufree.study.parts import WikiSample
 
 PATTERN = "enwiki-latest-pages-articles1.xml-*-shortened.bz2"
 LEAST_CHARACTERS = 1000

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from mufree.lab.data.prepared import Built, DataError
 from mufree.lab.data.text import build_text
-from mufree.study.config import WikiText2
 from mufree.study.files import sha256
+from mufree.study.parts import WikiText2
 
 REPOSITORY = "Salesforce/wikitext"
 REVISION = "b08601e04326c79dfdd32d625aee71d232d685c3"

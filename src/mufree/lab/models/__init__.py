@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from mufree.lab.models.gpt import GPT
-from mufree.lab.models.mlp import MLP
-from mufree.lab.models.resnet import ResNet
-from mufree.lab.models.vit import ViT
+from mufree.lab.models.relu import MLP, ResNet
+from mufree.lab.models.transformer import GPT, ViT
 
 if TYPE_CHECKING:
-    from mufree.study.config import Model
+    from mufree.study.parts import Model
 
 __all__ = ["GPT", "MLP", "MODELS", "ResNet", "ViT", "build"]
 

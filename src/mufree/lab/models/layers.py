@@ -1,11 +1,21 @@
-"""Layers whose weights are float32 and whose products are in the number format of what they are applied to."""
+"""What networks are made of: weights are float32, and products in the number format of what they are applied to."""
 
 from __future__ import annotations
 
+import torch
 from mup import MuReadout
 from torch import Tensor, nn
 
 from mufree.lab.models import kernels
+
+
+class Network(nn.Module):
+    """A network with a width, which ends in a `Readout`."""
+
+    nonlinearity = "linear"
+    """What its weights are initialised for, as `torch.nn.init.calculate_gain` names it."""
+    compute_dtype = torch.float32
+    """Number format of activations and logits; weights stay float32."""
 
 
 class Linear(nn.Linear):

@@ -1,1 +1,1 @@
-"""Training: one run (`run`), many at once (`stack`), a sweep of them (`sweep`), interrupted and resumed (`checkpoints`)."""
+"""Training: one run (`run`), many at once (`stack`), a sweep of them (`sweeping`), interrupted and resumed (`checkpoints`)."""

@@ -7,6 +7,7 @@ none.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -99,9 +100,21 @@ class Ranks:
 ALONE = Ranks()
 
 
-def started_by_torchrun() -> bool:
-    """Whether there are other processes of which torchrun told this one."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+@contextmanager
+def together(ddp: bool, device: str) -> Iterator[Ranks]:
+    """With `ddp` the processes that torchrun started, of which only the first says what it does; else this one alone.
+
+    Raises `RanksError` where torchrun started none, or several without `ddp`.
+    """
+    if ddp:
+        with joined(device) as ranks:
+            if not ranks.first:
+                logging.getLogger().setLevel(logging.WARNING)
+            yield ranks
+    elif int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RanksError("torchrun started several processes that would all train the same runs; give --ddp")
+    else:
+        yield ALONE
 
 
 @contextmanager

@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
+import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,17 +16,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mufree.lab.train.ranks import ALONE, Ranks
-from mufree.study import jobs, record
+from mufree.study import jobs, record, run_store
 from mufree.study.plan import Run, training_flops
 
 if TYPE_CHECKING:
     import torch
 
     from mufree.lab.data import Prepared
-    from mufree.lab.train.run import Trace
+    from mufree.lab.train.run import Session
+    from mufree.lab.train.stack import Stack
+    from mufree.lab.train.watch import Trace
     from mufree.study.record import Record
 
 log = logging.getLogger(__name__)
+
+Progress = Callable[[int], object]
 
 
 class SweepError(Exception):
@@ -59,6 +66,60 @@ class Finished:
     """Whether it was trained in this call, and not served."""
 
 
+@dataclass(frozen=True)
+class Done:
+    """All the runs that were asked for, in their order, and the seconds that it took to serve or train them."""
+
+    finished: list[Finished]
+    seconds: float
+
+    @property
+    def records(self) -> list[Record]:
+        """What the store has of them now."""
+        return [each.record for each in self.finished]
+
+    def start_seconds(self) -> float:
+        """CPU time of this process that went into no run: that of its start. Zero where no run was trained."""
+        new = [each.record.timing for each in self.finished if each.trained]
+        spent = sum(timing[f"{phase}_seconds"] for timing in new for phase in ("train", "evaluate"))
+        return max(0.0, time.process_time() - spent) if new else 0.0
+
+    def __str__(self) -> str:
+        from mufree.lab.speed import duration
+
+        first = self.finished[0].run
+        widths = sorted({each.run.width for each in self.finished})
+        trained = sum(each.trained for each in self.finished)
+        diverged = sum(record.row["status"] == "diverged" for record in self.records)
+        return (
+            f"{first.task} {first.method_name} width{'s' if len(widths) > 1 else ''} {', '.join(map(str, widths))}: "
+            f"{trained} of {len(self.finished)} runs trained in {duration(self.seconds)}, {diverged} diverged"
+        )
+
+
+def train(runs: Sequence[Run], data: Path, store: Path, how: How) -> Done:
+    """`sweep` to its end; of several processes, the first one's answer is whole."""
+    started = time.monotonic()
+    found = {finished.run.id: finished for finished in sweep(runs, data, store, how)}
+    return Done([found[run.id] for run in runs if run.id in found], time.monotonic() - started)
+
+
+@contextmanager
+def asked_to_stop(minutes: float | None, until: float | None) -> Iterator[Callable[[], str | None]]:
+    """Within it, SIGTERM and SIGUSR1 do no more than be remembered; gives a function that names what asks to stop, if anything
+    does: the signal that came first, or the time, so many `minutes` from now or `until`, in seconds since 1970.
+    """
+    ends = [math.inf if minutes is None else time.time() + 60 * minutes, math.inf if until is None else until]
+    came: list[str] = []
+    numbers = [signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)]
+    before = {number: signal.signal(number, lambda n, _: came.append(signal.Signals(n).name)) for number in numbers}
+    try:
+        yield lambda: came[0] if came else "its limit of time" if time.time() >= min(ends) else None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def sweep(runs: Sequence[Run], data: Path, store: Path, how: How) -> Iterator[Finished]:
     """Each run, as it is served by the store or trained and put there; of several processes the first one's store counts.
 
@@ -68,8 +129,8 @@ def sweep(runs: Sequence[Run], data: Path, store: Path, how: How) -> Iterator[Fi
     digest = _data_digest(data)
     kept: set[str] = set()
     for run in runs if how.together.first else []:
-        if (found := record.load_run(store, run, digest)) is not None:
-            record.discard_checkpoint(store, run)
+        if (found := run_store.load_run(store, run, digest)) is not None:
+            run_store.discard_checkpoint(store, run)
             kept.add(run.id)
             yield Finished(run, found, trained=False)
     there = how.together.as_first([run.id in kept for run in runs])
@@ -80,8 +141,8 @@ def sweep(runs: Sequence[Run], data: Path, store: Path, how: How) -> Iterator[Fi
         raise _stopped(how, "before it began", 0, len(missing))
     for run, made in _train_all(missing, data, store, how):
         if how.together.first:
-            record.save_run(store, run, made)
-            record.discard_checkpoint(store, run)
+            run_store.save_run(store, run, made)
+            run_store.discard_checkpoint(store, run)
         yield Finished(run, made, trained=True)
 
 
@@ -125,37 +186,20 @@ def _train_all(runs: Sequence[Run], data: Path, store: Path, how: How) -> Iterat
 
 
 def _train_one(
-    runs: Sequence[Run],
-    prepared: Prepared,
-    store: Path,
-    device: torch.device,
-    how: How,
-    progress: Callable[[int], object],
+    runs: Sequence[Run], prepared: Prepared, store: Path, device: torch.device, how: How, progress: Progress
 ) -> Iterator[tuple[Run, Trace]]:
     """Train a run from its checkpoint, or anew; `progress` is told of steps taken."""
     from mufree.lab.train import checkpoints
     from mufree.lab.train.run import finish
 
     (run,) = runs
-    path = record.checkpoint_path(store, run)
+    path = run_store.checkpoint_path(store, run)
     session = checkpoints.resumed(path, run, prepared, device, how.together)
-    progress(session.step)
-    keep = checkpoints.keeper(path, session, how.checkpoint_seconds, how.stop_requested)
-
-    def after_step() -> None:
-        progress(1)
-        keep()
-
-    yield run, finish(session, after_step)
+    yield run, finish(session, _after_step(path, session, how, progress, 1))
 
 
 def _train_stack(
-    runs: Sequence[Run],
-    prepared: Prepared,
-    store: Path,
-    device: torch.device,
-    how: How,
-    progress: Callable[[int], object],
+    runs: Sequence[Run], prepared: Prepared, store: Path, device: torch.device, how: How, progress: Progress
 ) -> Iterator[tuple[Run, Trace]]:
     """Train runs side by side, from their checkpoint or anew; those for which memory is short, in two halves."""
     import torch
@@ -166,14 +210,7 @@ def _train_stack(
     path = store / f"stack-{hashlib.sha256(' '.join(run.id for run in runs).encode()).hexdigest()[:12]}.checkpoint"
     try:
         stack = checkpoints.resumed_stack(path, runs, prepared, device)
-        progress(stack.step * len(runs))
-        keep = checkpoints.stack_keeper(path, stack, how.checkpoint_seconds, how.stop_requested)
-
-        def after_step() -> None:
-            progress(len(runs))
-            keep()
-
-        traces = finish(stack, after_step)
+        traces = finish(stack, _after_step(path, stack, how, progress, len(runs)))
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error) or len(runs) == 1:
             raise
@@ -189,6 +226,20 @@ def _train_stack(
         torch.cuda.empty_cache()
     for part in (runs[:half], runs[half:]):
         yield from _train_stack(part, prepared, store, device, how, progress)
+
+
+def _after_step(path: Path, live: Session | Stack, how: How, progress: Progress, count: int) -> Callable[[], None]:
+    """Tells `progress` of the steps that some runs have behind them; gives what to call after each step of all of them."""
+    from mufree.lab.train import checkpoints
+
+    progress(live.step * count)
+    keep = checkpoints.keeper(path, live, how.checkpoint_seconds, how.stop_requested)
+
+    def after_step() -> None:
+        progress(count)
+        keep()
+
+    return after_step
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

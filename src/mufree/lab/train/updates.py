@@ -49,8 +49,6 @@ class Update:
     """What it needs of a run at steps k = 0, 1, … [T] besides its settings: [T, K]; the first is the factor on the rate."""
     step: Callable[[Tensor, Tensor, Mapping[str, Tensor], Columns], None]
     """One step of a weight and its state, in place, given the gradient, which it may overwrite."""
-    averages: bool = False
-    """Whether it is evaluated at x, beside the weights at which gradients are taken."""
 
 
 def _warmed_up(run: Run, steps: NDArray[np.int64]) -> Rows:
@@ -126,10 +124,8 @@ def _sgd_schedulefree(y: Tensor, gradient: Tensor, state: Mapping[str, Tensor], 
 UPDATES: dict[str, Update] = {
     "adamw": Update(("exp_avg", "exp_avg_sq"), (), _adamw_scalars, _adamw),
     "sgd": Update(("momentum_buffer",), (), lambda run, steps: _warmed_up(run, steps)[:, None], _sgd),
-    "adamw_schedulefree": Update(
-        ("z", "exp_avg_sq"), ("z",), _adamw_schedulefree_scalars, _adamw_schedulefree, averages=True
-    ),
-    "sgd_schedulefree": Update(("z",), ("z",), _sgd_schedulefree_scalars, _sgd_schedulefree, averages=True),
+    "adamw_schedulefree": Update(("z", "exp_avg_sq"), ("z",), _adamw_schedulefree_scalars, _adamw_schedulefree),
+    "sgd_schedulefree": Update(("z",), ("z",), _sgd_schedulefree_scalars, _sgd_schedulefree),
 }
 """By the name that a study file uses. Schedule-free RAdam isn't here: its runs are trained one by one."""
 

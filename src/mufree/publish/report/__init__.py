@@ -1,7 +1,7 @@
-"""The report of a study: the same content as a PDF, laid out by Typst, and as one self-contained page.
+"""Pages: a study's report as PDF and as one self-contained page, and the paper's supplement.
 
-`document` turns tables into plain data with every number rounded and every sentence worded; the templates only lay it out. The
-page has besides tables that sort and plots that answer to the pointer; without its scripts it is whole.
+`pages` says what stands where, as plain data. Typst lays it out in print; a template makes a page whose figures answer to the
+pointer and whose tables sort. Without its script the page is whole.
 """
 
 from __future__ import annotations
@@ -9,60 +9,54 @@ from __future__ import annotations
 import base64
 import io
 import json
-import logging
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from mufree.publish.report.captions import FIGURE_CAPTIONS, REQUIRED
-from mufree.publish.report.document import document, names
-from mufree.publish.report.interactive import plots
-from mufree.publish.report.panels import Plot
-from mufree.study import record
-
-log = logging.getLogger(__name__)
+from mufree.publish import contents
+from mufree.publish.report import pages
+from mufree.publish.results import Results
+from mufree.publish.typesetting import typeset
+from mufree.study import files
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 
 
-def write(
-    study: Mapping[str, Any],
-    tables: Mapping[str, pd.DataFrame],
-    summary: Mapping[str, Any],
-    provenance: Mapping[str, Any],
-    figures: Path,
-    out: Path,
-    *,
-    rows: pd.DataFrame | None = None,
-    curves: pd.DataFrame | None = None,
-) -> None:
+def write(results: Results, figures: Path, out: Path) -> None:
     """Write `out`/report.pdf and `out`/report.html; the same input gives the same bytes.
 
-    `figures` is the folder that holds `<task>.<figure>.pdf`, `.png` and `.csv`; a figure that plots nothing is left out. `rows`
-    and `curves` are the study's Parquet files, for the page's plots; without `curves` it has no interactive curves. The other
-    arguments are as in `document.document`. Raises FileNotFoundError, naming it, for a required figure that isn't there.
+    `figures` is the folder of `<task>.<figure>.pdf` and the like. Raises FileNotFoundError, naming it, for a required figure
+    that isn't there.
     """
-    shown = available(figures, study["tasks"])
-    content = document(study, tables, summary, provenance, rows, shown)
-    page = to_html(content, figures, plots(tables, rows, curves, names(study, tables, rows)))
-    for name, data in (("report.pdf", to_pdf(content, figures)), ("report.html", page.encode())):
-        with record.atomic(out / name) as temporary:
+    shown = available(figures, results.tasks)
+    for name, data in (
+        ("report.pdf", to_pdf(pages.report(results, shown, printed=True), figures)),
+        ("report.html", to_html(pages.report(results, shown), figures).encode()),
+    ):
+        with files.atomic(out / name) as temporary:
             temporary.write_bytes(data)
 
 
-def available(figures: Path, tasks: Mapping[str, Any]) -> set[str]:
+def write_supplement(studies: Sequence[Results], figures: Path, out: Path) -> None:
+    """Write the paper's supplement as a PDF; `figures` has a folder a study, by its name."""
+    shown = {
+        f"{results.name}/{stem}" for results in studies for stem in available(figures / results.name, results.tasks)
+    }
+    with files.atomic(out) as temporary:
+        temporary.write_bytes(to_pdf(pages.supplement(studies, shown), figures))
+
+
+def available(figures: Path, tasks: Collection[str]) -> set[str]:
     """The stems of the figures that have something to show: a picture, and a table of what is plotted that isn't empty.
 
     Raises FileNotFoundError for a required figure without a picture.
     """
     shown = set()
-    for stem in (f"{task}.{name}" for task in tasks for name in FIGURE_CAPTIONS):
+    for stem in [contents.OVERVIEW, *(f"{task}.{name}" for task in tasks for name in contents.FIGURES)]:
         if not all((figures / f"{stem}.{kind}").exists() for kind in ("png", "pdf")):
-            if stem.rpartition(".")[2] in REQUIRED:
+            if stem.rpartition(".")[2] in contents.REQUIRED:
                 raise FileNotFoundError(f"figure {figures / stem}.png or .pdf is missing; draw it with `mufree figure`")
             continue
         plotted = figures / f"{stem}.csv"
@@ -71,43 +65,31 @@ def available(figures: Path, tasks: Mapping[str, Any]) -> set[str]:
     return shown
 
 
-def to_pdf(content: Mapping[str, Any], figures: Path) -> bytes:
-    """The report as PDF, by Typst with the fonts it brings along; no network, no date."""
-    import typst
-
+def to_pdf(page: Mapping[str, Any], figures: Path) -> bytes:
+    """A page as PDF."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shutil.copy(TEMPLATES / "report.typ", folder)
-        (folder / "report.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-        for block in _figures(content):
-            shutil.copy(figures / f"{block['file']}.pdf", folder)
-        pdf, warnings = typst.compile_with_warnings(folder / "report.typ", root=folder, ignore_system_fonts=True)
-    for warning in warnings:
-        log.warning("typst: %s", warning)
-    return bytes(pdf)
+        (folder / "report.json").write_text(json.dumps(page, ensure_ascii=False), encoding="utf-8")
+        for block in _figures(page):
+            copy = folder / f"{block['file']}.pdf"
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(figures / f"{block['file']}.pdf", copy)
+        return typeset(folder / "report.typ")
 
 
-def to_html(content: Mapping[str, Any], figures: Path, interactive: Mapping[str, Plot] | None = None) -> str:
-    """The report as one page that loads nothing: styles, scripts and pictures are inside.
-
-    `interactive` are plots by the stem of the figure that they stand above; plotly itself (4.8 MB, the only bundle that its
-    package brings) is put in only if there is one.
-    """
+def to_html(page: Mapping[str, Any], figures: Path) -> str:
+    """A page that loads nothing: styles, script and pictures are inside."""
     import jinja2
 
-    files = [block["file"] for block in _figures(content)]
-    kept = {stem: plot for stem, plot in (interactive or {}).items() if stem in files}
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
-    pictures = {file: base64.b64encode(_light(figures / f"{file}.png")).decode() for file in files}
+    stems = [block["file"] for block in _figures(page)]
     return environment.get_template("report.html.j2").render(
-        **content,
-        pictures=pictures,
-        plots={
-            stem: _script_safe(json.dumps(plot, separators=(",", ":"), allow_nan=False)) for stem, plot in kept.items()
-        },
-        plotly=_plotly() if kept else "",
+        **page,
+        pictures={file: base64.b64encode(_light(figures / f"{file}.png")).decode() for file in stems},
+        points={file: _points(figures / f"{file}.points.json") for file in stems},
         script=(TEMPLATES / "report.js").read_text(encoding="utf-8"),
     )
 
@@ -123,17 +105,13 @@ def _light(picture: Path) -> bytes:
     return out.getvalue()
 
 
-def _plotly() -> str:
-    """plotly.js, as its Python package brings it."""
-    from plotly.offline import get_plotlyjs
-
-    return str(get_plotlyjs())
-
-
-def _script_safe(text: str) -> str:
-    """JSON that can stand in a script element, whatever is in its strings."""
-    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+def _points(path: Path) -> str:
+    """What the pointer finds in a picture, as JSON that can stand in a script element whatever is in its texts."""
+    found = path.read_text(encoding="utf-8") if path.exists() else '{"points": []}'
+    return found.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
-def _figures(content: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [block for section in content["sections"] for block in section["blocks"] if block["kind"] == "figure"]
+def _figures(page: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    groups = [group["blocks"] for section in page["sections"] for group in section["groups"]]
+    for blocks in [page["lead"], *groups]:
+        yield from (block for block in blocks if block["kind"] == "figure")

@@ -1,11 +1,11 @@
-// What the page does beyond standing there: tables sort, and plots answer to the pointer. Nothing is loaded.
+// What the page does beyond standing there: tables sort, figures answer to the pointer, print shows all. Nothing is loaded.
 (function () {
   "use strict";
   var MISSING = "—";
 
   // The number that a cell starts with, in its first line: "−0.02", "[−0.1, 0.1]", "12 of 30", "at least 3", "< 0.001". NaN if none.
   function numberOf(text) {
-    var first = text.trim().split("\n")[0].replace(/^(at least|<|\[)\s*/, "");
+    var first = text.trim().replace(/^(at least|<|\[)\s*/, "");
     var found = /^[+−-]?(2\^[−-]?\d+(\.\d+)?|\d+(\.\d+)?(e[+−-]?\d+)?)/.exec(first);
     if (!found) { return NaN; }
     var plain = found[0].replace(/−/g, "-");
@@ -48,24 +48,46 @@
     });
   }
 
-  // The plot takes the picture's place, which stays to be unfolded. One that fails leaves the picture as it was.
-  function draw(holder) {
-    var source = JSON.parse(document.getElementById(holder.id + "-data").textContent);
-    var kind = function () { return holder.clientWidth < 620 ? "narrow" : "wide"; };
-    var settings = { displayModeBar: false, responsive: true, displaylogo: false, showTips: false };
-    var shown = "";
-    var show = function () {
-      if (kind() === shown) { return; }
-      shown = kind();
-      Plotly.react(holder, source.data, JSON.parse(JSON.stringify(source.layouts[shown])), settings);
-    };
-    holder.hidden = false;
-    show();
-    window.addEventListener("resize", show);
-    var picture = holder.parentNode.querySelector("details");
-    if (picture) { picture.open = false; }
+  var REACH = 24; // pixels from the pointer within which a point answers
+
+  // Shows what the point nearest to the pointer is. Points are [x, y, text], x and y in parts of the picture from its upper left.
+  function makeAnswer(picture) {
+    var points = JSON.parse(picture.querySelector("script").textContent).points;
+    if (!points.length) { return; }
+    var tip = document.createElement("div"), mark = document.createElement("div");
+    tip.className = "tip";
+    mark.className = "mark";
+    tip.hidden = mark.hidden = true;
+    picture.append(mark, tip);
+    function show(event) {
+      var box = picture.querySelector("img").getBoundingClientRect();
+      var nearest = null, least = REACH;
+      points.forEach(function (point) {
+        var away = Math.hypot(box.left + point[0] * box.width - event.clientX, box.top + point[1] * box.height - event.clientY);
+        if (away < least) { least = away; nearest = point; }
+      });
+      tip.hidden = mark.hidden = !nearest;
+      if (!nearest) { return; }
+      tip.textContent = nearest[2];
+      mark.style.left = 100 * nearest[0] + "%";
+      mark.style.top = 100 * nearest[1] + "%";
+      tip.style.top = "calc(" + 100 * nearest[1] + "% + 12px)";
+      var right = nearest[0] > 0.6;
+      tip.style.left = right ? "auto" : "calc(" + 100 * nearest[0] + "% + 12px)";
+      tip.style.right = right ? "calc(" + 100 * (1 - nearest[0]) + "% + 12px)" : "auto";
+    }
+    picture.addEventListener("pointermove", show);
+    picture.addEventListener("pointerdown", show);
+    picture.addEventListener("pointerleave", function () { tip.hidden = mark.hidden = true; });
   }
 
+  function openAll(open) { document.querySelectorAll("details").forEach(function (each) { each.open = open || each.dataset.open === "1"; }); }
+
+  window.addEventListener("beforeprint", function () {
+    document.querySelectorAll("details").forEach(function (each) { each.dataset.open = each.open ? "1" : ""; });
+    openAll(true);
+  });
+  window.addEventListener("afterprint", function () { openAll(false); });
   document.querySelectorAll("table.sortable").forEach(makeSortable);
-  if (window.Plotly) { document.querySelectorAll(".plot").forEach(draw); }
+  document.querySelectorAll(".picture").forEach(makeAnswer);
 })();

@@ -12,11 +12,7 @@ from mufree.analysis.tables.cases import Case, Records, interval_columns, mean_i
 
 def table(cases: Sequence[Case]) -> Records:
     """Progress at the best rate of each width, its mean over seeds."""
-    records = []
-    for case in cases:
-        for width, optimum in zip(case.widths, case.optima, strict=True):
-            runs = case.judged_at(width, optimum.log2_lr_argmin)
-            shares = progress(runs["initial_loss"].to_numpy(np.float64), runs["val_loss"].to_numpy(np.float64))
-            found = interval_columns("progress", mean_interval(shares))
-            records.append({**case.names, "width": width, **found, "n_seeds": len(shares)})
-    return records
+    for cell in (cell for case in cases for cell in case.cells):
+        runs = cell.judged()
+        shares = progress(runs["initial_loss"].to_numpy(np.float64), runs["val_loss"].to_numpy(np.float64))
+        yield {**cell.names, **interval_columns("progress", mean_interval(shares)), "n_seeds": len(shares)}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mufree.lab.data.prepared import Built, Split
-from mufree.study.config import Stripes
+from mufree.study.parts import Stripes
 
 
 def build(settings: Stripes, data_dir: Path) -> Built:

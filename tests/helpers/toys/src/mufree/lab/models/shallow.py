@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mufree.lab.models.layers import Linear, Readout
+from mufree.lab.models.layers import Linear, Network, Readout
 
 
-class Shallow(nn.Module):
+class Shallow(Network):
     """A layer and a readout on flattened 32×32 RGB images: float32 [B, 3, 32, 32] → logits [B, classes]."""
 
     nonlinearity = "relu"
-    compute_dtype = torch.float32
 
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()

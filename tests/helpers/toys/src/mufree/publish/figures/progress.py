@@ -5,7 +5,8 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mufree.publish.figures.style import MethodStyle, new_figure, width_axis
+from mufree.publish.figures.panels import new_figure, width_axis
+from mufree.publish.figures.style import MethodStyle
 
 
 def progress_vs_width(

@@ -1,0 +1,54 @@
+"""What a model is worth: its loss, and the share of right answers, on examples that were held out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mufree.lab.data import Prepared
+from mufree.lab.data.batches import Batch, eval_batches
+from mufree.lab.train.ranks import ALONE, Ranks
+from mufree.study.plan import EVAL_BATCH, Run
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean loss (nats) and share of right classes or next tokens over the examples of an evaluation."""
+
+    loss: float
+    accuracy: float
+
+
+UNKNOWN = Score(math.nan, math.nan)
+
+
+def held_out(run: Run, data: Prepared, split: Literal["valid", "test"], device: torch.device) -> list[Batch]:
+    """What a run is evaluated on, the same for all runs of a task."""
+    examples, context = run.training.eval_examples, run.model.context
+    found = eval_batches(data, split, examples=examples, batch_size=EVAL_BATCH, context_length=context)
+    return [(inputs.to(device), targets.to(device)) for inputs, targets in found]
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross entropy in nats of logits [..., classes] against targets [...], class indices; in float32 or finer."""
+    fine = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return F.cross_entropy(fine.flatten(0, -2), targets.flatten())
+
+
+@torch.no_grad()
+def score(model: nn.Module, batches: Sequence[Batch], ranks: Ranks = ALONE) -> Score:
+    """Mean loss and accuracy over all processes' batches (inputs, targets), weighted by their number of targets."""
+    loss, right, count = 0.0, 0, 0
+    for inputs, targets in batches:
+        logits = model(inputs)
+        loss += float(cross_entropy(logits, targets)) * targets.numel()
+        right += int((logits.argmax(-1) == targets).sum())
+        count += targets.numel()
+    losses, hits, targets_seen = ranks.sums(loss, right, count)
+    return Score(losses / targets_seen, hits / targets_seen)

@@ -1,0 +1,241 @@
+"""Every number that a text may name: how it is printed, its value, its interval, and the row it comes from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import Any
+
+import pandas as pd
+
+from mufree.analysis.tables.cases import plain_records as records
+from mufree.publish.results import Results
+from mufree.publish.terms import bounds, statistic, value, with_unit
+from mufree.publish.words import known, number, percent
+from mufree.study.config import METHODS
+from mufree.study.limits import EQUIVALENCE_MARGIN, MAX_SLOPE, POWER
+
+VERDICTS = ("supported", "refuted", "inconclusive", "not_estimable")
+
+Numbers = dict[str, dict[str, Any]]
+
+
+def collect(studies: Sequence[Results]) -> Numbers:
+    """The numbers of a paper's studies by key: of the first, which is judged, and of those that follow it up.
+
+    Raises ValueError where two studies have a task of the same name: its estimates would have one key.
+    """
+    main, *later = studies
+    tasks = [task for study in studies for task in study.tasks]
+    if len(set(tasks)) < len(tasks):
+        raise ValueError(f"studies share a task name: {sorted({task for task in tasks if tasks.count(task) > 1})}")
+    found = counts(main) | judged(main) | checks(main) | ranges(main) | coverage(main)
+    for study in studies:
+        found |= design(study) | estimates(study)
+    for study in later:
+        found |= {f"{study.name}/{key}": entry for key, entry in size(study).items()}
+    return found
+
+
+def _number(text: str, value: Any, source: str, interval: str = "", digits: str = "") -> dict[str, Any]:
+    """A number as it is printed, with its unit; its `digits` are the same without."""
+    plain = None if value is None or not math.isfinite(value) else float(value)
+    return {"text": text, "digits": digits or text, "value": plain, "interval": interval, "source": source}
+
+
+def _count(n: int, source: str) -> dict[str, Any]:
+    return _number(f"{n:,}".replace(",", " "), n, source)
+
+
+def size(study: Results) -> Numbers:
+    """How many runs a study has, how many diverged, and what they took."""
+    runs, diverged = len(study.rows), int(study.rows["status"].eq("diverged").sum())
+    return {
+        "runs": _count(runs, "rows.parquet"),
+        "diverged": _count(diverged, "rows.parquet: status"),
+        "diverged_share": _number(percent(diverged / runs), diverged / runs, "rows.parquet: status"),
+        "tasks": _count(len(study.tasks), "rows.parquet: task"),
+        "methods": _count(study.rows["method"].nunique(), "rows.parquet: method"),
+        "core_hours": _number(number(study.core_hours, 1), study.core_hours, "provenance.json: core_hours"),
+    }
+
+
+def counts(study: Results) -> Numbers:
+    """Its size, the limits that it is judged by, and what so many seeds can see."""
+    seeds = study.least_seeds
+    widest = max(width for task in study.tasks for width in study.widths(task))
+    longest = int(study.rows["steps"].max())
+    none = _none_of(seeds)
+    return size(study) | {
+        "least_seeds": _count(seeds, "tables/optima.csv: n_seeds"),
+        "widest": _count(widest, "rows.parquet: width"),
+        "longest": _count(longest, "rows.parquet: steps"),
+        "wilson_none": _number(percent(none, 0), none, f"Wilson's interval of 0 of {seeds}"),
+        "power": _number(percent(POWER, 0), POWER, "limits.POWER"),
+        "drift_margin": _number(f"{EQUIVALENCE_MARGIN}", EQUIVALENCE_MARGIN, "limits.EQUIVALENCE_MARGIN"),
+        "coordcheck_margin": _number(f"{MAX_SLOPE}", MAX_SLOPE, "limits.MAX_SLOPE"),
+        "detectable": _number(
+            number(detectable_interaction(seeds), 1),
+            detectable_interaction(seeds),
+            f"t with {seeds - 1} degrees of freedom, power {POWER}",
+        ),
+    }
+
+
+def design(study: Results) -> Numbers:
+    """What was planned for each task: widths, steps, batch, runs by method, and Adam's β₂ where it is the task's own."""
+    out = {}
+    for task in study.tasks:
+        runs, base = study.primary(task), study.base_width(task)
+        first = runs.iloc[0]
+        widths = ", ".join(f"{width} (base)" if width == base else f"{width}" for width in study.widths(task))
+        out[f"widths/{task}"] = _number(widths, None, f"rows.parquet: task={task}")
+        out[f"steps/{task}"] = _count(int(first["steps"]), f"rows.parquet: task={task}")
+        out[f"batch/{task}"] = _count(int(first["batch_size"]), f"rows.parquet: task={task}")
+        for method, n in runs.groupby("method").size().items():
+            out[f"runs/{task}/{method}"] = _count(int(n), f"rows.parquet: task={task}, method={method}")
+        for optimizer, settings in study.study["tasks"][task]["optimizers"].items():
+            beta2 = settings.get("beta2")
+            if known(beta2):
+                out[f"beta2/{task}/{optimizer}"] = _number(f"{beta2:g}", beta2, f"study.yaml: {task}")
+    return out
+
+
+def judged(study: Results) -> Numbers:
+    """How many hypotheses of each kind there are and what became of the primary ones; p-values by hypothesis and task."""
+    if study.hypotheses is None or study.verdicts.empty:
+        return {}
+    kinds = {"primary": "hypotheses", "replication": "replications", "control": "controls"}
+    out = {
+        shown: _count(sum(h.kind == kind for h in study.hypotheses.hypotheses), "hypotheses.yaml")
+        for kind, shown in kinds.items()
+    }
+    for h in study.hypotheses.hypotheses:
+        margin = h.conditions[0].margin
+        if margin is not None:
+            out[f"margin/{h.id}"] = _number(f"{margin:g}".replace("-", "−"), margin, f"hypotheses.yaml: {h.id}")
+    out["deviations"] = _count(len(study.hypotheses.deviations), "hypotheses.yaml: deviations")
+    overall = study.verdicts[study.verdicts["scope"].eq("overall") & study.verdicts["kind"].eq("primary")]
+    for verdict in VERDICTS:
+        n = int(overall["verdict"].eq(verdict).sum())
+        out[f"primary_{verdict}"] = _count(n, f"verdicts.csv: scope=overall, verdict={verdict}")
+    for row in records(study.verdicts[study.verdicts["scope"].eq("task")]):
+        at = f"{row['id']}/{row['task']}"
+        source = f"verdicts.csv: id={row['id']}, task={row['task']}, scope=task"
+        out[f"verdict/{at}"] = _number(str(row["verdict"]).replace("_", " "), None, source)
+        for name in ("p", "p_holm"):
+            if known(row[name]):
+                out[f"{name}/{at}"] = _number(f"p = {number(row[name])}", row[name], source, digits=number(row[name]))
+    return out
+
+
+def checks(study: Results) -> Numbers:
+    """The negative control, how many coordinate checks passed by parametrization, and how many runs diverged."""
+    control, verdict = (study.tables.get(name, pd.DataFrame()) for name in ("control", "coordcheck_verdict"))
+    out = {}
+    if len(control):
+        out = {
+            f"control/{name}": _count(int(control[f"n_{name}"].sum()), "tables/control.csv")
+            for name in ("pairs", "equal")
+        }
+    if len(verdict):
+        kind = verdict["method"].map(study.rows.drop_duplicates("method").set_index("method")["parametrization"])
+        for name in ("sp", "mup"):
+            mine = verdict[kind.eq(name)]
+            out[f"coordcheck/{name}/checks"] = _count(len(mine), "tables/coordcheck_verdict.csv")
+            out[f"coordcheck/{name}/passed"] = _count(
+                int(mine["passed"].astype(bool).sum()), "tables/coordcheck_verdict.csv"
+            )
+            surely = int((~mine["passed"].astype(bool) & mine["n_sure"].gt(0)).sum())
+            out[f"coordcheck/{name}/failed"] = _count(surely, "tables/coordcheck_verdict.csv: n_sure")
+    for (task, method), rows in study.tables["stability"].groupby(["task", "method"]):
+        out[f"diverged/{task}/{method}"] = _count(int(rows["n_diverged"].sum()), "tables/stability.csv: n_diverged")
+    return out
+
+
+def estimates(study: Results) -> Numbers:
+    """Every estimate of a study, keyed `task/subject/statistic`, and `/w<width>` where it has a width."""
+    out = {}
+    for row in records(study.tables["estimates"]):
+        what = statistic(row["statistic"])
+        width = f"/w{int(row['width'])}" if known(row["width"]) else ""
+        source = f"tables/estimates.csv: task={row['task']}, subject={row['subject']}, statistic={row['statistic']}"
+        out[f"{row['task']}/{row['subject']}/{row['statistic']}{width}"] = _number(
+            with_unit(row["estimate"], what),
+            row["estimate"],
+            source + (f", width={int(row['width'])}" if width else ""),
+            bounds(row["low"], row["high"], what),
+            value(row["estimate"], what),
+        )
+    return out
+
+
+def ranges(study: Results) -> Numbers:
+    """The least and the greatest over tasks, keyed `statistic/subject/least` and `…/most`.
+
+    `rate_ratio` is ScheduleFree's best rate over AdamW's, at every width under µP.
+    """
+    out = {}
+    for name, subject in product(("drift", "regret_cf", "lr_sensitivity"), METHODS):
+        source = f"tables/estimates.csv: statistic={name}, subject={subject}, largest width of each task"
+        for end, found in _ends(over_tasks(study, name, subject)):
+            out[f"{name}/{subject}/{end}"] = _number(value(found, statistic(name)), found, source)
+    for end, found in _ends(rate_ratios(study)):
+        out[f"rate_ratio/{end}"] = _number(number(found, 1), found, "tables/rate_ratio.csv: under µP")
+    return out
+
+
+def over_tasks(study: Results, name: str, subject: str) -> list[float]:
+    """The estimates of a statistic in all tasks where it is known, of all widths or at each task's largest."""
+    table = study.tables["estimates"]
+    return [
+        float(row["estimate"])
+        for row in records(table[table["statistic"].eq(name) & table["subject"].eq(subject)])
+        if known(row["estimate"]) and (not known(row["width"]) or row["width"] == study.widths(row["task"])[-1])
+    ]
+
+
+def rate_ratios(study: Results) -> list[float]:
+    """ScheduleFree's best rate under µP as a multiple of AdamW's, at each width of each task where both are known."""
+    table = study.tables.get("rate_ratio", pd.DataFrame())
+    if table.empty:
+        return []
+    pair = table["numerator"].eq("mup_schedulefree") & table["denominator"].eq("mup_adamw")
+    return [2.0**found for found in table[pair]["log2_ratio"].dropna()]
+
+
+def coverage(study: Results) -> Numbers:
+    """How often nominal 95 % intervals cover a known truth with as many seeds as the study has, over all scenarios."""
+    if study.calibration is None:
+        return {}
+    mine = study.calibration[study.calibration["n_seeds"].eq(study.least_seeds)]
+    return {
+        f"coverage/{name}/{end}": _number(percent(found, 1), found, f"calibration.csv: statistic={name}")
+        for name, rows in mine.groupby("statistic")
+        for end, found in _ends(list(rows["coverage"]))
+    }
+
+
+def _ends(found: list[float]) -> Iterator[tuple[str, float]]:
+    if found:
+        yield from (("least", min(found)), ("most", max(found)))
+
+
+def _none_of(n: int) -> float:
+    from mufree.analysis.metrics.statistics import wilson
+
+    return wilson(0, n)[1]
+
+
+def detectable_interaction(n_seeds: int) -> float:
+    """The difference in differences that is found with probability `POWER`, in standard deviations over seeds.
+
+    Of four means over seeds. Two-sided test at 0.05; the four errors are taken as independent. NaN below two seeds.
+    """
+    from scipy.stats import t  # slow to import
+
+    if n_seeds < 2:
+        return math.nan
+    freedom = n_seeds - 1
+    return float((t.ppf(0.975, freedom) + t.ppf(POWER, freedom)) * 2 / math.sqrt(n_seeds))

@@ -1,0 +1,73 @@
+"""The tables of sweeps: each sweep writes its own, and a study's are joined, the runs of each being exactly those planned."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mufree.study import record, sources
+from mufree.study.config import Study
+from mufree.study.plan import Run, Sweep
+from mufree.study.record import Record, RecordError
+
+
+def write_sweep(out: Path, records: Sequence[Record]) -> None:
+    """Rows, timings and curves of a sweep's runs, in their order."""
+    record.write_table(out / "rows.parquet", record.rows_table(r.row for r in records))
+    record.write_table(out / "timings.parquet", record.timings_table(r.timing for r in records))
+    record.write_table(out / "curves.parquet", record.concat_curves(r.curves for r in records))
+
+
+def collected(study: Study, runs: list[Run], sweeps: Sequence[Sweep], pattern: str) -> dict[str, pa.Table]:
+    """Rows, timings and curves of all sweeps of a study; `pattern` says in which folder a sweep's files are.
+
+    Raises `RecordError` for a sweep that is not finished, and where `record.check_collected` does.
+    """
+    rows, timings, curves = (_of_sweeps(name, sweeps, pattern) for name in ("rows", "timings", "curves"))
+    found = pa.concat_tables(rows)
+    record.check_collected(runs, found, mixed=study.mixed)
+    return {
+        "rows": record.collected_rows(runs, study.tasks, found),
+        "timings": pa.concat_tables(timings),
+        "curves": record.concat_curves(curves),
+    }
+
+
+def rows_so_far(study: Study, runs: list[Run], sweeps: Sequence[Sweep], pattern: str) -> pa.Table:
+    """The rows of some sweeps, whatever the others are. Raises `RecordError` for one of them that is not finished."""
+    return record.collected_rows(runs, study.tasks, pa.concat_tables(_of_sweeps("rows", sweeps, pattern)))
+
+
+def _of_sweeps(name: str, sweeps: Sequence[Sweep], pattern: str) -> list[pa.Table]:
+    """The file `name`.parquet of each sweep."""
+
+    def folder(s: Sweep) -> Path:
+        return Path(pattern.format(task=s.task, method=s.method, widths=s.width_label, seeds=s.seed_label))
+
+    try:
+        return [pq.read_table(folder(sweep) / f"{name}.parquet", partitioning=None) for sweep in sweeps]
+    except FileNotFoundError as error:
+        raise RecordError(f"a sweep is not finished: {error}. Run the workflow again to complete it.") from error
+
+
+def provenance(study: Study, rows: Path, timings: Path, manifests: Sequence[Path]) -> dict[str, Any]:
+    """Versions, machine, digests of code and data, and times of a study, from its collected tables and its data's manifests."""
+    of_runs, times = (pq.read_table(path).to_pydict() for path in (rows, timings))
+    seconds = sum(sum(times[f"{phase}_seconds"]) for phase in ("setup", "train", "evaluate"))
+    return {
+        "study": study.name,
+        "environment": record.environment(),
+        "code_digest": sources.digest("train"),
+        "code_digests_of_runs": sorted(set(of_runs["code_digest"])),
+        "numerics": sorted(set(of_runs["numerics"])),
+        "device": sorted(set(of_runs["device"])),
+        "runs": len(of_runs["run_id"]),
+        "core_hours": round(seconds / 3600, 3),
+        "cpus_of_runs": sorted(set(times["cpu"])),
+        "data": [json.loads(path.read_text(encoding="utf-8")) for path in manifests],
+    }

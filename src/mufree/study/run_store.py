@@ -1,0 +1,110 @@
+"""The run store: each finished run is one Parquet file named by its id, with its row, curves, times and a checksum over them.
+
+It is written once and atomically. What isn't finished lies beside it as a checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mufree.study.plan import Run
+from mufree.study.record import CURVE_SCHEMA, Record, RecordError, write_table
+
+log = logging.getLogger(__name__)
+
+
+def _checksum(row: str, timing: str, curves: pa.Table) -> str:
+    sha = hashlib.sha256(f"{row}\0{timing}\0".encode())
+    for name in ("series", "layer", "step", "value"):
+        values = curves.column(name)
+        plain = values.cast(pa.string()) if pa.types.is_dictionary(values.type) else values
+        sha.update(repr(plain.to_pylist()).encode())
+    return sha.hexdigest()
+
+
+def store_path(store: Path, run: Run) -> Path:
+    """Where the store keeps a run."""
+    return store / f"{run.id}.parquet"
+
+
+def checkpoint_path(store: Path, run: Run) -> Path:
+    """Where the store keeps a run that isn't finished (`mufree.lab.train.checkpoints`)."""
+    return store / f"{run.id}.checkpoint"
+
+
+def discard_checkpoint(store: Path, run: Run) -> None:
+    """Remove the checkpoint of a finished run, and what is left of it where a process was killed while it wrote."""
+    path = checkpoint_path(store, run)
+    if path.exists():
+        for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+            leftover.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+
+
+def sign(record: Record) -> dict[str, str]:
+    """A record's `row` and `timing` as JSON, and `sha256`, the checksum of these and its curves; equal records, equal text."""
+    row, timing = (json.dumps(part, sort_keys=True) for part in (record.row, record.timing))
+    return {"row": row, "timing": timing, "sha256": _checksum(row, timing, record.curves)}
+
+
+def save_run(store: Path, run: Run, record: Record) -> None:
+    """Keep a finished run: one file, complete or not there at all."""
+    metadata = {f"mufree.{name}": text for name, text in sign(record).items()}
+    write_table(store_path(store, run), record.curves.replace_schema_metadata(metadata))
+
+
+def load_run(store: Path, run: Run, data_digest: str) -> Record | None:
+    """The finished run if the store has it, trained on this very data; None if it has to be trained.
+
+    A file that can't be read or has a wrong checksum is set aside as `<id>.parquet.damaged` with a warning, and the run is
+    trained again. One trained on other data is left alone until the new one replaces it.
+    """
+    path = store_path(store, run)
+    if not path.exists():
+        return None
+    try:
+        record = read_run(path)
+    except RecordError as error:
+        aside = path.with_name(path.name + ".damaged")
+        path.replace(aside)
+        log.warning("%s is damaged (%s); kept as %s, the run is trained again", path, error, aside.name)
+        return None
+    if record.row["data_digest"] != data_digest:
+        log.warning("%s was trained on other data (%s); the run is trained again", path, record.row["data_digest"])
+        return None
+    return record
+
+
+def load_timing(store: Path, run: Run) -> dict[str, Any]:
+    """The times of a finished run, without its curves. Raises `RecordError` if its file can't be read."""
+    timing: dict[str, Any] = json.loads(_metadata(store_path(store, run))["mufree.timing"])
+    return timing
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    try:
+        metadata = pq.read_schema(path).metadata
+        return {key.decode(): value.decode() for key, value in metadata.items()}
+    except (pa.ArrowException, OSError, AttributeError) as error:
+        raise RecordError(f"{path} can't be read: {error}") from error
+
+
+def read_run(path: Path) -> Record:
+    """What `save_run` wrote. Raises `RecordError` if the file can't be read or its checksum is wrong."""
+    metadata = _metadata(path)
+    try:
+        table = pq.read_table(path, partitioning=None)
+        row, timing, expected = (metadata[f"mufree.{name}"] for name in ("row", "timing", "sha256"))
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise RecordError(f"{path} can't be read: {error}") from error
+    if _checksum(row, timing, table) != expected:
+        raise RecordError("its checksum is wrong")
+    curves = table.select(CURVE_SCHEMA.names).cast(CURVE_SCHEMA)
+    return Record(row=json.loads(row), timing=json.loads(timing), curves=curves)

@@ -1,0 +1,204 @@
+"""Each statement of the README's answer and of the article that has a direction: what has to be true for it, and a change of
+the frozen tables under which it isn't. Keys are those of `#claim` in paper.typ; those of the README are its own words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pandas as pd
+from decide import decide
+from evidence import (
+    OPTIMIZERS,
+    Change,
+    Evidence,
+    divergence_swapped,
+    flipped,
+    lowered,
+    mup_fails,
+    sharpened,
+    shifted,
+    swapped,
+    unequal,
+)
+
+GPT, VIT, MLP, RESNET = "wikitext2-gpt", "cifar10-vit", "cifar10-mlp", "cifar10-resnet"
+PAIR = "mup_schedulefree - best single factor"
+
+
+def below_zero(row: pd.Series) -> bool:
+    return bool(row["high"] < 0)
+
+
+def above_zero(row: pd.Series) -> bool:
+    return bool(row["low"] > 0)
+
+
+def crosses_zero(rows: pd.DataFrame) -> bool:
+    return bool(len(rows)) and bool(((rows["low"] <= 0) & (rows["high"] >= 0)).all())
+
+
+def control(found: Evidence) -> bool:
+    return bool(len(found.control)) and bool((found.control["n_equal"] == found.control["n_pairs"]).all())
+
+
+def coordinate_check(found: Evidence) -> bool:
+    passed = found.checks["passed"].astype(str) == "True"
+    of_mup = found.checks["method"].str.startswith("mup")
+    return not passed[~of_mup].any() and not (of_mup & ~passed & (found.checks["n_sure"] > 0)).any()
+
+
+def drift(found: Evidence) -> bool:
+    """Surely down in every task under SP, and less than half as far under µP, with both optimizers."""
+    pairs = [(found.all("drift", f"sp_{o}"), found.all("drift", f"mup_{o}")) for o in OPTIMIZERS]
+    return all((sp["high"] < 0).all() and (mup["estimate"].abs() < sp["estimate"].abs() / 2).all() for sp, mup in pairs)
+
+
+def h1a(found: Evidence) -> bool:
+    alone = [h for h in found.hypotheses if h["id"] == "H1a"]
+    corrected, uncorrected = (decide(some, found.main)["H1a"] for some in (found.hypotheses, alone))
+    supported = {task for task in found.tasks if corrected[task] == "supported"}
+    return supported == {MLP} and uncorrected[VIT] == uncorrected[GPT] == "supported"
+
+
+def again(found: Evidence) -> bool:
+    mup, sp = (
+        [found.one(f"{task}-other-seeds", f"{p}_schedulefree", "drift") for task in ("vit", "gpt")]
+        for p in ("mup", "sp")
+    )
+    # On the GPT five seeds to width 128 give a 90 % interval that fits the margin.
+    return all(row["low90"] > -0.25 and row["high90"] < 0.25 for row in mup) and all(map(below_zero, sp))
+
+
+def resnet(found: Evidence) -> bool:
+    mup, sp = (found.one(RESNET, f"{p}_schedulefree", "drift") for p in ("mup", "sp"))
+    return mup["low90"] < -0.25 and mup["low"] > -1 and below_zero(sp)
+
+
+def regret(found: Evidence) -> bool:
+    mup, sp = (found.all("regret_cf", f"{p}_schedulefree") for p in ("mup", "sp"))
+    return bool(mup["estimate"].max() < 0.02) and above_zero(sp.loc[MLP]) and above_zero(sp.loc[VIT])
+
+
+def synergy(found: Evidence) -> bool:
+    return all(crosses_zero(found.all(name, "interaction")) for name in ("did_abs_drift", "did_regret_cf"))
+
+
+def loss(found: Evidence) -> bool:
+    return crosses_zero(found.all("loss_vs_best", "mup_schedulefree - best other"))
+
+
+def cosine(found: Evidence) -> bool:
+    pair = "mup_schedulefree - mup_adamw"
+    return crosses_zero(found.all("anytime_gap_T", pair)) and below_zero(found.one(GPT, pair, "anytime_gap_T/4"))
+
+
+def horizon(found: Evidence) -> bool:
+    return below_zero(found.one(MLP, "mup_schedulefree - mup_adamw", "abs_horizon_drift_difference"))
+
+
+def average(found: Evidence) -> bool:
+    rivals = [f"mup_schedulefree - mup_adamw_{rival}" for rival in ("constant_ema", "wsd")]
+    no_gap = [found.one(GPT, rival, f"anytime_gap_T/{part}") for rival in rivals for part in (2, 4)]
+    no_gap += [found.one(MLP, rival, "anytime_gap_T") for rival in rivals]
+    return all(above_zero(found.one(GPT, rival, "anytime_gap_T")) for rival in rivals) and crosses_zero(
+        pd.DataFrame(no_gap)
+    )
+
+
+def beta2(found: Evidence) -> bool:
+    """More than half of the way from its loss to the average's."""
+    start, end = (
+        found.one(GPT, f"mup_{m}", "best_loss", 64)["estimate"] for m in ("schedulefree", "adamw_constant_ema")
+    )
+    return bool(found.one("gpt-same-beta2", "mup_schedulefree", "best_loss", 64)["estimate"] < (start + end) / 2)
+
+
+def twice(found: Evidence) -> bool:
+    free, averaged = (
+        found.one("gpt-twice-as-long", f"mup_{m}", "best_loss", 64) for m in ("schedulefree", "adamw_constant_ema")
+    )
+    before = [found.one(GPT, f"mup_{m}", "best_loss", 64)["estimate"] for m in ("schedulefree", "adamw_constant_ema")]
+    return bool(free["estimate"] - averaged["estimate"] > before[0] - before[1]) and free["low"] > averaged["high"]
+
+
+def stability(found: Evidence) -> bool:
+    return below_zero(found.one(MLP, PAIR, "sensitivity_vs_best_single"))
+
+
+def stability_gpt(found: Evidence) -> bool:
+    """And neither on the other two."""
+    others = found.all("sensitivity_vs_best_single", PAIR).loc[[VIT, RESNET]]
+    return above_zero(found.one(GPT, PAIR, "sensitivity_vs_best_single")) and crosses_zero(others)
+
+
+def divergence(found: Evidence) -> bool:
+    counts = found.stability.groupby(["task", "method"])["n_diverged"].sum()
+    return all(counts[task, "mup_schedulefree"] < counts[task, "sp_schedulefree"] for task in (MLP, GPT))
+
+
+def best_of_three(found: Evidence) -> bool:
+    return crosses_zero(found.all("best_of_3_vs_best_single", PAIR))
+
+
+def ratio(found: Evidence) -> bool:
+    rows = found.main.query("statistic == 'rate_ratio' and subject == 'mup_schedulefree / mup_adamw'")
+    return bool(rows["estimate"].dropna().between(0, 1.6).all())
+
+
+def embedding(found: Evidence) -> bool:
+    return below_zero(found.one(GPT, "sp_adamw_embedding", "embedding_gap_closed_drift"))
+
+
+def minus_one(found: Evidence) -> bool:
+    row = found.one(VIT, "sp_adamw", "drift")
+    return row["low90"] > -1.25 and row["high90"] < -0.75
+
+
+def not_minus_one(found: Evidence) -> bool:
+    return bool(found.one(MLP, "sp_adamw", "drift")["low"] > -0.75)
+
+
+def sensitivity(found: Evidence) -> bool:
+    return bool((found.all("effect_mup_lr_sensitivity", "interaction")["low90"] > -0.05).all())
+
+
+Statement = tuple[Callable[[Evidence], bool], Change]
+
+PAPER: dict[str, Statement] = {
+    "control": (control, unequal),
+    "coordinate-check": (coordinate_check, mup_fails),
+    "drift": (drift, swapped),
+    "h1a": (h1a, swapped),
+    "again": (again, flipped),
+    "resnet": (resnet, sharpened),
+    "regret": (regret, swapped),
+    "synergy": (synergy, sharpened),
+    "loss": (loss, shifted),
+    "cosine": (cosine, flipped),
+    "horizon": (horizon, flipped),
+    "average": (average, flipped),
+    "beta2": (beta2, flipped),
+    "twice": (twice, flipped),
+    "stability": (stability, flipped),
+    "stability-gpt": (stability_gpt, flipped),
+    "divergence": (divergence, divergence_swapped),
+    "best-of-three": (best_of_three, sharpened),
+    "ratio": (ratio, flipped),
+    "embedding": (embedding, flipped),
+    "minus-one": (minus_one, flipped),
+    "not-minus-one": (not_minus_one, lowered),
+    "sensitivity": (sensitivity, flipped),
+}
+
+
+README: dict[str, Statement] = {
+    "AdamW's moves alike": PAPER["drift"],
+    "Only the MLP passes our pre-set test": PAPER["h1a"],
+    "ViT and GPT pass uncorrected": PAPER["h1a"],
+    "and again on other seeds": PAPER["again"],
+    "the ResNet is too noisy to tell": PAPER["resnet"],
+    "keeping the base width's rate costs ScheduleFree at most": PAPER["regret"],
+    "Look for ScheduleFree's at one to three times AdamW's": PAPER["ratio"],
+    "AdamW with averaged weights does better": PAPER["average"],
+}
