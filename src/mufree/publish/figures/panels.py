@@ -138,9 +138,11 @@ def legend_below(figure: Figure, handles: Sequence[Artist], columns: int = 1, no
 
 
 def methods_below(figure: Figure, styles: Styles, methods: Sequence[str], note: str = "") -> None:
-    """A legend of methods under the panels, by rows; of as many columns as long names leave room for."""
-    longest = max((len(line) for method in methods for line in styles[method].name.split("\n")), default=0)
-    columns = max(1, min(columns_for(len(methods)), int(17 * PAGE_WIDTH) // (longest + 8)))
+    """A legend of methods under the panels, by rows; of as many columns as their names leave room for."""
+    lengths = [max(map(len, styles[method].name.split("\n"))) for method in methods]
+    columns = columns_for(len(methods))
+    while columns > 1 and sum(max(lengths[place::columns]) + 7 for place in range(columns)) > 18 * PAGE_WIDTH:
+        columns -= 1
     legend_below(figure, method_handles(styles, methods, columns), columns, note)
 
 

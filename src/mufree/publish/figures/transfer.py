@@ -165,7 +165,7 @@ def best_rates(optima: DataFrame, styles: Styles) -> Drawn:
     figure, axes = panels.sheet(name, heads, 1.9, *labels, across=len(heads), sharex=False)
     for task, (ax,) in axes.items():
         here = part(shown, task=task)
-        panels.width_axis(ax, here["width"].unique())
+        panels.width_axis(ax, here["width"].unique(), margin=0.35)
         ax.set_ylim(panels.robust_limits(shown["log2_lr"], shown["low"], shown["high"], floor=2.0))
         ax.axhline(0, **LINE)
         panels.method_lines(ax, here, "width", "log2_lr", styles, apart=2)
