@@ -8,7 +8,7 @@ from mufree.cli.commands import Packs, Store, StudyFile, command
 from mufree.cli.inputs import UserError, load_study, mendable
 
 
-@command("experiments/cifar_wikitext.yaml --store results/cifar_wikitext/runs --packs paper/runs/cifar_wikitext")
+@command("experiments/cifar_wikitext.yaml --store results/cifar_wikitext/runs --packs kept")
 def pack(study: StudyFile, /, *, store: Store, packs: Packs) -> None:
     """Put the finished runs of a study that no pack has into a new one: one small file, to keep between sittings."""
     from mufree.study import packs as packing
@@ -20,7 +20,7 @@ def pack(study: StudyFile, /, *, store: Store, packs: Packs) -> None:
     print(f"{path}: {count} runs" if path else f"{packs} has every finished run of {store} already")
 
 
-@command("experiments/cifar_wikitext.yaml --store results/cifar_wikitext/runs --packs paper/runs/cifar_wikitext")
+@command("experiments/cifar_wikitext.yaml --store results/cifar_wikitext/runs --packs paper/data/runs")
 def unpack(study: StudyFile, /, *, store: Store, packs: Packs) -> None:
     """Put packed runs of a study into a run store, which then serves them like those trained here."""
     from mufree.study import packs as packing

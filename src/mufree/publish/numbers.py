@@ -178,11 +178,14 @@ def ranges(study: Results) -> Numbers:
     """
     out = {}
     for name, subject in product(("drift", "regret_cf", "lr_sensitivity"), METHODS):
-        source = f"tables/estimates.csv: statistic={name}, subject={subject}, largest width of each task"
+        widths = "" if name == "drift" else ", at the largest width of each task"
+        source = f"tables/estimates.csv: statistic={name}, subject={subject}, all tasks{widths}"
         for end, found in _ends(over_tasks(study, name, subject)):
             out[f"{name}/{subject}/{end}"] = _number(value(found, statistic(name)), found, source)
     for end, found in _ends(rate_ratios(study)):
-        out[f"rate_ratio/{end}"] = _number(number(found, 1), found, "tables/rate_ratio.csv: under µP")
+        out[f"rate_ratio/{end}"] = _number(
+            number(found, 1), found, "tables/rate_ratio.csv: under µP, over AdamW, all tasks and widths"
+        )
     return out
 
 
