@@ -36,18 +36,23 @@ COLUMNS_NEEDED = {
 
 
 class Role(NamedTuple):
-    """What a method is, whatever it is called."""
+    """What a method is made of, in the words of the columns of a run, whatever it is called."""
 
     parametrization: str
     optimizer: str
     schedule: str
-    average: str
-    embedding_lr: str
+    average: str = "none"
+    embedding_lr: str = "shared"
 
     @property
     def schedule_free(self) -> bool:
         """Whether the optimizer averages by itself."""
         return self.optimizer.endswith("schedulefree")
+
+    @property
+    def family(self) -> str:
+        """The optimizer without its way of averaging: adamw, radam, sgd."""
+        return self.optimizer.removesuffix("_schedulefree")
 
 
 CANONICAL = {

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib
 import numpy as np
 from pandas import DataFrame
+
+from mufree.analysis.tables.cases import Role
 
 MAIN_METHODS = 6
 """A figure that would be crowded by more methods than this shows the four of the study, and says which it leaves out."""
@@ -26,26 +28,6 @@ DISPLAY_NAMES = {
 """The canonical methods, in the order in which they are always shown."""
 WORDS = {"sp": "SP", "mup": "µP", "adamw": "AdamW", "radam": "RAdam", "sgd": "SGD", "wsd": "WSD"}
 """What a role's parts are called; others are called what they are."""
-
-
-class Role(NamedTuple):
-    """What a method is made of, in the words of the columns of a run."""
-
-    parametrization: str
-    optimizer: str
-    schedule: str
-    average: str = "none"
-    embedding_lr: str = "shared"
-
-    @property
-    def schedule_free(self) -> bool:
-        """Whether its optimizer averages instead of decaying a rate."""
-        return self.optimizer.endswith("schedulefree")
-
-    @property
-    def family(self) -> str:
-        """The optimizer without its way of averaging: adamw, radam, sgd."""
-        return self.optimizer.removesuffix("_schedulefree")
 
 
 @dataclass(frozen=True)
