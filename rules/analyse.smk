@@ -117,11 +117,12 @@ rule draw:
     params:
         title=lambda wildcards: STUDY.tasks[wildcards.task].description,
         names=FIGURES,
+        out=lambda wildcards: f"results/{wildcards.study}/figures",
     message:
         "Draw the figures of {wildcards.task}"
     shell:
         "mufree figure {params.names} --task {wildcards.task:q} --title {params.title:q} --rows {input.rows:q}"
-        " --curves {input.curves:q} --tables $(dirname {input.tables[0]:q}) --out $(dirname {output[0]:q}) 2> {log:q}"
+        " --curves {input.curves:q} --tables $(dirname {input.tables[0]:q}) --out {params.out:q} 2> {log:q}"
 
 
 rule overview:

@@ -207,12 +207,13 @@ rule paper_figures:
         thawed=lambda wildcards: thawed(PAPER[wildcards.paper_study][0]),
         title=lambda wildcards: PAPER[wildcards.paper_study][1][wildcards.paper_task],
         names=FIGURES,
+        out=lambda wildcards: f"results/paper/figures/{wildcards.paper_study}",
     message:
         "Draw the paper's figures of {wildcards.paper_task}"
     shell:
         "mufree figure {params.names} --task {wildcards.paper_task:q} --title {params.title:q}"
         " --rows {params.frozen}/rows.parquet --curves {params.thawed}/curves.parquet --tables {params.thawed}/tables"
-        " --out $(dirname {output[0]:q}) 2> {log:q}"
+        " --out {params.out:q} 2> {log:q}"
 
 
 rule claims:
@@ -220,6 +221,7 @@ rule claims:
     input:
         "paper/paper.typ",
         "paper/answer.md",
+        "README.md",
         [
             path.relative_to(workflow.basedir).as_posix()
             for path in sorted((Path(workflow.basedir) / "tests/claims").glob("*.py"))

@@ -179,7 +179,8 @@ def article(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """A copy of the project in which the article is built from what is in the repository."""
     project = copy_project(tmp_path_factory.mktemp("article") / "checkout")
     shutil.copytree(ROOT / "tests/claims", project.path / "tests/claims", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy2(ROOT / "pyproject.toml", project.path)
+    for file in ("pyproject.toml", "README.md"):
+        shutil.copy2(ROOT / file, project.path)
     (project.path / "paper/paper.pdf").unlink(missing_ok=True)
     project.snakemake("paper")
     return project
