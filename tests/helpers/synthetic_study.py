@@ -12,7 +12,6 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -507,6 +506,4 @@ def make_results(tables: dict[str, pd.DataFrame], verdicts: pd.DataFrame | None 
         for name, table in tables.items()
         if name not in ("rows", "curves", "verdicts")
     }
-    return Results(
-        Path("madeup"), study, rows, read, provenance, pd.DataFrame() if verdicts is None else verdicts, **more
-    )
+    return Results(study, rows, read, provenance, pd.DataFrame() if verdicts is None else verdicts, **more)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from mufree.cli.commands import AT_LEAST_ONE, Checks, Kind, StudyFile, Sweeps, command
-from mufree.cli.inputs import UserError, load_study, mendable, read_tables, task_of
+from mufree.cli.inputs import UserError, load_study, mendable, task_of
 
 
 @command("--study experiments/quickstart.yaml --sweeps 'sweeps/{task}/{method}/w{widths}/s{seeds}' --out results")
@@ -89,6 +89,7 @@ def figure(*names: str, task: str, title: str | None = None, rows: Path, curves:
     """
     import pandas as pd
 
+    from mufree.analysis.tables import read_tables
     from mufree.publish import figures
 
     if unknown := [name for name in names if name not in figures.FIGURES]:
@@ -98,6 +99,23 @@ def figure(*names: str, task: str, title: str | None = None, rows: Path, curves:
     for name in names or figures.FIGURES:
         drawn, plotted = figures.draw(name, found, task, title or task)
         figures.save(drawn, plotted, out / f"{task}.{name}")
+
+
+@command("--optima tables/optima.csv --rows rows.parquet --out figures/best_rates")
+def overview(*, optima: Path, rows: Path, out: Path) -> None:
+    """Draw best rates against width, all tasks side by side.
+
+    Args:
+        optima: the table of optima (CSV)
+        rows: rows.parquet of the study
+        out: the files' path without their endings
+    """
+    import pandas as pd
+
+    from mufree.publish import figures
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figures.save(*figures.draw_best_rates(pd.read_csv(optima), pd.read_parquet(rows)), out)
 
 
 @command(

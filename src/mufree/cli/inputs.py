@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from mufree.study import config
     from mufree.study.hypotheses import Hypotheses
 
@@ -67,13 +65,6 @@ def task_of(study: config.Study, name: str | None) -> config.Task:
     if name not in study.tasks:
         raise UserError(f"Unknown task '{name}'. Known: {', '.join(study.tasks)}", 2)
     return study.tasks[name]
-
-
-def read_tables(folder: Path) -> dict[str, pd.DataFrame]:
-    """All CSV tables of a folder, by name."""
-    import pandas as pd
-
-    return {path.stem: pd.read_csv(path) for path in sorted(folder.glob("*.csv"))}
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -196,23 +196,6 @@ def supplement(*, frozen: Annotated[tuple[Path, ...], AT_LEAST_ONE], verdicts: P
     write_supplement(_read_studies(frozen, verdicts), figures, out)
 
 
-@command("--optima tables/optima.csv --rows rows.parquet --out figures/best_rates")
-def overview(*, optima: Path, rows: Path, out: Path) -> None:
-    """Draw best rates against width, all tasks side by side.
-
-    Args:
-        optima: the table of optima (CSV)
-        rows: rows.parquet of the study
-        out: the files' path without their endings
-    """
-    import pandas as pd
-
-    from mufree.publish import figures
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figures.save(*figures.draw_best_rates(pd.read_csv(optima), pd.read_parquet(rows)), out)
-
-
 @command("--numbers results/paper/numbers.json README.md")
 def answer(readme: Path, /, *, numbers: Path, answer: Path = Path("paper/answer.md")) -> None:
     """Put the paper's answer into the README, between its marks.

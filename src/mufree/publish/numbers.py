@@ -12,7 +12,7 @@ import pandas as pd
 from mufree.analysis.tables.cases import plain_records as records
 from mufree.publish.results import Results
 from mufree.publish.terms import bounds, statistic, value, with_unit
-from mufree.publish.words import known, number, percent
+from mufree.publish.words import known, number, percent, thousands
 from mufree.study.config import METHODS
 from mufree.study.limits import EQUIVALENCE_MARGIN, MAX_SLOPE, POWER
 
@@ -45,7 +45,7 @@ def _number(text: str, value: Any, source: str, interval: str = "", digits: str 
 
 
 def _count(n: int, source: str) -> dict[str, Any]:
-    return _number(f"{n:,}".replace(",", " "), n, source)
+    return _number(thousands(n), n, source)
 
 
 def size(study: Results) -> Numbers:
@@ -66,7 +66,7 @@ def counts(study: Results) -> Numbers:
     seeds = study.least_seeds
     widest = max(width for task in study.tasks for width in study.widths(task))
     longest = int(study.rows["steps"].max())
-    none = _none_of(seeds)
+    none, detectable = _none_of(seeds), detectable_interaction(seeds)
     return size(study) | {
         "least_seeds": _count(seeds, "tables/optima.csv: n_seeds"),
         "widest": _count(widest, "rows.parquet: width"),
@@ -76,9 +76,7 @@ def counts(study: Results) -> Numbers:
         "drift_margin": _number(f"{EQUIVALENCE_MARGIN}", EQUIVALENCE_MARGIN, "limits.EQUIVALENCE_MARGIN"),
         "coordcheck_margin": _number(f"{MAX_SLOPE}", MAX_SLOPE, "limits.MAX_SLOPE"),
         "detectable": _number(
-            number(detectable_interaction(seeds), 1),
-            detectable_interaction(seeds),
-            f"t with {seeds - 1} degrees of freedom, power {POWER}",
+            number(detectable, 1), detectable, f"t with {seeds - 1} degrees of freedom, power {POWER}"
         ),
     }
 
@@ -87,10 +85,9 @@ def design(study: Results) -> Numbers:
     """What was planned for each task: widths, steps, batch, runs by method, and Adam's β₂ where it is the task's own."""
     out = {}
     for task in study.tasks:
-        runs, base = study.primary(task), study.base_width(task)
+        runs = study.primary(task)
         first = runs.iloc[0]
-        widths = ", ".join(f"{width} (base)" if width == base else f"{width}" for width in study.widths(task))
-        out[f"widths/{task}"] = _number(widths, None, f"rows.parquet: task={task}")
+        out[f"widths/{task}"] = _number(study.widths_words(task), None, f"rows.parquet: task={task}")
         out[f"steps/{task}"] = _count(int(first["steps"]), f"rows.parquet: task={task}")
         out[f"batch/{task}"] = _count(int(first["batch_size"]), f"rows.parquet: task={task}")
         for method, n in runs.groupby("method").size().items():

@@ -11,9 +11,10 @@ from typing import Any
 
 import pandas as pd
 
+from mufree.analysis.tables import read_tables
+from mufree.analysis.tables.cases import ordered, primary
 from mufree.analysis.tables.cases import plain_records as records
-from mufree.analysis.tables.cases import primary
-from mufree.publish.figures import display_names, ordered
+from mufree.publish.figures import display_names
 from mufree.study.config import METHODS, Study
 from mufree.study.hypotheses import Hypotheses
 from mufree.study.yaml_files import read_yaml
@@ -25,11 +26,10 @@ ROLES = {"train": "trained", "valid": "validated", "test": "tested"}
 class Results:
     """One study. `rows` has a row a run, `tables` are frames by name, `verdicts` is empty where nothing is judged.
 
-    `folder` is where it was read from. What only a frozen study has stands in its folder and is None elsewhere: `manifest`,
-    `hypotheses`, and the frames `calibration` (of the intervals) and `power` (of the design).
+    What only a frozen study has is None elsewhere: `manifest`, `hypotheses`, and the frames `calibration` (of the intervals)
+    and `power` (of the design).
     """
 
-    folder: Path
     study: Mapping[str, Any]
     rows: pd.DataFrame
     tables: Mapping[str, pd.DataFrame]
@@ -97,6 +97,11 @@ class Results:
         """The width at which settings are tuned; there may be narrower ones."""
         return int(self.study["tasks"][task]["base_width"])
 
+    def widths_words(self, task: str) -> str:
+        """The widths of a task, the base width named as such."""
+        base = self.base_width(task)
+        return ", ".join(f"{width} (base)" if width == base else str(width) for width in self.widths(task))
+
     def seeds(self, task: str) -> list[int]:
         """How many seeds the methods were judged by: one number, unless they differ."""
         return sorted(int(n) for n in self.of("optima", task)["n_seeds"].unique())
@@ -134,10 +139,9 @@ def read(
 ) -> Results:
     """The study whose files these are; `tables` is the folder of the CSV files. `frozen` is what a frozen study has besides."""
     return Results(
-        folder=tables.parent,
         study=Study.model_validate(read_yaml(study)).model_dump(mode="json"),
         rows=pd.read_parquet(rows),
-        tables={path.stem: pd.read_csv(path) for path in sorted(tables.glob("*.csv"))},
+        tables=read_tables(tables),
         provenance=json.loads(provenance.read_text(encoding="utf-8")),
         verdicts=pd.DataFrame() if verdicts is None else pd.read_csv(verdicts),
         **frozen,

@@ -30,6 +30,11 @@ def interval(low: Any, high: Any, digits: int = 3, sign: bool = False) -> str:
     return f"[{number(low, digits, sign)}, {number(high, digits, sign)}]"
 
 
+def thousands(n: int) -> str:
+    """A count, with a space between thousands."""
+    return f"{n:,}".replace(",", " ")
+
+
 def percent(value: Any, digits: int = 1) -> str:
     """A share in [0, 1] as a percentage."""
     return f"{number(100 * value, digits)} %" if known(value) else MISSING

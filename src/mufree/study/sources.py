@@ -26,7 +26,7 @@ STAGES: dict[str, str] = {
     "calibration": "analysis.metrics.calibration",
     "verdicts": "cli.paper:verdicts",
     "figures": "cli.analysing:figure",
-    "overview": "cli.paper:overview",
+    "overview": "cli.analysing:overview",
     "provenance": "cli.analysing:provenance",
     "report": "cli.analysing:report",
     "recompute": "cli.paper:check_frozen",

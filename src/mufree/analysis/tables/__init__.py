@@ -10,6 +10,8 @@ Most tables are of primary cells, whose settings are all the task's own; `arms`,
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 
 from mufree.analysis.tables import estimates as long_form
@@ -18,7 +20,7 @@ from mufree.analysis.tables import weight_decay as decay
 from mufree.analysis.tables.cases import PRIMARY, Records, make_cases, primary
 from mufree.analysis.tables.contrasts import contrasts
 
-__all__ = ["COLUMNS", "build", "to_csv"]
+__all__ = ["COLUMNS", "build", "read_tables", "to_csv"]
 
 COLUMNS: dict[str, list[str]] = {
     "dynamics": ["task", "method", "layer", "quantity", "slope", "slope_low", "slope_high", "n_seeds", "n_widths"],
@@ -114,6 +116,11 @@ def _frame(name: str, records: Records) -> pd.DataFrame:
     unknown = {column for row in rows for column in row} - set(COLUMNS[name]) if name in COLUMNS else set()
     assert not unknown, f"COLUMNS of {name} lack {', '.join(sorted(unknown))}"
     return pd.DataFrame(rows, columns=COLUMNS.get(name))
+
+
+def read_tables(folder: Path) -> dict[str, pd.DataFrame]:
+    """All CSV tables of a folder, by name."""
+    return {path.stem: pd.read_csv(path) for path in sorted(folder.glob("*.csv"))}
 
 
 def to_csv(table: pd.DataFrame) -> str:

@@ -237,7 +237,7 @@ def make_cases(rows: pd.DataFrame) -> list[Case]:
         _case(task, method, str(variant), runs)
         for task in tasks_of(rows)
         for of_task in [rows[rows["task"] == task]]
-        for method in methods_of(of_task)
+        for method in ordered(of_task["method"])
         for variant, runs in of_task[of_task["method"] == method].groupby("variant", sort=True)
     ]
 
@@ -268,10 +268,10 @@ def tasks_of(rows: pd.DataFrame) -> list[str]:
     return sorted(rows["task"].unique())
 
 
-def methods_of(rows: pd.DataFrame) -> list[str]:
-    """Methods, the study's four first, the others by name."""
-    known = list(METHODS)
-    return sorted(rows["method"].unique(), key=lambda name: (known.index(name) if name in known else len(known), name))
+def ordered(methods: Iterable[str]) -> list[str]:
+    """Methods, each once: the study's four first, in their order, the others by name."""
+    found = set(methods)
+    return [m for m in METHODS if m in found] + sorted(found - set(METHODS))
 
 
 def mean_interval(values: Floats) -> Interval:

@@ -18,7 +18,7 @@ from mufree.publish.figures import points
 from mufree.publish.figures.dynamics import coordcheck, dynamics, validation_curves
 from mufree.publish.figures.panels import Drawn, theme
 from mufree.publish.figures.schedule import anytime, averages
-from mufree.publish.figures.style import DISPLAY_NAMES, display_names, method_styles, ordered
+from mufree.publish.figures.style import DISPLAY_NAMES, display_names, method_styles
 from mufree.publish.figures.transfer import best_rates, loss_vs_lr, optimum_vs_width, regret_vs_width
 from mufree.publish.figures.tuning import best_of_k, interaction, lr_sensitivity, weight_decay
 from mufree.study import files
@@ -30,7 +30,6 @@ __all__ = [
     "display_names",
     "draw",
     "draw_coordcheck",
-    "ordered",
     "save",
 ]
 

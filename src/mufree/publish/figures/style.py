@@ -14,7 +14,7 @@ import matplotlib
 import numpy as np
 from pandas import DataFrame
 
-from mufree.analysis.tables.cases import Role
+from mufree.analysis.tables.cases import Role, ordered
 
 MAIN_METHODS = 6
 """A figure that would be crowded by more methods than this shows the four of the study, and says which it leaves out."""
@@ -102,12 +102,6 @@ def display_names(rows: DataFrame) -> dict[str, str]:
         name = DISPLAY_NAMES.get(method) or role_name(roles[method])
         names[method] = f"{name} ({method})" if name in names.values() else name
     return names
-
-
-def ordered(methods: Iterable[str]) -> list[str]:
-    """Methods in the order of display: the canonical ones first, the others by name."""
-    found = set(methods)
-    return [m for m in DISPLAY_NAMES if m in found] + sorted(found - set(DISPLAY_NAMES))
 
 
 def method_styles(methods: Iterable[str], rows: DataFrame | None = None) -> dict[str, MethodStyle]:

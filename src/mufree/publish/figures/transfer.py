@@ -16,7 +16,7 @@ from pandas import DataFrame
 from mufree.publish.figures import panels
 from mufree.publish.figures.panels import LINE, SMALL, Drawn, empty_figure, finite, minus, part
 from mufree.publish.figures.style import MethodStyle, Styles, left_out, present, width_styles
-from mufree.study.limits import NEGLIGIBLE_LOSS
+from mufree.study.limits import NEGLIGIBLE_LOSS, SIGMAS
 
 NO_REGRET = {
     "no_base_width": "not run\nat base width",
@@ -183,7 +183,7 @@ def regret_vs_width(regret: DataFrame, optima: DataFrame, *, title: str, styles:
     plotted = regret[["method", "width", "log2_lr_transferred", *crossed, "regret", "flag"]]
     plotted = plotted.merge(optima[["method", "width", "sigma_seed"]], on=["method", "width"], how="left")
     plotted = plotted.sort_values(["method", "width"], ignore_index=True)
-    plotted["margin"] = (2 * plotted["sigma_seed"]).clip(lower=NEGLIGIBLE_LOSS).fillna(NEGLIGIBLE_LOSS)
+    plotted["margin"] = (SIGMAS * plotted["sigma_seed"]).clip(lower=NEGLIGIBLE_LOSS).fillna(NEGLIGIBLE_LOSS)
     plotted["shown"] = plotted["regret_cf"].fillna(plotted["regret"])
     if not finite(plotted["shown"]).any():
         return empty_figure(title, "no regret can be computed: every run diverged, or base width was not run"), plotted

@@ -12,10 +12,10 @@ from typing import Any
 from mufree.analysis.tables.cases import plain_records as records
 from mufree.publish import contents
 from mufree.publish.report.blocks import Block, figure, table, text
-from mufree.publish.report.tables import cell, show
+from mufree.publish.report.tables import cell, joined, show
 from mufree.publish.results import Results
 from mufree.publish.terms import bounds, statistic, subject_words, value
-from mufree.publish.words import MISSING, known, number, span
+from mufree.publish.words import MISSING, interval, known, number, span, thousands
 from mufree.study.config import METHODS, Method
 from mufree.study.hypotheses import Hypotheses
 
@@ -32,7 +32,10 @@ def report(results: Results, shown: Collection[str], *, printed: bool = False) -
         "subtitle": f"Study {results.name}",
         "lead": lead,
         "sections": [
-            *(_task(results, task, "", shown, printed) for task in results.tasks),
+            *(
+                _section(task, results.description(task), _task(results, task, shown, printed=printed))
+                for task in results.tasks
+            ),
             _section("setting", "What was run", [("", setting(results))]),
             *([] if printed else [_section("provenance", "Where it comes from", [("", [provenance(results)])])]),
         ],
@@ -48,7 +51,11 @@ def supplement(studies: Sequence[Results], shown: Collection[str]) -> Page:
     assert main.hypotheses is not None
     sections = [_section("verdicts", "Hypotheses and verdicts", _judged(main, main.hypotheses))]
     for results in studies:
-        groups = [(results.description(task), _everything(results, task, shown)) for task in results.tasks]
+        groups = [
+            (results.description(task), [block for _, blocks in of_task for block in blocks])
+            for task in results.tasks
+            for of_task in [_task(results, task, shown, folder=f"{results.name}/")]
+        ]
         title = str(results.study["title"])
         sections += [
             _section(f"{results.name}-setting", title, [("What was run", setting(results))]),
@@ -107,9 +114,8 @@ def overview(results: Results) -> Block:
 
 def _estimate(row: Mapping[str, Any], name: str, digits: int) -> str:
     """A number and its interval; the number alone where it has none."""
-    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
-    shown = number(row.get(name), digits, sign=name == "drift")
-    return f"{shown} [{number(low, digits)}, {number(high, digits)}]" if known(low) and known(high) else shown
+    ends = interval(row.get(f"{name}_low"), row.get(f"{name}_high"), digits)
+    return joined(number(row.get(name), digits, sign=name == "drift"), ends)
 
 
 def _runs(results: Results) -> str:
@@ -137,23 +143,17 @@ def verdicts(results: Results) -> list[Block]:
 # --- a task ----------------------------------------------------------------------------------------------------------
 
 
-def _task(results: Results, task: str, folder: str, shown: Collection[str], printed: bool) -> dict[str, Any]:
+def _task(
+    results: Results, task: str, shown: Collection[str], *, folder: str = "", printed: bool = False
+) -> list[tuple[str, list[Block]]]:
+    """What there is of a task, question by question; `folder` stands before the stems of its figures."""
     groups = [("", _notes(results, task))]
     for question in contents.QUESTIONS:
         figures = [name for name in question.figures if not printed or name in contents.IN_PRINT]
         tables = [name for name in question.tables if not printed or name in contents.TABLES_IN_PRINT]
         blocks = [*_figures(results, task, figures, folder, shown), *_tables(results, task, tables)]
         groups.append((question.title, blocks))
-    return _section(task, results.description(task), groups)
-
-
-def _everything(results: Results, task: str, shown: Collection[str]) -> list[Block]:
-    """All figures and tables of a task, one after the other."""
-    blocks = _notes(results, task)
-    for question in contents.QUESTIONS:
-        blocks += _figures(results, task, question.figures, f"{results.name}/", shown)
-        blocks += _tables(results, task, question.tables)
-    return blocks
+    return groups
 
 
 def _notes(results: Results, task: str) -> list[Block]:
@@ -202,12 +202,11 @@ def _tasks_table(results: Results) -> Block:
     rows = []
     for task in results.tasks:
         first = results.primary(task).iloc[0]
-        base = results.base_width(task)
         rows.append(
             [
                 task,
                 results.description(task),
-                ", ".join(f"{width} (base)" if width == base else str(width) for width in results.widths(task)),
+                results.widths_words(task),
                 span([int(rate) for rate in results.primary(task)["log2_lr"]]),
                 span(results.seeds(task)),
                 f"{int(first['steps'])} × {int(first['batch_size'])}",
@@ -235,7 +234,7 @@ def _data_table(results: Results) -> Block:
     rows = []
     for task in results.tasks:
         data = results.data_of(task)
-        sizes = ", ".join(f"{split} {size:,}".replace(",", " ") for split, size in data["sizes"].items())
+        sizes = ", ".join(f"{split} {thousands(size)}" for split, size in data["sizes"].items())
         said = [str(data.get(name, MISSING)) for name in ("source", "version", "licence")]
         rows.append([task, *said, sizes, results.other_splits(task) or "as published", str(data["digest"])[:12]])
     return table("Data, as prepared.", ["Task", "Source", "Version", "Licence", "Sizes", "Splits", "Digest"], rows)

@@ -62,16 +62,17 @@ def _cells(frame: pd.DataFrame, column: str, after: Sequence[str], names: Mappin
     low, high, error = (_next(column, after, end) for end in ("low", "high", "se"))
     if low and high:
         bounds = zip(frame[low], frame[high], strict=True)
-        return [_joined(value, interval(*ends, digits)) for value, ends in zip(values, bounds, strict=True)]
+        return [joined(value, interval(*ends, digits)) for value, ends in zip(values, bounds, strict=True)]
     if error:
         return [
-            _joined(value, f"± {number(size, digits)}") if known(size) else value
+            joined(value, f"± {number(size, digits)}") if known(size) else value
             for value, size in zip(values, frame[error], strict=True)
         ]
     return values
 
 
-def _joined(value: str, more: str) -> str:
+def joined(value: str, more: str) -> str:
+    """A number and its interval or error; the number alone where it has none."""
     return value if MISSING in (value, more) else f"{value} {more}"
 
 
