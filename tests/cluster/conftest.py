@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import slurm as real
 import yaml
@@ -36,17 +38,8 @@ SMALL: dict[str, Any] = {
     ],
 }
 
-ONE_LONG_RUN = SMALL | {
-    "name": "long",
-    "title": "One run that takes more than a minute",
-    "tasks": {
-        "photo-mlp": SMALL["tasks"]["photo-mlp"]
-        | {"training": {"steps": 160000, "batch_size": 64, "evaluations": 20, "eval_examples": 128}}
-    },
-    "grids": [
-        {"tasks": ["photo-mlp"], "methods": ["mup_schedulefree"], "widths": [16], "log2_lrs": [-9], "seeds": [0]}
-    ],
-}
+LIMIT = 60
+"""Seconds: the shortest limit that SLURM knows."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -78,7 +71,9 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Checkout]
 
     @cache
     def run(study: str) -> Checkout:
-        checkout = with_studies(copy_project(tmp_path_factory.mktemp(f"local-{study}") / "checkout"))
+        checkout = with_study(copy_project(tmp_path_factory.mktemp(f"local-{study}") / "checkout"), SMALL)
+        if study == "long":
+            with_study(checkout, one_long_run(run("small")))
         checkout.snakemake(f"results/{study}/rows.parquet", study=study)
         return checkout
 
@@ -88,10 +83,25 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Checkout]
 @pytest.fixture
 def checkout(tmp_path: Path) -> Checkout:
     """A fresh copy, nothing run."""
-    return with_studies(copy_project(tmp_path / "checkout"))
+    return with_study(copy_project(tmp_path / "checkout"), SMALL)
 
 
-def with_studies(checkout: Checkout) -> Checkout:
-    for study in (SMALL, ONE_LONG_RUN):
-        (checkout.path / f"experiments/{study['name']}.yaml").write_text(yaml.safe_dump(study))
+def with_study(checkout: Checkout, study: dict[str, Any]) -> Checkout:
+    (checkout.path / f"experiments/{study['name']}.yaml").write_text(yaml.safe_dump(study))
     return checkout
+
+
+def one_long_run(trained: Checkout) -> dict[str, Any]:
+    """A run that takes longer than the shortest limit, and not much longer, on this machine whatever its speed."""
+    seconds = pd.read_parquet(trained.path / "results/small/timings.parquet")["train_seconds"].min()
+    task = SMALL["tasks"]["photo-mlp"]
+    # Twice the limit, since the first steps of a short run are slower than the others.
+    steps = math.ceil(2 * LIMIT / seconds) * task["training"]["steps"]
+    return SMALL | {
+        "name": "long",
+        "title": "One run that takes more than a minute",
+        "tasks": {"photo-mlp": task | {"training": task["training"] | {"steps": steps}}},
+        "grids": [
+            {"tasks": ["photo-mlp"], "methods": ["mup_schedulefree"], "widths": [16], "log2_lrs": [-9], "seeds": [0]}
+        ],
+    }
