@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,16 +17,23 @@ from mufree.cli.inputs import UserError, load_study, mendable, task_of
 if TYPE_CHECKING:
     import pandas as pd
 
+log = logging.getLogger(__name__)
+
 FIGURE_KINDS = (".pdf", ".png", ".svg")
 SHOWN_FAILURES = 10
+EXIT_CODES = {"passed": 0, "failed": 1, "unsure": 3}
+WORDS = {"failed": "the check fails", "unsure": "unsure: no slope is surely too steep, more --max-seeds may tell"}
+WRONG_USAGE = 2
+CRASHED = 4
+PACKAGE = Path(__file__).parents[1]
 
 
 def _widths(_: object, tokens: Sequence[Any]) -> tuple[int, ...]:
     """Two or more different widths from `64,128`."""
     text = tokens[0].value
-    found = tuple(int(width) for width in text.split(",") if width.isdecimal())
+    found = tuple(int(width) for width in text.split(",") if width.isdecimal() and int(width) > 0)
     if len(set(found)) < 2 or len(set(found)) < len(text.split(",")):
-        raise ValueError(f"'{text}' must be two or more different widths")
+        raise ValueError(f"'{text}' must be two or more different widths, whole numbers above 0")
     return found
 
 
@@ -54,6 +63,8 @@ def coordcheck(
     lr: Annotated[float | None, Parameter(converter=_learning_rate)] = None,
     steps: int = 10,
     seeds: int = 5,
+    max_seeds: int = 20,
+    skip: Annotated[tuple[str, ...], Parameter(consume_multiple=False)] = (),
     figure: Path | None = None,
     study: Path | None = None,
     task: str | None = None,
@@ -64,7 +75,7 @@ def coordcheck(
 
     For your own model, FILE defines make_model(width, seed), which returns an initialised model with base shapes, and
     make_batch(seed), which returns (inputs, targets). Exit code 0 if the check passes at y and x, 1 if it fails, 2 for wrong
-    usage.
+    usage or a file that can't be checked, 3 if --max-seeds are too few to tell, 4 if a function of FILE raises.
 
     Args:
         target: the file, and make_model's name in it
@@ -73,7 +84,9 @@ def coordcheck(
         widths: at least two (default 64,128,256)
         lr: 0.002 or 2^-9 (default 2^-9; 2^-3 for sgd_schedulefree)
         steps: steps to train
-        seeds: number of seeds
+        seeds: number of seeds to begin with
+        max_seeds: seeds are doubled up to this number while the check is neither passed nor surely failed
+        skip: name of a module to leave out, or a pattern like *.router; may be given again
         figure: figure to write: .pdf, .png or .svg
         study: the study file; needs --task, --data and --out
         task: its task
@@ -83,17 +96,82 @@ def coordcheck(
     if target is None and study is not None:
         _check_study(study, task, data, out)
     elif target is not None and study is None:
-        from mufree.lab.coordcheck import ModelFileError, check_file
-        from mufree.optim import BaseShapesError
-
         if figure is not None and figure.suffix not in FIGURE_KINDS:
-            raise UserError(f"--figure {figure}: its name must end in {', '.join(FIGURE_KINDS)}", 2)
-        with mendable(ModelFileError, exit_code=2), mendable(BaseShapesError):
-            frame, described = check_file(target, optimizer, lr, loss, widths=widths, steps=steps, seeds=seeds)
-        about = f"{target}, {described}, widths {', '.join(map(str, widths))}, {seeds} seeds"
-        _judge(frame, about, target, optimizer, figure, out)
+            raise UserError(f"--figure {figure}: its name must end in {', '.join(FIGURE_KINDS)}", WRONG_USAGE)
+        numbers = {"steps": steps, "seeds": seeds, "max-seeds": max_seeds}
+        for name, number in numbers.items():
+            if number < 1:
+                raise UserError(f"--{name} {number}: must be 1 or more", WRONG_USAGE)
+        _check_own((target, optimizer, lr, loss), _rounds(seeds, max_seeds), figure, out, widths, steps, skip)
     else:
-        raise UserError("give either FILE:FUNCTION, for a model of your own, or --study", 2)
+        raise UserError("give either FILE:FUNCTION, for a model of your own, or --study", WRONG_USAGE)
+
+
+def _rounds(seeds: int, limit: int) -> list[range]:
+    """The seeds that each round adds: as many as there are, up to the limit."""
+    ends = [seeds]
+    while ends[-1] < limit:
+        ends.append(min(2 * ends[-1], limit))
+    return [range(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def _check_own(
+    asked: tuple[str, str, float | None, str | None],
+    rounds: list[range],
+    figure: Path | None,
+    out: Path | None,
+    widths: tuple[int, ...],
+    steps: int,
+    skip: tuple[str, ...],
+) -> None:
+    """Check the model of a file, with more seeds while it can't be told whether it passes; print what is found.
+
+    `asked` are the file, the optimizer, its rate and the loss. Raises `UserError` with the exit code unless it passes.
+    """
+    import pandas as pd
+
+    from mufree.analysis.coordcheck import first_judged_step, outcome, slopes, verdict
+    from mufree.lab.coordcheck import CheckError, UserFunctionError, coord_check, own_model
+    from mufree.optim import BaseShapesError
+
+    frames: list[pd.DataFrame] = []
+    try:
+        own = own_model(*asked)
+        for seeds in rounds:
+            functions = own.make_model, own.make_optimizer, widths, own.batch
+            frames.append(coord_check(*functions, loss=own.loss, steps=steps, seeds=seeds, skip=skip))
+            frame = pd.concat(frames, ignore_index=True)
+            table, first_step = slopes(frame), first_judged_step(frame)
+            verdicts = verdict(table, first_step=first_step, looks=len(rounds))
+            word = outcome(verdicts)
+            if word != "unsure":
+                break
+            if seeds is not rounds[-1]:
+                log.info("unsure with %d seeds, so more are added", seeds.stop)
+    except UserFunctionError as error:
+        _show_traceback(error.__cause__)
+        raise UserError(str(error), CRASHED) from error
+    except (CheckError, BaseShapesError, ValueError) as error:  # what `slopes` and `verdict` can't judge: too few steps
+        _show_traceback(error.__cause__)
+        raise UserError(str(error), WRONG_USAGE) from error
+    count = f"{seeds.stop} seeds" + (f" (too few to tell: {rounds[0].stop})" if seeds is not rounds[0] else "")
+    print(f"{asked[0]}, {own.described}, widths {', '.join(map(str, widths))}, {count}, steps {first_step}–{steps}")
+    if skip:
+        print(f"left out by --skip: {', '.join(skip)}")
+    _report(table, verdicts, asked[0], asked[1], figure, out)
+    if word != "passed":
+        judged = table[table["step"] >= first_step]
+        raise UserError(_failures(judged, f"{WORDS[word]}, |slope| is not below {{}}:"), EXIT_CODES[word])
+
+
+def _show_traceback(error: BaseException | None) -> None:
+    """A user's own traceback: it begins where the check called them."""
+    if error is None:
+        return
+    frame = error.__traceback__
+    while frame is not None and Path(frame.tb_frame.f_code.co_filename).is_relative_to(PACKAGE):
+        frame = frame.tb_next
+    traceback.print_exception(type(error), error, frame)
 
 
 def _check_study(study: Path, task: str | None, data: Path | None, out: Path | None) -> None:
@@ -114,41 +192,39 @@ def _check_study(study: Path, task: str | None, data: Path | None, out: Path | N
     record.write_table(out, pa.Table.from_pandas(check_task(planned, task, prepared), preserve_index=False))
 
 
-def _judge(frame: pd.DataFrame, about: str, target: str, optimizer: str, figure: Path | None, out: Path | None) -> None:
-    """Print the verdict, write what is asked for; raise `UserError` if the check fails."""
+def _report(
+    table: pd.DataFrame, verdicts: pd.DataFrame, target: str, optimizer: str, figure: Path | None, out: Path | None
+) -> None:
+    """Print the verdict, and write what is asked for."""
     from mufree.analysis import tables
-    from mufree.analysis.coordcheck import first_judged_step, slopes, verdict
     from mufree.publish import figures
     from mufree.study import files
 
-    table = slopes(frame)
-    with mendable(ValueError, exit_code=2):  # too few steps
-        first_step = first_judged_step(frame)
-        verdicts = verdict(table, first_step=first_step)
-    print(f"{about}, steps {first_step}–{frame['step'].max()}")
-    shown = ["at", "passed", "worst_module", "worst_slope", "worst_low", "worst_high", "n_failed", "n_checked"]
-    print(verdicts[shown].to_string(index=False, float_format="{:+.3f}".format))
+    shown = ["at", "verdict", "worst_module", "worst_slope", "worst_low", "worst_high"]
+    counts = ["n_failed", "n_proven", "n_checked"]
+    print(verdicts[[*shown, *counts]].to_string(index=False, float_format="{:+.3f}".format))
     if out is not None:
         files.write_text(out, tables.to_csv(table))
     if figure is not None:
         drawn = figures.draw_coordcheck(table, verdicts, title=target, name=optimizer)
         with files.atomic(figure) as path:
             drawn.savefig(path, format=figure.suffix[1:])
-    if not verdicts["passed"].all():
-        raise UserError(_failures(table[table["step"] >= first_step]))
 
 
-def _failures(judged: pd.DataFrame) -> str:
-    """The modules that failed, the steepest first, each with its steepest slope."""
-    from mufree.analysis.coordcheck import JUDGED_LAYERS
+def _failures(table: pd.DataFrame, heading: str = "the check fails, |slope| is not below {}:") -> str:
+    """The modules whose judged slopes in `table` failed, the steepest first, each with its steepest slope."""
     from mufree.study.limits import MAX_SLOPE
 
-    failed = judged[judged["layer"].isin(JUDGED_LAYERS) & ~judged["passed"]]
-    steepness = failed["slope"].abs().fillna(float("inf"))
+    failed = table[table["judged"] & ~table["passed"]]
+    steepness = failed["slope"].abs().fillna(math.inf)
     worst = failed.loc[steepness.sort_values(ascending=False).index].drop_duplicates(["module", "quantity"])
     lines = [
-        f"  {row.module} ({row.layer}): {row.quantity} goes as width^{row.slope:+.2f} at {row.at}, step {row.step}"
+        f"  {row.module} ({row.layer}): {row.quantity} {_power(row.slope)} at {row.at}, step {row.step}"
         for row in worst.head(SHOWN_FAILURES).itertuples()
     ]
     more = [f"  and {len(worst) - SHOWN_FAILURES} more"] if len(worst) > SHOWN_FAILURES else []
-    return "\n".join([f"the check fails, |slope| is not below {MAX_SLOPE}:", *lines, *more])
+    return "\n".join([heading.format(MAX_SLOPE), *lines, *more])
+
+
+def _power(slope: float) -> str:
+    return "is zero, infinite or NaN somewhere" if math.isnan(slope) else f"goes as width^{slope:+.2f}"

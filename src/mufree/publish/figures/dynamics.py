@@ -74,7 +74,9 @@ def _verdict_words(verdicts: Any) -> str:
     """Passed or not, at x and at y, and by how much."""
     lines = []
     for row in verdicts.sort_values("at").itertuples():
-        word = "passes" if row.passed else f"{'fails' if row.n_sure else 'undecided:'} {row.n_failed}/{row.n_checked}"
+        # A check of one's own has decided between the two for all its slopes together.
+        fails = row.verdict == "failed" if "verdict" in verdicts else row.n_sure > 0
+        word = "passes" if row.passed else f"{'fails' if fails else 'undecided:'} {row.n_failed}/{row.n_checked}"
         worst = f", worst {row.worst_slope:+.2f}" if np.isfinite(row.worst_slope) else ""
         lines.append(minus(f"at {row.at}: {word}{worst}"))
     return "\n".join(lines) or "no verdict"
