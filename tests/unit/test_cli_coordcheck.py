@@ -67,7 +67,7 @@ def test_a_model_that_is_right_passes(model: Path, optimizer: str, capsys: pytes
     assert main(["coordcheck", f"{model}:make_model", "--optimizer", optimizer, *QUICK]) == 0
     printed = capsys.readouterr().out
     assert "widths 256, 1024, 3 seeds, steps 2–3" in printed
-    assert printed.count(" True ") == 2
+    assert printed.count(" passed ") == 2
     assert "worst_module" in printed
 
 
@@ -82,7 +82,7 @@ def test_radam_is_judged_from_when_it_moves(model: Path, capsys: pytest.CaptureF
 def test_an_optimizer_without_multipliers_fails(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["coordcheck", str(model), "--optimizer", "naive", *QUICK]) == 1
     printed = capsys.readouterr()
-    assert printed.out.count(" False ") == 2
+    assert printed.out.count(" failed ") == 2
     assert "2 (hidden): change goes as width^+0." in printed.err
     assert "Traceback" not in printed.err
 

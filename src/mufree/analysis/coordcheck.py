@@ -21,8 +21,8 @@ JUDGED_QUANTITIES = ("size", "change")
 """Quantities whose slopes are judged."""
 
 FAMILY_ERROR = 0.025
-"""Probability with which a place of a correct model may be called failed: that of a 95 % interval to lie wholly above, or wholly
-below, what it is to hold. Here for all slopes of a place together."""
+"""Probability with which a place of a correct model may be called failed: that of a 95 % interval to lie wholly beyond a bound
+on one side. Here for all slopes of a place together."""
 
 _KEYS = ("module", "layer", "at", "step")
 _QUANTITIES = {"size": "mean_abs", "change": "mean_abs_change", "relative": "relative"}
@@ -32,13 +32,13 @@ def slopes(frame: pd.DataFrame) -> pd.DataFrame:
     """Slope of log2 size, change and relative change on log2 width, for each module, place and step of `coord_check`'s frame.
 
     Columns: module, layer, at, step, quantity ("size", "change" or "relative"), slope, slope_low, slope_high, passed
-    (|slope| < 0.1), n_seeds, judged. The slope is the least-squares slope of the seed mean. The interval is the 95 % delete-one-seed jackknife
-    interval with a t quantile; as each seed has all widths, that is mean ± t·s/√S of the seeds' own slopes. With one seed it is
-    NaN.
+    (|slope| < 0.1), n_seeds, judged. The slope is the least-squares slope of the seed mean. The interval is the 95 %
+    delete-one-seed jackknife interval with a t quantile; as each seed has all widths, that is mean ± t·s/√S of the seeds' own
+    slopes. With one seed it is NaN.
 
     Judged are size and change of embeddings, hidden layers and readouts, but for the size of a readout that does not start at
-    zero: under µP its random part falls as width^-½ by construction. Such a one has a slope of its size at step 0. Its change is
-    what it has learnt, and judged.
+    zero: under µP its random part falls as width^-½ by construction. Such a readout is known by a slope of its size at step 0;
+    its change is what it has learnt.
 
     Where an activation or a change is zero or not finite at any width and seed, there is no logarithm: the slope is NaN and
     has not passed. Changes at step 0 are left out; modules, and frames, without a relative change have no slope of it. Columns
@@ -68,7 +68,7 @@ def slopes(frame: pd.DataFrame) -> pd.DataFrame:
         part.insert(len(keys), "quantity", quantity)
         parts.append(part)
     result = pd.concat(parts, ignore_index=True)
-    result.insert(result.columns.get_loc("n_seeds"), "passed", result["slope"].abs() < MAX_SLOPE)
+    result.insert(len(result.columns) - 1, "passed", result["slope"].abs() < MAX_SLOPE)
     result["judged"] = _judged(result, [*extra, "module", "at"])
     return result
 
@@ -172,4 +172,5 @@ def _proven(slopes: pd.DataFrame, looks: int) -> pd.Series[bool]:
     half = (slopes["slope_high"] - slopes["slope_low"]) / 2
     # Without scatter the distance is divided by zero: an infinite t, or NaN at the bound itself, which proves nothing.
     t = (slopes["slope"].abs() - MAX_SLOPE) / half * student.ppf(0.975, degrees)
-    return slopes["slope"].isna() | (student.sf(t, degrees) * len(slopes) * looks <= FAMILY_ERROR)
+    surely = pd.Series(student.sf(t, degrees) * len(slopes) * looks <= FAMILY_ERROR, index=slopes.index)
+    return slopes["slope"].isna() | surely

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from cyclopts import Parameter
 
@@ -23,6 +24,7 @@ FIGURE_KINDS = (".pdf", ".png", ".svg")
 SHOWN_FAILURES = 10
 EXIT_CODES = {"passed": 0, "failed": 1, "unsure": 3}
 WORDS = {"failed": "the check fails", "unsure": "unsure: no slope is surely too steep, more --max-seeds may tell"}
+NO_POWER = "is zero, infinite or NaN somewhere"
 WRONG_USAGE = 2
 CRASHED = 4
 PACKAGE = Path(__file__).parents[1]
@@ -124,44 +126,65 @@ def _check_own(
     steps: int,
     skip: tuple[str, ...],
 ) -> None:
-    """Check the model of a file, with more seeds while it can't be told whether it passes; print what is found.
+    """Check the model of a file and print what is found; `asked` are the file, the optimizer, its rate and the loss.
 
-    `asked` are the file, the optimizer, its rate and the loss. Raises `UserError` with the exit code unless it passes.
+    Raises `UserError` with the exit code unless it passes.
     """
-    import pandas as pd
-
-    from mufree.analysis.coordcheck import first_judged_step, outcome, slopes, verdict
     from mufree.lab.coordcheck import CheckError, UserFunctionError, coord_check, own_model
     from mufree.optim import BaseShapesError
 
-    frames: list[pd.DataFrame] = []
     try:
         own = own_model(*asked)
-        for seeds in rounds:
-            functions = own.make_model, own.make_optimizer, widths, own.batch
-            frames.append(coord_check(*functions, loss=own.loss, steps=steps, seeds=seeds, skip=skip))
-            frame = pd.concat(frames, ignore_index=True)
-            table, first_step = slopes(frame), first_judged_step(frame)
-            verdicts = verdict(table, first_step=first_step, looks=len(rounds))
-            word = outcome(verdicts)
-            if word != "unsure":
-                break
-            if seeds is not rounds[-1]:
-                log.info("unsure with %d seeds, so more are added", seeds.stop)
+        functions = own.make_model, own.make_optimizer, widths, own.batch
+        found = _until_sure(partial(coord_check, *functions, loss=own.loss, steps=steps, skip=skip), rounds)
     except UserFunctionError as error:
         _show_traceback(error.__cause__)
         raise UserError(str(error), CRASHED) from error
-    except (CheckError, BaseShapesError, ValueError) as error:  # what `slopes` and `verdict` can't judge: too few steps
+    except (CheckError, BaseShapesError) as error:
         _show_traceback(error.__cause__)
         raise UserError(str(error), WRONG_USAGE) from error
-    count = f"{seeds.stop} seeds" + (f" (too few to tell: {rounds[0].stop})" if seeds is not rounds[0] else "")
-    print(f"{asked[0]}, {own.described}, widths {', '.join(map(str, widths))}, {count}, steps {first_step}–{steps}")
+    count = f"{found.seeds} seeds" + (f" ({rounds[0].stop} were too few)" if found.seeds > rounds[0].stop else "")
+    print(
+        f"{asked[0]}, {own.described}, widths {', '.join(map(str, widths))}, {count}, steps {found.first_step}–{steps}"
+    )
     if skip:
         print(f"left out by --skip: {', '.join(skip)}")
-    _report(table, verdicts, asked[0], asked[1], figure, out)
-    if word != "passed":
-        judged = table[table["step"] >= first_step]
-        raise UserError(_failures(judged, f"{WORDS[word]}, |slope| is not below {{}}:"), EXIT_CODES[word])
+    _report(found, asked[0], asked[1], figure, out)
+    if found.word != "passed":
+        judged = found.table[found.table["step"] >= found.first_step]
+        raise UserError(_failures(judged, WORDS[found.word]), EXIT_CODES[found.word])
+
+
+class _Found(NamedTuple):
+    """Slopes, verdicts and the word for them all; the first step that is judged, and the number of seeds."""
+
+    table: pd.DataFrame
+    verdicts: pd.DataFrame
+    word: str
+    first_step: int
+    seeds: int
+
+
+def _until_sure(measure: Callable[..., pd.DataFrame], rounds: list[range]) -> _Found:
+    """Judge what `measure(seeds=…)` finds, with the seeds of one round after the other until it passes or surely fails."""
+    import pandas as pd
+
+    from mufree.analysis.coordcheck import first_judged_step, outcome, slopes, verdict
+
+    frames = []
+    for seeds in rounds:
+        frames.append(measure(seeds=seeds))
+        frame = pd.concat(frames, ignore_index=True)
+        table = slopes(frame)
+        with mendable(ValueError, exit_code=WRONG_USAGE):  # too few steps
+            first_step = first_judged_step(frame)
+            verdicts = verdict(table, first_step=first_step, looks=len(rounds))
+        found = _Found(table, verdicts, outcome(verdicts), first_step, seeds.stop)
+        if found.word != "unsure":
+            break
+        if seeds is not rounds[-1]:
+            log.info("unsure with %d seeds, so more are added", seeds.stop)
+    return found
 
 
 def _show_traceback(error: BaseException | None) -> None:
@@ -192,9 +215,7 @@ def _check_study(study: Path, task: str | None, data: Path | None, out: Path | N
     record.write_table(out, pa.Table.from_pandas(check_task(planned, task, prepared), preserve_index=False))
 
 
-def _report(
-    table: pd.DataFrame, verdicts: pd.DataFrame, target: str, optimizer: str, figure: Path | None, out: Path | None
-) -> None:
+def _report(found: _Found, target: str, optimizer: str, figure: Path | None, out: Path | None) -> None:
     """Print the verdict, and write what is asked for."""
     from mufree.analysis import tables
     from mufree.publish import figures
@@ -202,29 +223,26 @@ def _report(
 
     shown = ["at", "verdict", "worst_module", "worst_slope", "worst_low", "worst_high"]
     counts = ["n_failed", "n_proven", "n_checked"]
-    print(verdicts[[*shown, *counts]].to_string(index=False, float_format="{:+.3f}".format))
+    print(found.verdicts[[*shown, *counts]].to_string(index=False, float_format="{:+.3f}".format))
     if out is not None:
-        files.write_text(out, tables.to_csv(table))
+        files.write_text(out, tables.to_csv(found.table))
     if figure is not None:
-        drawn = figures.draw_coordcheck(table, verdicts, title=target, name=optimizer)
+        drawn = figures.draw_coordcheck(found.table, found.verdicts, title=target, name=optimizer)
         with files.atomic(figure) as path:
             drawn.savefig(path, format=figure.suffix[1:])
 
 
-def _failures(table: pd.DataFrame, heading: str = "the check fails, |slope| is not below {}:") -> str:
+def _failures(table: pd.DataFrame, heading: str = WORDS["failed"]) -> str:
     """The modules whose judged slopes in `table` failed, the steepest first, each with its steepest slope."""
     from mufree.study.limits import MAX_SLOPE
 
     failed = table[table["judged"] & ~table["passed"]]
     steepness = failed["slope"].abs().fillna(math.inf)
     worst = failed.loc[steepness.sort_values(ascending=False).index].drop_duplicates(["module", "quantity"])
+    said = worst["slope"].map("goes as width^{:+.2f}".format).where(worst["slope"].notna(), NO_POWER)
     lines = [
-        f"  {row.module} ({row.layer}): {row.quantity} {_power(row.slope)} at {row.at}, step {row.step}"
-        for row in worst.head(SHOWN_FAILURES).itertuples()
+        f"  {row.module} ({row.layer}): {row.quantity} {words} at {row.at}, step {row.step}"
+        for row, words in zip(worst.head(SHOWN_FAILURES).itertuples(), said, strict=False)
     ]
     more = [f"  and {len(worst) - SHOWN_FAILURES} more"] if len(worst) > SHOWN_FAILURES else []
-    return "\n".join([heading.format(MAX_SLOPE), *lines, *more])
-
-
-def _power(slope: float) -> str:
-    return "is zero, infinite or NaN somewhere" if math.isnan(slope) else f"goes as width^{slope:+.2f}"
+    return "\n".join([f"{heading}, |slope| is not below {MAX_SLOPE}:", *lines, *more])

@@ -117,10 +117,7 @@ def default_loss(output: Any, targets: Tensor) -> Tensor:
 def _logits(output: Any) -> Tensor | None:
     if isinstance(output, Tensor):
         return output
-    if isinstance(output, Mapping) and "logits" in output:
-        found = output["logits"]
-    else:
-        found = getattr(output, "logits", None)
+    found = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
     if found is None and isinstance(output, tuple | list) and output:
         found = output[0]
     return found if isinstance(found, Tensor) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -81,13 +82,16 @@ class Recorder:
                 # A copy: a ReLU in place may follow.
                 seen[call] = Seen(h.detach().float().clone(), relative, learnt)
                 if learnt is not None and h.requires_grad:
-                    h.register_hook(lambda gradient: self.pull.update({call: gradient.float().abs()}))
+                    h.register_hook(partial(self._keep_pull, call))  # type: ignore[no-untyped-call]
             calls += 1
 
         if name in self._initial:
             # The first of all hooks, so that it has the inputs as they were before any other hook.
             yield module.register_forward_pre_hook(before, prepend=True, with_kwargs=True)
         yield module.register_forward_hook(after, with_kwargs=True)
+
+    def _keep_pull(self, call: str, gradient: Tensor) -> None:
+        self.pull[call] = gradient.float().abs()
 
     @torch.no_grad()
     def _learnt(self, name: str, output: Tensor, args: Any, kwargs: Any, random: list[Tensor]) -> Tensor:
