@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import AdamW, Optimizer
 
-from mufree.analysis.coordcheck import first_judged_step, slopes, verdict
+from mufree.analysis.coordcheck import first_judged_step, outcome, slopes, tables, verdict
 from mufree.lab.coordcheck import check_task, coord_check
 from mufree.lab.models import GPT, MLP, ResNet, ViT
 from mufree.lab.parametrization import parametrize
@@ -435,6 +435,75 @@ def test_a_slope_fails_surely_if_its_whole_interval_lies_beyond_the_bound() -> N
         assert (scattered["n_failed"], scattered["n_sure"]) == (1, 0)
         assert scattered["worst_low"] < sure["worst_low"] < sign * 0.25 < sure["worst_high"] < scattered["worst_high"]
     assert judged(0.25)["n_sure"] == 0  # one seed tells nothing of how sure it is
+
+
+def _many(t: float, count: int) -> pd.DataFrame:
+    """`count` hidden modules of which one has a change that is t standard errors beyond 0.1, by 5 seeds; all else is flat."""
+    spread = np.array([-2.0, -1.0, 0.0, 1.0, 2.0]) / 100  # of standard error √(2.5/5)/100
+    exponents = 0.1 + t * math.sqrt(0.5) / 100 + spread
+    steep = _frame(lambda width, seed: float(width) ** exponents[seed], seeds=5).assign(module="steep")
+    flat = [_frame(lambda width, seed: 1.0, seeds=5).assign(module=f"m{i}") for i in range(count - 1)]
+    return slopes(pd.concat([steep, *flat]))
+
+
+def test_surely_beyond_allows_for_the_number_of_slopes_and_of_looks() -> None:
+    """A t of 5 with 4 degrees has a p of 0.0037: enough for the 2 slopes of one module, not for 20, nor for 2 at 4 looks."""
+    assert student.sf(5, 4) * 2 < 0.025 < student.sf(5, 4) * 8
+    for table, looks, word in (
+        (_many(5, 1), 1, "failed"),
+        (_many(5, 10), 1, "unsure"),
+        (_many(5, 1), 4, "unsure"),
+        (_many(50, 10), 4, "failed"),
+        (_many(-1, 1), 1, "passed"),
+    ):
+        result = verdict(table, looks=looks)
+        assert result["verdict"].tolist() == [word]
+        assert outcome(result) == word
+        assert result["n_proven"].tolist() == [int(word == "failed")]
+        assert result["n_sure"].tolist() == [
+            int(word != "passed")
+        ]  # its own interval lies beyond, whatever the others do
+
+
+def test_the_bound_of_surely_is_where_the_t_test_puts_it() -> None:
+    critical = student.isf(0.025 / 2, 4)
+    assert verdict(_many(1.001 * critical, 1))["verdict"].item() == "failed"
+    assert verdict(_many(0.999 * critical, 1))["verdict"].item() == "unsure"
+
+
+def test_one_seed_proves_nothing_but_a_slope_that_is_none() -> None:
+    steep = _frame(lambda width, seed: float(width), seeds=1)
+    assert verdict(slopes(steep))["verdict"].item() == "unsure"
+    assert verdict(slopes(_frame(lambda width, seed: 0.0, seeds=1)))["verdict"].item() == "failed"
+
+
+@pytest.mark.parametrize(
+    ("words", "word"),
+    [(["passed", "unsure"], "unsure"), (["unsure", "failed"], "failed"), (["passed", "passed"], "passed")],
+)
+def test_the_word_for_all_places_is_the_worst(words: list[str], word: str) -> None:
+    assert outcome(pd.DataFrame({"verdict": words})) == word
+
+
+def test_size_of_a_readout_is_judged_where_it_starts_at_zero() -> None:
+    falling = _frame(lambda width, seed: 1.0, "readout").assign(mean_abs=lambda frame: frame["width"] ** -0.5)
+    start = falling.assign(step=0, mean_abs_change=0.0)
+    for zero in (True, False):
+        table = slopes(pd.concat([start.assign(mean_abs=0.0) if zero else start, falling]))
+        result = verdict(table)
+        assert result["n_checked"].item() == (2 if zero else 1)
+        assert result["verdict"].item() == ("failed" if zero else "passed")
+    hidden = slopes(pd.concat([start, falling]).assign(layer="hidden"))
+    assert verdict(hidden)["verdict"].item() == "failed"
+
+
+def test_tables_of_a_study_have_their_columns() -> None:
+    """Frozen studies hold them: what only helps a check of one's own to decide is not among them."""
+    made = tables([_frame(lambda width, seed: 1.0)])
+    quantities = ["quantity", "slope", "slope_low", "slope_high", "passed"]
+    assert list(made["coordcheck"].columns) == ["module", "layer", "at", "step", *quantities]
+    worst = ["worst_module", "worst_slope", "worst_low", "worst_high"]
+    assert list(made["coordcheck_verdict"].columns) == ["at", "passed", *worst, "n_failed", "n_sure", "n_checked"]
 
 
 @pytest.mark.parametrize("bad", [0.0, math.nan, math.inf])
