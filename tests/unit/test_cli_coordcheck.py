@@ -51,8 +51,7 @@ def squared(outputs, targets):
 
 
 class Tilted(nn.Linear):
-    """Puts out what grows as width^exponent."""
-
+    # puts out what grows as width^exponent
     exponent = 0.0
 
     def forward(self, h):
@@ -82,8 +81,8 @@ steep = tilted([0.5])
 
 
 def still(model):
-    """Moves so little that sizes stay what they are."""
-    return MuAdamW(model.parameters(), lr=1e-6, eps=1e-30)
+    # so that sizes stay what they are
+    return MuAdamW(model.parameters(), lr=1e-4, eps=1e-30)
 
 
 def naive(model):
@@ -314,7 +313,17 @@ def test_wrong_usage_is_said(
 
 
 @pytest.mark.parametrize(
-    "option", ["--widths=64", "--widths=64,64", "--widths=0,64", "--widths=-64,64", "--widths=a,b", "--lr=fast", "--lr=2^9999", "--lr=nan"]
+    "option",
+    [
+        "--widths=64",
+        "--widths=64,64",
+        "--widths=0,64",
+        "--widths=-64,64",
+        "--widths=a,b",
+        "--lr=fast",
+        "--lr=2^9999",
+        "--lr=nan",
+    ],
 )
 def test_numbers_that_are_none(model: Path, option: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:

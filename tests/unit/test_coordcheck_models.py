@@ -240,7 +240,7 @@ def test_hooks_that_draw_draw_the_same_again() -> None:
 
 
 def _judged(make_model: Any, inputs: Any = X, targets: Tensor = TARGETS) -> tuple[pd.DataFrame, pd.DataFrame]:
-    frame = check(make_model, inputs, targets, widths=(256, 512, 1024), steps=3, seeds=4)
+    frame = check(make_model, inputs, targets, widths=(256, 512, 1024), steps=3, seeds=8)
     table = slopes(frame)
     return table, verdict(table, first_step=first_judged_step(frame))
 
