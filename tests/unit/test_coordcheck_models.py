@@ -285,6 +285,26 @@ def test_a_readout_of_zeros_is_judged_on_its_size() -> None:
 class Conv1D(nn.Module):
     """As transformers has it: weight [in, out]."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight
+
+
+class Added(Conv1D):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.weight
+
+
+class Weight(nn.Module):
+    """A parameter that nobody tells what becomes of."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(shape))
+
 
 @pytest.mark.parametrize(
     ("module", "grows", "layer"),
@@ -302,19 +322,17 @@ class Conv1D(nn.Module):
         (Conv1D(), (True, False), "readout"),
         (Conv1D(), (False, True), "embedding"),
         (Conv1D(), (True, True), "hidden"),
-        (nn.Module(), (True, True), "hidden"),
-        (nn.Module(), (False, True), "embedding"),
+        (Added(), (True, False), "embedding"),
+        (Weight(2, 3), (True, True), "hidden"),
+        (Weight(2, 3), (False, True), "embedding"),
         (nn.LayerNorm(3), (True,), "norm"),
-        (nn.Module(), (True,), "bias"),
+        (Weight(3), (True,), "bias"),
+        (Weight(64, 1, 1), (True, False, False), "bias"),
+        (Weight(1, 5, 64), (False, False, True), "embedding"),
     ],
 )
-def test_layer_types_by_module_and_growth(module: nn.Module, grows: tuple[bool, ...], layer: str) -> None:
-    assert layer_type(module, tuple(range(2, 2 + len(grows))), grows) == layer
-
-
-def test_a_gain_with_more_dimensions_is_no_matrix() -> None:
-    assert layer_type(nn.Module(), (64, 1, 1), (True, False, False)) == "bias"
-    assert layer_type(nn.Module(), (1, 5, 64), (False, False, True)) == "embedding"
+def test_layer_types_by_use_and_growth(module: nn.Module, grows: tuple[bool, ...], layer: str) -> None:
+    assert layer_type(module, "weight", grows) == layer
 
 
 # --- what is left out, and what can't be checked ----------------------------------------------------------------------

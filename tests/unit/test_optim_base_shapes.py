@@ -45,17 +45,22 @@ def test_shapes_are_json_with_a_base_dimension_where_width_grows() -> None:
     assert list(shapes) == [name for name, _ in network().named_parameters()]
 
 
-def test_deepcopy_loses_them_and_attaching_brings_them_back() -> None:
+def test_a_deep_copy_keeps_them_and_a_new_model_gets_them_by_attaching() -> None:
     model = network()
     copied = copy.deepcopy(model)
-    with pytest.raises(BaseShapesError, match="infshape"):
-        optimizer_for(copied)
-    with pytest.raises(BaseShapesError, match=r"0\.weight, 0\.bias, 2\.0\.weight, 2\.0\.bias, 3\.weight and 1 more"):
-        base_shapes_of(copied)
-    attach_base_shapes(copied, base_shapes_of(model))
     assert groups(copied, optimizer_for(copied)) == groups(model, optimizer_for(model))
-    assert all(p.infshape == q.infshape for p, q in zip(copied.parameters(), model.parameters(), strict=True))
+    assert copy.deepcopy(model[0]).weight.infshape == model[0].weight.infshape
+    fresh = without()
+    fresh.load_state_dict(model.state_dict())
+    with pytest.raises(BaseShapesError, match="infshape"):
+        optimizer_for(fresh)
+    with pytest.raises(BaseShapesError, match=r"0\.weight, 0\.bias, 2\.0\.weight, 2\.0\.bias, 3\.weight and 1 more"):
+        base_shapes_of(fresh)
+    attach_base_shapes(fresh, base_shapes_of(model))
+    assert groups(fresh, optimizer_for(fresh)) == groups(model, optimizer_for(model))
+    assert all(p.infshape == q.infshape for p, q in zip(fresh.parameters(), model.parameters(), strict=True))
     inputs = torch.ones(2, 3, dtype=torch.float64)
+    assert torch.equal(fresh(inputs), model(inputs))
     assert torch.equal(copied(inputs), model(inputs))
 
 

@@ -1,20 +1,16 @@
 """Schedule-free optimizers under µP: parameter groups, constructors, evaluation at x.
 
-Needs torch, mup and schedulefree alone. The order is always: base shapes, initialisation, optimizer.
+Needs torch, mup and schedulefree alone.
 
-    model = mup.set_base_shapes(MyModel(width=1024), MyModel(width=64), delta=MyModel(width=128))
+    model = parametrize(make_model, width=1024, base_width=64, seed=0)
     optimizer = MuAdamW_ScheduleFree(model.parameters(), lr=2**-8, warmup_steps=100)
     optimizer.train()
     ...
     with evaluating(optimizer, model):  # weights at x, the average
         loss = ...
 
-How an optimizer is scaled (Yang et al. 2022, tables 3 and 8), with m the width multiplier `infshape.width_mult()`:
-
-    kind                             family "adam"      family "sgd"
-    matrix-like, two infinite dims   lr / m             lr / (fan-in m / fan-out m)
-    vector-like, one infinite dim    lr                 lr · m
-    no infinite dim                  lr                 lr
+`parametrization` has the table of what µP scales. A model with base shapes from `mup.set_base_shapes` will do as well; the
+order is then base shapes, initialisation, optimizer.
 
 Weight decay follows a rule for each variant (`VARIANTS`; docs/weight-decay.md derives them). Adam's ε is best at 1e-12:
 gradients shrink as 1/m, and the packages' 1e-8 bites in wide networks.
@@ -35,17 +31,21 @@ from mufree.optim.constructors import (
     available_impls,
 )
 from mufree.optim.evaluation import evaluating, is_schedule_free, recompute_batchnorm
+from mufree.optim.export import export
 from mufree.optim.groups import (
     BaseShapesError,
     Decay,
     EpsScale,
     Family,
+    Growth,
     Names,
     Params,
     describe,
+    growth_of,
     lr_multiplier,
     mup_param_groups,
 )
+from mufree.optim.parametrization import parametrize
 from mufree.optim.schedules import warmup_factor
 
 __all__ = [
@@ -55,6 +55,7 @@ __all__ = [
     "Decay",
     "EpsScale",
     "Family",
+    "Growth",
     "MuAdamW",
     "MuAdamW_ScheduleFree",
     "MuRAdam_ScheduleFree",
@@ -70,11 +71,14 @@ __all__ = [
     "base_shapes_of",
     "describe",
     "evaluating",
+    "export",
+    "growth_of",
     "is_schedule_free",
     "load_base_shapes",
     "load_checkpoint",
     "lr_multiplier",
     "mup_param_groups",
+    "parametrize",
     "recompute_batchnorm",
     "save_base_shapes",
     "save_checkpoint",

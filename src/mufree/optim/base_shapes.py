@@ -1,7 +1,8 @@
 """µP's base shapes by parameter name: saved as JSON, and attached again where `mup` loses them.
 
-`mup` keeps them in an attribute `infshape` of each parameter tensor. It is lost whenever the tensors are made anew: by
-`copy.deepcopy`, by a fresh model into which a checkpoint is loaded, by FSDP. Names outlive all of that.
+`mup` keeps them in an attribute `infshape` of each parameter tensor, and `parametrize` what it understood in another. They are
+lost where tensors are made anew: by a fresh model into which a checkpoint is loaded, or by FSDP. Names outlive all of that.
+(`copy.deepcopy` loses them as well when `mup` is used alone; here it keeps them, see `_copied`.)
 
     shapes = base_shapes_of(model)  # before wrapping
     fully_shard(model)
@@ -16,15 +17,17 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import mup
 from mup.infshape import InfDim, InfShape
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from mufree.optim.groups import BaseShapesError
+from mufree.optim.groups import BaseShapesError, Growth, growth_of
+from mufree.optim.uses import module_uses
 
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """Attributes in which torch's wrappers (torch.compile, FSDP, activation checkpointing) keep the module."""
@@ -35,6 +38,10 @@ class BaseShape(TypedDict):
 
     shape: list[int]
     base_shape: list[int | None]
+    growth: NotRequired[dict[str, Any]]
+    """What `parametrize` understood: the fields of `groups.Growth`."""
+    divided: NotRequired[list[str]]
+    """Modules whose input is divided by its growth: outputs whose weight is an embedding's."""
 
 
 def base_shapes_of(model: nn.Module) -> dict[str, BaseShape]:
@@ -48,10 +55,19 @@ def base_shapes_of(model: nn.Module) -> dict[str, BaseShape]:
             f"No base shapes to save for {_listed(missing)}. Call mup.set_base_shapes(model, base, delta=...) first, and "
             "save them before the model is copied or sharded."
         )
-    return {
-        plain_name(model, name): {"shape": infshape.shape(), "base_shape": infshape.base_shape()}
-        for name, infshape in mup.get_infshapes(model).items()
-    }
+    shapes: dict[str, BaseShape] = {}
+    for name, parameter in model.named_parameters():
+        infshape = parameter.infshape  # type: ignore[attr-defined]
+        entry = BaseShape(shape=infshape.shape(), base_shape=infshape.base_shape())
+        shapes[plain_name(model, name)] = entry
+        growth: Growth | None = getattr(parameter, "mup_growth", None)
+        if growth is not None:
+            entry["growth"] = asdict(growth)
+        if growth is not None and growth.kind == "tied":
+            entry["divided"] = [
+                plain_name(model, f"{module}.weight")[: -len(".weight")] for module in outputs_of(model, parameter)
+            ]
+    return shapes
 
 
 def attach_base_shapes(model: nn.Module, shapes: Mapping[str, BaseShape]) -> None:
@@ -82,6 +98,13 @@ def attach_base_shapes(model: nn.Module, shapes: Mapping[str, BaseShape]) -> Non
             )
     for name, parameter in parameters.items():
         _attach(parameter, by_name[name]["base_shape"])
+        if (record := by_name[name].get("growth")) is not None:
+            dims = {side: tuple(record[side]) for side in ("inputs", "outputs")}  # JSON has lists
+            parameter.mup_growth = Growth(**record | dims)  # type: ignore[attr-defined]
+    modules = {plain_name(model, f"{name}.weight"): module for name, module in model.named_modules()}
+    for name, entry in by_name.items():
+        for output in entry.get("divided", ()):
+            divide_input(modules[f"{output}.weight"], growth_of(parameters[name])[1])
     for module in model.modules():
         # In a forward pass under FSDP the weight is yet another tensor, gathered from the shards.
         if isinstance(module, mup.MuReadout) and hasattr(module.weight, "device_mesh"):
@@ -147,6 +170,61 @@ class _ReadoutShape:
         weight = module.weight
         if isinstance(weight, Tensor) and not hasattr(weight, "infshape"):
             _attach(weight, self.base_shape)
+
+
+class DividedInput:
+    """Forward pre-hook of an output layer whose weight is an embedding's: its input divided by the growth of its fan-in."""
+
+    def __init__(self, growth: float) -> None:
+        self.growth = growth
+
+    def __call__(self, _module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The inputs that the module gets."""
+        return inputs[0] / self.growth, *inputs[1:]
+
+
+def divided_input(module: nn.Module) -> DividedInput | None:
+    """The hook that divides a module's input, if it has one."""
+    return next((hook for hook in module._forward_pre_hooks.values() if isinstance(hook, DividedInput)), None)
+
+
+def divide_input(module: nn.Module, growth: float) -> None:
+    """Divide a module's input by `growth`, in the place of what it was divided by before."""
+    for key, hook in list(module._forward_pre_hooks.items()):
+        if isinstance(hook, DividedInput):
+            del module._forward_pre_hooks[key]
+    if growth != 1.0:
+        module.register_forward_pre_hook(DividedInput(growth))
+
+
+def outputs_of(model: nn.Module, weight: Tensor) -> list[str]:
+    """Names of the modules in which a tied weight is an output's; mup's readouts, which divide by themselves, aside."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if getattr(module, "weight", None) is weight
+        and not isinstance(module, mup.MuReadout)
+        and any(use.is_sum for use in module_uses(module, "weight"))
+    ]
+
+
+_copy_parameter = nn.Parameter.__deepcopy__
+
+
+def _copied(self: nn.Parameter, memo: dict[int, Any]) -> Any:
+    """`copy.deepcopy` of a parameter with its base shape; torch's own copies a buffer's attributes and forgets a parameter's.
+
+    An average of weights, a teacher, a model for each fold: all are deep copies, and an optimizer of theirs must know the
+    width.
+    """
+    copied = _copy_parameter(self, memo)  # type: ignore[no-untyped-call]
+    for name in ("infshape", "mup_growth"):
+        if hasattr(self, name) and not hasattr(copied, name):
+            setattr(copied, name, getattr(self, name))
+    return copied
+
+
+nn.Parameter.__deepcopy__ = _copied  # type: ignore[method-assign, assignment]
 
 
 def _listed(names: list[str], most: int = 5) -> str:

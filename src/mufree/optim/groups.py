@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 Family = Literal["adam", "sgd"]
+Kind = Literal["embedding", "vector", "hidden", "output", "tied", "fixed"]
 Decay = Literal["coupled", "coupled_squared", "independent", "unscaled", "none"]
 EpsScale = Literal["none", "gradient"]
 Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
@@ -24,46 +26,77 @@ class BaseShapesError(ValueError):
     """A parameter has no µP base shape, or one that no rule covers."""
 
 
-def lr_multiplier(parameter: Tensor, family: Family = "adam") -> float:
-    """The factor by which µP multiplies a parameter's learning rate; 1.0 at base width.
+@dataclass(frozen=True)
+class Growth:
+    """How a tensor grows with width, as `parametrize` understood it and attached it to the tensor as `mup_growth`."""
 
-    `parameter` carries `infshape`, as `mup.set_base_shapes` leaves it. Raises `BaseShapesError` where it doesn't, or where
-    more than two of its dimensions grow with width, and `ValueError` for an unknown family. Source: Yang et al. 2022,
-    table 8.
+    kind: Kind
+    inputs: tuple[int, ...]
+    """The growing dimensions that are summed over: the fan-in, unless a multiplier makes up for it elsewhere."""
+    outputs: tuple[int, ...]
+    """The growing dimensions that are put out: the fan-out."""
+    why: str
+
+
+def growth_of(parameter: Tensor) -> tuple[float, float]:
+    """By what factors the fan-in and the fan-out of a tensor have grown since the base width; 1.0 where they don't.
+
+    Read from `mup_growth`, as `parametrize` leaves it, else from the shape alone as mup's conventions have it: [out, in, …] for
+    linear layers and convolutions, [count, in, out] for stacked matrices, and two dimensions of which one grows for a look-up,
+    a first layer, or mup's readout, whose multiplier stands for its fan-in.
+
+    Raises `BaseShapesError` where there is no `infshape`, or where more than two dimensions grow.
     """
-    if family not in ("adam", "sgd"):
-        raise ValueError(f"Unknown family {family!r}. Known: adam, sgd.")
     infshape = getattr(parameter, "infshape", None)
     if infshape is None:
         raise BaseShapesError(
-            f"A parameter of shape {tuple(parameter.shape)} has no `infshape`. Call mup.set_base_shapes(model, base, "
-            "delta=...) first, then initialise, then make the optimizer; copy.deepcopy of a model loses it."
+            f"A parameter of shape {tuple(parameter.shape)} has no `infshape`. Make the model with mufree.parametrize, or call "
+            "mup.set_base_shapes(model, base, delta=...) first, then initialise, then make the optimizer."
         )
-    infinite = infshape.ninf()
-    if infinite > 2:
+    growth: Growth | None = getattr(parameter, "mup_growth", None)
+    inputs, outputs = (growth.inputs, growth.outputs) if growth else _by_convention(parameter, infshape)
+    fan_in, fan_out = (math.prod(float(infshape[i].width_mult()) for i in dims) for dims in (inputs, outputs))
+    return fan_in, fan_out
+
+
+def _by_convention(parameter: Tensor, infshape: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The growing dimensions that are fan-in and fan-out where nothing but the shape is known."""
+    growing = tuple(index for index, dim in enumerate(infshape) if dim.isinf())
+    if len(growing) > 2:
         raise BaseShapesError(
-            f"A parameter of shape {tuple(parameter.shape)} has {infinite} dimensions that grow with width; µP has rules "
+            f"A parameter of shape {tuple(parameter.shape)} has {len(growing)} dimensions that grow with width; µP has rules "
             "for at most 2. Reshape it, or keep the others fixed."
         )
-    if infinite == 0:
-        return 1.0
-    if family == "adam":
-        return 1.0 / float(infshape.width_mult()) if infinite == 2 else 1.0
-    if infinite == 1:
-        return float(infshape.width_mult())
-    return 1.0 / float(infshape.fanin_fanout_mult_ratio())
+    if len(growing) < 2:
+        # A convolution as output: mup's MuReadout is there for linear layers alone.
+        return ((1,), ()) if growing == (1,) and len(infshape) > 2 else ((), growing)
+    first, second = growing
+    return ((second,), (first,)) if first == 0 else ((first,), (second,))
+
+
+def lr_multiplier(parameter: Tensor, family: Family = "adam") -> float:
+    """The factor by which µP multiplies a parameter's learning rate; 1.0 at base width.
+
+    With the growth of the tensor's fan-in and fan-out since the base width (`growth_of`, which says what it raises), that is
+    1 / fan-in for steps like Adam's, and fan-out / fan-in for steps like SGD's. Raises `ValueError` for an unknown family.
+    Source: Yang et al. 2022, table 8; in this form, Yang, Simon and Bernstein 2023.
+    """
+    if family not in ("adam", "sgd"):
+        raise ValueError(f"Unknown family {family!r}. Known: adam, sgd.")
+    fan_in, fan_out = growth_of(parameter)
+    return 1.0 / fan_in if family == "adam" else fan_out / fan_in
 
 
 def gradient_multiplier(parameter: Tensor) -> float:
-    """The factor by which a gradient's entries shrink with width under µP: 1/m, or 1.0 where no dimension grows.
+    """The factor by which a gradient's entries shrink with width under µP: 1 / growth of the fan-out.
 
-    `mup`'s readout divides the logits by m and takes inputs of size Θ(1), so a logit's gradient reaches the entries of the
-    last activations, and through layers of initial variance Θ(1/width) those of all others, as Θ(1/m); and weight gradients
-    are outer products of these with activations of size Θ(1): this follows from the scales in table 8 of Yang et al. 2022.
-    That Adam's ε must follow the gradients is in Everett et al. 2024 (Scaling Exponents Across Parameterizations and
-    Optimizers). It presumes that all growing dimensions grow at one rate.
+    A weight's gradient is the outer product of its inputs, of size Θ(1), and the gradient of its outputs. Those of the last
+    activations are Θ(1/m), as µP's output weights or the readout's multiplier are, and so are those of all others, through
+    layers of initial variance Θ(1/width); those of the logits are Θ(1). This follows from the scales in table 8 of Yang et al.
+    2022. That Adam's ε must follow the gradients is in Everett et al. 2024 (Scaling Exponents Across Parameterizations and
+    Optimizers).
     """
-    return 1.0 / float(parameter.infshape.width_mult())  # type: ignore[attr-defined]
+    return 1.0 / growth_of(parameter)[1]
 
 
 def mup_param_groups(
@@ -146,16 +179,61 @@ def mup_param_groups(
     return new_groups
 
 
-def describe(optimizer: Any, model: nn.Module | None = None) -> str:
-    """A table of the optimizer's groups as text: one line a group, aligned, with a heading.
+def describe(what: Any, model: nn.Module | None = None) -> str:
+    """What µP makes of a model's tensors, or of an optimizer's groups, as a table of text with a heading.
 
-    Columns: the group's number, how its tensors grow with width, how many tensors and elements it holds, the multiplier on
-    the base learning rate (– for groups that weren't made here), learning rate, weight decay, their product, Adam's ε (–
-    for optimizers without), and the parameters: names from `model` or from named groups, else shapes, of the first three.
-    The learning rate is the one of the moment, a scheduler's factor included; ScheduleFree's own warm-up isn't in it.
+    `describe(model)` has a line a tensor: its name, its shape at base width and here, how it was understood (`Growth.kind`),
+    the growth of its fan-in and fan-out, the multipliers on the learning rate of Adam-like and SGD-like steps, and why it was
+    understood so.
+
+    `describe(optimizer, model)` has a line a group: its number, how its tensors grow with width, how many tensors and elements
+    it holds, the multiplier on the base learning rate (– for groups that weren't made here), learning rate, weight decay, their
+    product, Adam's ε (– for optimizers without), and the parameters: names from `model` or from named groups, else shapes, of
+    the first three. The learning rate is the one of the moment, a scheduler's factor included; ScheduleFree's own warm-up isn't
+    in it.
     """
+    if isinstance(what, nn.Module):
+        rows, left = _rows_of_model(what), {0, 3, 8}
+    else:
+        rows, left = _rows_of_optimizer(what, model), {1, 9}
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        "  ".join(
+            cell.ljust(w) if i in left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _rows_of_model(model: nn.Module) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [("tensor", "at base", "here", "is", "fan-in", "fan-out", "Adam", "SGD", "why")]
+    for name, parameter in model.named_parameters():
+        fan_in, fan_out = growth_of(parameter)
+        infshape = parameter.infshape  # type: ignore[attr-defined]
+        growth: Growth | None = getattr(parameter, "mup_growth", None)
+        base = "×".join(str(dim.base_dim or dim.dim) for dim in infshape)
+        rows.append(
+            (
+                name,
+                base or "1",
+                "×".join(map(str, parameter.shape)) or "1",
+                growth.kind if growth else _growth(parameter),
+                _short(fan_in),
+                _short(fan_out),
+                _short(lr_multiplier(parameter, "adam")),
+                _short(lr_multiplier(parameter, "sgd")),
+                growth.why if growth else "its shape",
+            )
+        )
+    return rows
+
+
+def _rows_of_optimizer(optimizer: Any, model: nn.Module | None) -> list[tuple[str, ...]]:
     name_of = {} if model is None else {id(parameter): name for name, parameter in model.named_parameters()}
-    rows = [("group", "grows", "tensors", "elements", "multiplier", "lr", "wd", "lr·wd", "eps", "parameters")]
+    rows: list[tuple[str, ...]] = [
+        ("group", "grows", "tensors", "elements", "multiplier", "lr", "wd", "lr·wd", "eps", "parameters")
+    ]
     for index, group in enumerate(optimizer.param_groups):
         tensors: list[Tensor] = group["params"]
         own = group.get("param_names") or [str(tuple(tensor.shape)) for tensor in tensors]
@@ -175,15 +253,7 @@ def describe(optimizer: Any, model: nn.Module | None = None) -> str:
                 ", ".join(called[:3]) + (f", … {len(called) - 3} more" if len(called) > 3 else ""),
             )
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    left = (1, 9)
-    lines = (
-        "  ".join(
-            cell.ljust(w) if i in left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )
-    return "\n".join(line.rstrip() for line in lines)
+    return rows
 
 
 def _growth(parameter: Tensor) -> str:

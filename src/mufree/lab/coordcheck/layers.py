@@ -1,12 +1,13 @@
-"""What kind of layer a module is: read from the module and from which dimensions of its weight grow with width."""
+"""What kind of layer a module is: how it uses its weight, and which dimensions of that grow with width."""
 
 from __future__ import annotations
 
+import mup
 from torch import nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from mufree.lab.coordcheck.calls import CheckError
 from mufree.lab.parametrization import NORMS
+from mufree.optim.uses import module_uses
 
 
 def module_layers(narrow: nn.Module, wide: nn.Module) -> dict[str, str]:
@@ -24,34 +25,28 @@ def module_layers(narrow: nn.Module, wide: nn.Module) -> dict[str, str]:
         if own:
             # The first matrix is the weight; a module that has none is a normalisation, a gain or a bias.
             key = next((key for key, p in own.items() if p.ndim > 1), next(iter(own)))
-            layers[name] = layer_type(module, tuple(own[key].shape), grows[f"{name}.{key}".lstrip(".")])
+            layers[name] = layer_type(module, key, grows[f"{name}.{key}".lstrip(".")])
     return layers
 
 
-def layer_type(module: nn.Module, shape: tuple[int, ...], grows: tuple[bool, ...]) -> str:
-    """Layer type of a module whose weight has this shape: see `parametrization.layer_types`, whose words these are.
+def layer_type(module: nn.Module, key: str, grows: tuple[bool, ...]) -> str:
+    """Layer type of a module by its weight `key`: see `parametrization.layer_types`, whose words these are.
 
-    `grows` says of each dimension whether it grows with width. Of linear maps a readout is one with a growing fan-in and a
-    fixed fan-out, whatever its class: an output layer, but also a router, or key heads whose number is fixed. Of other modules
-    one dimension that grows doesn't tell whether it is fan-in or fan-out; they count as embeddings.
+    `grows` says of each dimension whether it grows with width. A readout is summed over a growing dimension and puts out fixed
+    ones, whatever its class: an output layer, but also a router, or key heads whose number is fixed. A module whose use of its
+    weight isn't known counts as hidden where two dimensions grow, and else as an embedding.
     """
     if isinstance(module, NORMS):
         return "norm"
-    if len(shape) == 1:
-        return "bias"
-    if isinstance(module, nn.Embedding | nn.EmbeddingBag):
-        return "embedding"
-    if isinstance(module, nn.Linear | nn.Bilinear | _ConvNd):
-        fan_out, *fan_in = grows if not isinstance(module, _ConvTransposeNd) else (grows[1], grows[0])
-    elif type(module).__name__ == "Conv1D":  # of transformers, whose weight is [in, out]
-        fan_out, fan_in = grows[1], [grows[0]]
-    else:
-        if sum(size > 1 for size in shape) < 2:
-            return "bias"  # a gain of shape [C, 1, 1], say
+    if sum(size > 1 for size in module.get_parameter(key).shape) < 2:
+        return "bias"  # a gain of shape [C, 1, 1], say
+    if isinstance(module, mup.MuReadout):
+        return "readout"
+    sums = [use for use in module_uses(module, key) if use.is_sum]
+    if not sums:
         return "hidden" if sum(grows) > 1 else "embedding"
-    if any(fan_in):
-        return "hidden" if fan_out else "readout"
-    return "embedding"
+    fan_in, fan_out = (any(grows[i] for i in dims) for dims in (sums[0].inputs, sums[0].outputs))
+    return "embedding" if not fan_in else "hidden" if fan_out else "readout"
 
 
 def _growing(narrow: nn.Module, wide: nn.Module) -> dict[str, tuple[bool, ...]]:

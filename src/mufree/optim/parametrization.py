@@ -1,0 +1,311 @@
+"""µP for any module that is built from a width, without an edit.
+
+    model = parametrize(make_model, width=1024, base_width=64, seed=0)
+    print(describe(model))
+    optimizer = MuAdamW_ScheduleFree(model.parameters(), lr=2**-8)
+
+Which dimensions grow with width is read from the model at the base width and at twice that, and what a tensor does with them
+from its module (`uses`). With g the growth of a tensor's fan-in since the base width, and the model's own initial weights at
+that width as the start:
+
+    kind        example                              initial size    Adam's rate    SGD's rate
+    embedding   first layer, look-up, token          1               1              growth of fan-out
+    vector      bias, gain                           1               1              growth of fan-out
+    hidden      growing fan-in and fan-out           g^-½            1/g            growth of fan-out / g
+    output      growing fan-in, fixed fan-out        1/g             1/g            1/g
+    tied        embedding that is the output, too    1               1              growth of fan-out
+
+This is table 8 of Yang et al. 2022 with the output's multiplier 1/g taken into its weight: by their lemma J.1, a multiplier is
+the same as a smaller weight with a smaller rate. So an output layer keeps its class, its forward pass and its name, and what is
+saved is the plain model. Only a tied weight can't be small as an output and large as an embedding; there a hook divides the
+input of the output layer by g, and `export` writes a model without it.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from fnmatch import fnmatchcase
+from typing import Literal
+
+import torch
+from mup.infshape import InfDim, InfShape
+from torch import Tensor, nn
+
+from mufree.optim.attention import scale_attention
+from mufree.optim.base_shapes import divide_input, outputs_of
+from mufree.optim.groups import BaseShapesError, Growth, Kind, growth_of
+from mufree.optim.uses import Use, uses_of
+
+Parametrization = Literal["mup", "sp"]
+Initial = Literal["own", "kept"]
+
+ADDED = ("bias", "pos", "token", "embed")
+"""Words in the names of what is added to activations, where nothing else tells what becomes of a tensor."""
+FORCED = ("embedding", "vector", "hidden", "output", "tied", "fixed")
+
+
+def parametrize(
+    make_model: Callable[[int], nn.Module],
+    width: int,
+    base_width: int,
+    parametrization: Parametrization = "mup",
+    *,
+    seed: int | None = None,
+    initial: Initial = "own",
+    rules: Mapping[str, str] | None = None,
+) -> nn.Module:
+    """`make_model(width)` under µP (or SP), ready for an optimizer of `mufree.optim`. At base width it is the plain model, to
+    the bit.
+
+    `make_model(width)` builds any `nn.Module`; it is also called for the base width and twice that, where only shapes and the
+    size of initial weights are looked at. With `seed`, all of it draws from that seed, and torch's random state is left as it
+    was.
+
+    `initial` says what becomes of the initial weights. "own": the model's own draws, each tensor scaled as the table above has
+    it; how the model itself scales it with width (not at all as in most transformers, or as 1/√fan-in as torch's layers) is
+    measured against the base width and made up for. "kept": weights stay as they are, for a model that has been trained.
+
+    `rules` maps patterns of parameter names (`fnmatch`) to the kind that they are, for tensors that are understood wrongly or
+    not at all; the first that fits counts. "fixed" takes a tensor as one that does not grow.
+
+    With `parametrization="sp"` nothing is scaled, and every multiplier is 1: the control that a coordinate check must fail.
+
+    Raises BaseShapesError, naming tensor, shapes and cure, for a tensor that grows and whose use isn't clear, for models whose
+    parameters differ in name or in number of dimensions, and for a rule that fits no parameter; ValueError for unknown choices
+    and widths below 1. Warns if nothing grows, and if a head dimension grows and the scale of its attention isn't found
+    (`attention.scale_attention`). Source: Yang et al. 2022 (Tensor Programs V), table 8 and lemma J.1.
+    """
+    _check(width, base_width, parametrization, initial, rules or {})
+    with torch.random.fork_rng(devices=[]) if seed is not None else nullcontext():
+        if seed is not None:
+            torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which seeds accelerators too
+        model = make_model(width)
+    base, wider = _shape_models(make_model, base_width, seed)
+    shapes = _infshapes(model, base, wider, base_width)
+    if parametrization == "sp":
+        for parameter in model.parameters():
+            _attach(
+                parameter, InfShape([InfDim(None, size) for size in parameter.shape]), Growth("fixed", (), (), "SP")
+            )
+        return model
+    if not any(shape.ninf() for shape in shapes.values()):
+        warnings.warn(
+            f"No parameter of make_model(width) grows between widths {base_width} and {2 * base_width}: under µP nothing is "
+            "scaled then, and the model is trained in the standard parametrization.",
+            stacklevel=2,
+        )
+    understood = _understood(model, shapes, rules or {}, base_width)
+    for name, parameter in model.named_parameters():
+        _attach(parameter, shapes[name], understood[name])
+    if initial == "own" and width != base_width:
+        _scale_initial_weights(model, base, base_width)
+    for name, growth in understood.items():
+        if growth.kind == "tied":
+            _divide_inputs_of_outputs(model, name)
+    scale_attention(model, base)
+    return model
+
+
+def _check(width: int, base_width: int, parametrization: str, initial: str, rules: Mapping[str, str]) -> None:
+    for name, value in (("width", width), ("base_width", base_width)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
+    for what, choice, known in (
+        ("parametrization", parametrization, ("mup", "sp")),
+        ("initial", initial, ("own", "kept")),
+        *((f"rule for {pattern!r}:", kind, FORCED) for pattern, kind in rules.items()),
+    ):
+        if choice not in known:
+            raise ValueError(f"Unknown {what} {choice!r}. Known: {', '.join(known)}.")
+
+
+# --- which dimensions grow -------------------------------------------------------------------------------------------
+
+
+def _shape_models(
+    make_model: Callable[[int], nn.Module], base_width: int, seed: int | None
+) -> tuple[nn.Module, nn.Module]:
+    """The model at base width, with weights, and at twice that, with shapes at least; no random number is missed afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        if seed is not None:
+            torch.default_generator.manual_seed(seed)
+        base = make_model(base_width)
+        try:
+            with torch.device("meta"):
+                return base, make_model(2 * base_width)
+        except Exception:  # a constructor that reads numbers from a tensor, say
+            return base, make_model(2 * base_width)
+
+
+def _infshapes(model: nn.Module, base: nn.Module, wider: nn.Module, base_width: int) -> dict[str, InfShape]:
+    """Each parameter's shape, and the base dimension of each dimension that grows; by the parameter's first name."""
+    own, at_base, at_twice = ({n: tuple(p.shape) for n, p in m.named_parameters()} for m in (model, base, wider))
+    for other, where in ((at_base, base_width), (at_twice, 2 * base_width)):
+        if odd := sorted(own.keys() ^ other.keys()):
+            raise BaseShapesError(
+                f"make_model gives other parameters at width {where}: {', '.join(odd[:5])} are there or not. Width may change "
+                "their shapes alone, not their number or names."
+            )
+    found = {}
+    for name, shape in own.items():
+        small, large = at_base[name], at_twice[name]
+        if not len(shape) == len(small) == len(large) or any(
+            s == b and d != b for d, b, s in zip(shape, small, large, strict=True)
+        ):
+            raise BaseShapesError(
+                f"{name} is {small} at width {base_width}, {large} at {2 * base_width} and {shape} in the model: a dimension "
+                "must grow with width or stay. Does make_model round widths, or take another setting from somewhere?"
+            )
+        found[name] = InfShape([InfDim(b if s != b else None, d) for d, b, s in zip(shape, small, large, strict=True)])
+    return found
+
+
+# --- what each tensor is ---------------------------------------------------------------------------------------------
+
+
+def _understood(
+    model: nn.Module, shapes: Mapping[str, InfShape], rules: Mapping[str, str], base_width: int
+) -> dict[str, Growth]:
+    uses = uses_of(model)
+    unused = [pattern for pattern in rules if not any(fnmatchcase(name, pattern) for name in shapes)]
+    if unused:
+        raise BaseShapesError(
+            f"No parameter fits the rule {unused[0]!r}. Parameters: {', '.join(list(shapes)[:8])}, …."
+        )
+    found = {}
+    for name, shape in shapes.items():
+        forced = next((kind for pattern, kind in rules.items() if fnmatchcase(name, pattern)), None)
+        growth = _forced(name, forced, shape, uses[name]) if forced else _read(name, shape, uses[name])
+        if isinstance(growth, str):
+            small = tuple(dim.base_dim or dim.dim for dim in shape)
+            raise BaseShapesError(
+                f"{name}, {small} at width {base_width} and {tuple(shape.shape())} here: {growth} Say what it is: "
+                f'rules={{"{name}": "hidden"}}, or another of {", ".join(FORCED)}.'
+            )
+        found[name] = growth
+    return found
+
+
+def _read(name: str, shape: InfShape, uses: list[Use]) -> Growth | str:
+    """What a tensor is by its uses, or why that isn't clear."""
+    growing = [index for index, dim in enumerate(shape) if dim.isinf()]
+    if not growing:
+        return Growth("fixed", (), (), "no dimension grows")
+    sums = [use for use in uses if use.is_sum]
+    if not uses:
+        return _by_shape(shape, growing, name)
+    if not sums:
+        kind: Kind = "vector" if len(shape) == 1 else "embedding"
+        return Growth(kind, (), tuple(i for use in uses for i in use.outputs if i in growing), uses[0].why)
+    if len({(use.inputs, use.outputs) for use in sums}) > 1:
+        return f"it is used in two ways, {sums[0].why} and {sums[1].why}."
+    (use,) = sums
+    inputs, outputs = (tuple(i for i in dims if i in growing) for dims in (use.inputs, use.outputs))
+    others = [other for other in uses if not other.is_sum]
+    if others and inputs and not outputs:
+        tied = tuple(i for i in others[0].outputs if i in growing)
+        return Growth("tied", (), tied, f"{others[0].why} and {use.why}")
+    if others and inputs:
+        return f"it is used in two ways, {others[0].why} and {use.why}."
+    if left := [i for i in growing if i not in (*inputs, *outputs)]:
+        return f"its dimension {left[0]} grows and is neither fan-in nor fan-out of {use.why}."
+    return Growth("hidden" if inputs and outputs else "output" if inputs else "embedding", inputs, outputs, use.why)
+
+
+def _by_shape(shape: InfShape, growing: list[int], name: str) -> Growth | str:
+    """What a tensor is whose use isn't known: by its shape, or by a name that says that it is added to something."""
+    own_name = name.rpartition(".")[2]
+    if all(dim.isinf() or dim.dim == 1 for dim in shape) and len(growing) == 1:
+        return Growth("embedding", (), tuple(growing), "all its other dimensions are 1")
+    if len(growing) == 2 and shape[growing[0]].width_mult() == shape[growing[1]].width_mult():
+        return Growth("hidden", (growing[0],), (growing[1],), "two dimensions grow alike")
+    if len(growing) == 1 and any(word in own_name for word in ADDED):
+        return Growth("embedding", (), tuple(growing), f"its name, {own_name}")
+    return "how its module uses it isn't known, and the shape alone doesn't tell fan-in from fan-out."
+
+
+def _forced(name: str, kind: str, shape: InfShape, uses: list[Use]) -> Growth | str:
+    growing = tuple(index for index, dim in enumerate(shape) if dim.isinf())
+    why = "a rule"
+    match kind:
+        case "fixed":
+            return Growth("fixed", (), (), why)
+        case "embedding" | "vector" | "tied":
+            return Growth(kind, (), growing, why)
+        case "output":
+            return Growth("output", growing, (), why)
+    read = _read(name, shape, [use for use in uses if use.is_sum])
+    if not isinstance(read, str) and read.inputs:
+        return Growth("hidden", read.inputs, read.outputs, why)
+    if len(growing) == 1:
+        return Growth("hidden", growing, (), why)
+    if len(shape) == 3 and growing == (1, 2):  # stacked matrices, [count, in, out] as for torch.bmm
+        return Growth("hidden", (1,), (2,), why)
+    return "which of its dimensions is the fan-in isn't known."
+
+
+def _attach(parameter: Tensor, shape: InfShape, growth: Growth) -> None:
+    parameter.infshape, parameter.mup_growth = shape, growth  # type: ignore[attr-defined]
+
+
+# --- initial weights -------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def _scale_initial_weights(model: nn.Module, base: nn.Module, base_width: int) -> None:
+    """Multiply each tensor so that its size has grown since the base width as its kind asks."""
+    parameters = dict(model.named_parameters())
+    growths = {name: growth_of(parameter)[0] for name, parameter in parameters.items()}
+    powers = sorted({g**-p for g in growths.values() if g != 1.0 for p in (0.5, 1.0)} | {1.0})
+    for name, at_base in base.named_parameters():
+        parameter = parameters[name]
+        if parameter.is_meta:
+            raise BaseShapesError(f"{name} is on the meta device: give weights first, and then call parametrize.")
+        wanted = growths[name] ** -_POWERS.get(_kind(parameter), 0.0)
+        factor = wanted / _own_growth(parameter, at_base, powers)
+        if factor != 1.0:
+            parameter.mul_(factor)
+
+
+_POWERS: dict[Kind, float] = {"hidden": 0.5, "output": 1.0}
+"""The power of 1/g by which the initial size goes, where it goes."""
+
+
+def _own_growth(parameter: Tensor, at_base: Tensor, powers: list[float]) -> float:
+    """By what factor the model itself made the tensor larger than at base width: the power of growth that it looks like.
+
+    Where it looks like none, as under Xavier's rule for a first layer, the factor that is measured. 1 for zeros.
+    """
+    here, there = (tensor.detach().double().square().mean().sqrt().item() for tensor in (parameter, at_base))
+    if not (0.0 < here < math.inf and 0.0 < there < math.inf):
+        return 1.0
+    measured = math.log(here / there)
+    nearest = min(powers, key=lambda power: abs(math.log(power) - measured))
+    # The relative error of a size that n normal numbers give is 1/√(2n).
+    noise = math.sqrt(0.5 / parameter.numel() + 0.5 / at_base.numel())
+    return nearest if abs(math.log(nearest) - measured) <= 4.0 * noise else here / there
+
+
+# --- tied weights ----------------------------------------------------------------------------------------------------
+
+
+def _divide_inputs_of_outputs(model: nn.Module, name: str) -> None:
+    """Put the multiplier before every module in which the tied weight `name` is an output's."""
+    weight = model.get_parameter(name)
+    outputs = outputs_of(model, weight)
+    for output in outputs:
+        divide_input(model.get_submodule(output), growth_of(weight)[1])
+    if not outputs:
+        raise BaseShapesError(
+            f"{name} is an embedding and the output's weight, but no module holds it as an output, so that there is no place "
+            "for µP's multiplier. Make one: `self.head = nn.Linear(width, n, bias=False)`, then "
+            "`self.head.weight = self.embedding.weight`."
+        )
+
+
+def _kind(parameter: Tensor) -> Kind:
+    kind: Kind = parameter.mup_growth.kind  # type: ignore[attr-defined]
+    return kind
