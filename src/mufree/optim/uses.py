@@ -160,18 +160,26 @@ def _read_source(cls: type) -> dict[str, tuple[_Reading, ...]]:
     if cls.__module__.startswith("torch.") or issubclass(cls, mup.MuReadout):
         return {}
     found: dict[str, list[_Reading]] = {}
+    overridden: set[str] = set()
     for base in cls.__mro__:
-        if base is nn.Module or base.__module__.startswith("torch.") or not issubclass(base, nn.Module):
+        if not issubclass(base, nn.Module) or base.__module__.startswith("torch."):
             continue
-        try:
-            tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
-        except (OSError, TypeError, SyntaxError):  # made in a prompt, or by code
-            continue
-        for function in ast.walk(tree):
-            if isinstance(function, ast.FunctionDef) and function.name not in ("__init__", "reset_parameters"):
-                for path, reading in _Function(function).readings():
-                    found.setdefault(path, []).append(reading)
+        methods = [each for each in _methods(base) if each.name not in overridden]
+        for method in methods:
+            for path, reading in _Function(method).readings():
+                found.setdefault(path, []).append(reading)
+        overridden |= {method.name for method in methods if "super()" not in ast.unparse(method)}
     return {path: tuple(dict.fromkeys(readings)) for path, readings in found.items()}
+
+
+def _methods(cls: type) -> list[ast.FunctionDef]:
+    """The methods of a class that use what it holds; none where there is no source."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
+    except (OSError, TypeError, SyntaxError):  # made in a prompt, or by code
+        return []
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    return [each for each in functions if each.name not in ("__init__", "reset_parameters")]
 
 
 class _Function:
