@@ -1,11 +1,10 @@
 """One's own ResNet under µP with schedule-free AdamW, on made-up images: `python examples/resnet.py`."""
 
-import mup
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mufree.optim import MuAdamW_ScheduleFree, evaluating, load_checkpoint, save_checkpoint
+from mufree.optim import MuAdamW_ScheduleFree, evaluating, load_checkpoint, parametrize, save_checkpoint
 
 CLASSES, BASE_WIDTH = 4, 16
 
@@ -23,21 +22,12 @@ class Block(nn.Module):  # noqa: D101
 def resnet(width: int) -> nn.Sequential:
     """Images [B, 3, H, W] → logits [B, CLASSES]."""
     stem, pool = nn.Conv2d(3, width, 3, padding=1, bias=False), nn.AdaptiveAvgPool2d(1)
-    return nn.Sequential(
-        stem, Block(width), Block(width), pool, nn.Flatten(), mup.MuReadout(width, CLASSES, bias=False)
-    )
+    return nn.Sequential(stem, Block(width), Block(width), pool, nn.Flatten(), nn.Linear(width, CLASSES, bias=False))
 
 
-def make_model(width: int, seed: int) -> nn.Sequential:
-    """Base shapes, then initial weights."""
-    model = resnet(width)
-    mup.set_base_shapes(model, resnet(BASE_WIDTH), delta=resnet(2 * BASE_WIDTH), rescale_params=False)
-    torch.manual_seed(seed)
-    for p in model.parameters():
-        if p.ndim == 4:
-            mup.init.kaiming_normal_(p, nonlinearity="relu")
-    nn.init.zeros_(model[-1].weight)
-    return model
+def make_model(width: int, seed: int) -> nn.Module:
+    """Under µP; at `BASE_WIDTH` it is the plain model."""
+    return parametrize(resnet, width, BASE_WIDTH, seed=seed)
 
 
 def make_batch(seed: int) -> tuple[Tensor, Tensor]:

@@ -1,16 +1,19 @@
 """One's own Transformer under µP with schedule-free AdamW, on made-up text: `python examples/transformer.py`."""
 
-import mup
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mufree.optim import MuAdamW_ScheduleFree, evaluating, load_checkpoint, save_checkpoint
+from mufree.optim import MuAdamW_ScheduleFree, evaluating, load_checkpoint, parametrize, save_checkpoint
 
 VOCABULARY, CONTEXT, HEAD_DIM, BASE_WIDTH = 32, 8, 16, 32
 
 
 class Block(nn.Module):  # noqa: D101
+    head_dim = (
+        HEAD_DIM  # fixed: wider models have more heads, and the scale 1/√d of their scores is right at all widths
+    )
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
@@ -18,7 +21,6 @@ class Block(nn.Module):  # noqa: D101
         self.up, self.down = nn.Linear(width, 4 * width, bias=False), nn.Linear(4 * width, width, bias=False)
 
     def forward(self, h: Tensor) -> Tensor:  # noqa: D102
-        # Wider models have more heads: the scale 1/√HEAD_DIM is the same at all widths, as µP asks.
         q, k, v = self.qkv(self.norms[0](h)).unflatten(-1, (3, -1, HEAD_DIM)).permute(2, 0, 3, 1, 4)
         h = h + self.out(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
         return h + self.down(F.gelu(self.up(self.norms[1](h))))
@@ -26,20 +28,13 @@ class Block(nn.Module):  # noqa: D101
 
 def transformer(width: int) -> nn.Sequential:
     """Tokens [B, CONTEXT] → logits [B, CONTEXT, VOCABULARY]."""
-    readout = mup.MuReadout(width, VOCABULARY, bias=False)
-    return nn.Sequential(nn.Embedding(VOCABULARY, width), Block(width), Block(width), nn.LayerNorm(width), readout)
+    ends = nn.LayerNorm(width), nn.Linear(width, VOCABULARY, bias=False)
+    return nn.Sequential(nn.Embedding(VOCABULARY, width), Block(width), Block(width), *ends)
 
 
-def make_model(width: int, seed: int) -> nn.Sequential:
-    """Base shapes, then initial weights."""
-    model = transformer(width)
-    mup.set_base_shapes(model, transformer(BASE_WIDTH), delta=transformer(2 * BASE_WIDTH), rescale_params=False)
-    torch.manual_seed(seed)
-    for p in model.parameters():
-        if p.ndim == 2:
-            mup.init.normal_(p, std=BASE_WIDTH**-0.5)  # at base width; × m^-½ where both dimensions grow
-    nn.init.zeros_(model[-1].weight)
-    return model
+def make_model(width: int, seed: int) -> nn.Module:
+    """Under µP; at `BASE_WIDTH` it is the plain model."""
+    return parametrize(transformer, width, BASE_WIDTH, seed=seed)
 
 
 def make_batch(seed: int) -> tuple[Tensor, Tensor]:

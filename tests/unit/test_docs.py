@@ -58,7 +58,7 @@ def test_the_how_to_needs_the_library_alone_until_the_coordinate_check() -> None
     nodes = [node for tree in python for node in ast.walk(tree)]
     modules = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     modules |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
-    assert modules == {"copy", "model", "mufree.optim", "mup", "torch", "torch.nn"}
+    assert modules == {"model", "mufree.optim", "torch", "torch.nn"}
     assert "mufree " not in "".join(block for kind, block in _blocks(before) if kind == "sh")
 
 

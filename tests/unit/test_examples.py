@@ -42,7 +42,7 @@ def test_as_a_script(tmp_path: Path) -> None:
     assert (tmp_path / "resnet.pt").exists()
 
 
-@pytest.mark.parametrize(("name", "widths"), [("transformer", (64, 256)), ("resnet", (16, 64))])
+@pytest.mark.parametrize(("name", "widths"), [("transformer", (64, 256)), ("resnet", (32, 128))])
 def test_it_passes_the_coordinate_check(name: str, widths: tuple[int, int]) -> None:
     torch.manual_seed(0)
     example = runpy.run_path(str(EXAMPLES / f"{name}.py"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 
 import mup
@@ -113,3 +114,33 @@ def test_a_time_constant_below_a_step_is_an_error(time_constant: float) -> None:
     _, optimizer = make()
     with pytest.raises(ValueError, match="at least 1, got"):
         WeightAverage(optimizer, time_constant)
+
+
+def test_without_batches_a_batchnorm_model_warns_once_and_a_batch_may_bring_targets() -> None:
+    model, optimizer = make()
+    average = WeightAverage(optimizer, time_constant=4)
+    for _ in trajectory(model, optimizer, 3):
+        average.update()
+    with pytest.warns(UserWarning, match="collected at the weights themselves"), average.evaluating(model):
+        model(INPUTS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with average.evaluating(model):
+            model(INPUTS)
+        again = WeightAverage(optimizer, time_constant=4)
+        with again.evaluating(model, [(INPUTS, torch.zeros(32))]):
+            torch.testing.assert_close(model[1].running_mean, model[0](INPUTS).mean(0))
+            with again.evaluating(model):  # the statistics are those of the outer one
+                model(INPUTS)
+        with again.evaluating(model, [{"a": INPUTS}], forward=lambda model, batch: model(batch["a"])):
+            model(INPUTS)
+    assert not model[1]._forward_pre_hooks
+
+
+def test_another_model_is_an_error() -> None:
+    _, optimizer = make()
+    with (
+        pytest.raises(ValueError, match="AdamW has no parameter of this Sequential"),
+        WeightAverage(optimizer, 4).evaluating(make()[0]),
+    ):
+        pass

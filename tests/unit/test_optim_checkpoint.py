@@ -173,6 +173,7 @@ def test_other_base_shapes_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="size mismatch"):
         load_checkpoint(tmp_path / "c.pt", wider)
     partial = net()
+    optimizer = VARIANTS["AdamW"](partial.parameters())
     del partial.hidden.weight.infshape
     with pytest.raises(BaseShapesError, match=r"hidden\.weight"):
         save_checkpoint(tmp_path / "d.pt", partial, optimizer)

@@ -345,7 +345,7 @@ def test_averaging_weights_do_not_see_the_multiplier(name: str, r: float, weight
     assert averaging[0] == pytest.approx(by_hand, rel=1e-9)
     assert averaging[1] == pytest.approx(by_hand, rel=1e-9)
     # the control: what is no constant factor is seen
-    groups[0]["lr"] *= 3
+    dict.__setitem__(groups[0], "lr", 3 * groups[0]["lr"])  # past what keeps the groups in ratio
     step(optimizer, case, at_y)
     new = [group["weight_sum"] for group in groups]
     seen = [(n - s[-1]) / n for n, s in zip(new, sums, strict=True)]
@@ -429,12 +429,46 @@ def test_subclasses_take_the_rule_of_their_class() -> None:
         MuSGD_ScheduleFree(kinds().parameters(), MyScheduleFree)
 
 
+class Lion(torch.optim.Optimizer):
+    """Any optimizer that torch hasn't."""
+
+    def __init__(self, params: Any, lr: float = 1e-3) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": 0.0})
+
+
+class MyAdamW(torch.optim.AdamW):
+    pass
+
+
+def made_by_muon(groups: Any, **settings: Any) -> torch.optim.Optimizer:
+    return torch.optim.Muon(groups, **settings)
+
+
+@pytest.mark.parametrize(
+    ("impl", "family"),
+    [
+        (torch.optim.NAdam, None),
+        (torch.optim.Adagrad, None),
+        (MyAdamW, None),
+        (functools.partial(torch.optim.AdamW, amsgrad=True), None),
+        (Lion, "adam"),
+        (lambda groups, lr: Lion(groups, lr), "adam"),
+    ],
+)
+def test_muadamw_takes_what_scales_as_adam_does(impl: Any, family: Any) -> None:
+    rates = [group["lr"] for group in MuAdamW(kinds().parameters(), impl, family=family, lr=0.5).param_groups]
+    assert rates == [0.5, 0.5 / M]
+
+
 def test_what_cannot_scale_with_width_is_refused_with_the_reason() -> None:
     model = kinds()
     plain = torch.optim.SGD(model.parameters(), lr=0.1)
     scaled = torch.optim.SGD(mup_param_groups(model.parameters(), lr=0.1, family="sgd"), lr=0.1)
     l2 = torch.optim.Adam(mup_param_groups(model.parameters(), lr=0.1, weight_decay=0.1))
     silent = [{"params": model.parameters(), "silent_sgd_phase": False}]
+    once = MuAdamW_ScheduleFree(model.parameters())
+    closure = MuSGD_ScheduleFree(model.parameters(), schedulefree.SGDScheduleFreeClosure)
+    p = model.hidden.weight
     inside = "adds weight_decay · weight to the gradient"
     refused: list[tuple[str, Callable[..., Any], Any, dict[str, Any]]] = [
         ("without normalising", MuRAdam_ScheduleFree, model.parameters(), {"silent_sgd_phase": False}),
@@ -444,7 +478,7 @@ def test_what_cannot_scale_with_width_is_refused_with_the_reason() -> None:
         (f"RMSprop {inside}", MuScheduleFreeWrapper, model.parameters(), {"base": RMSprop, "weight_decay": 0.1}),
         (f"Adam {inside}", MuScheduleFreeWrapper, l2, {}),
         ("first steps without", MuAdamW, model.parameters(), {"impl": torch.optim.RAdam}),
-        ("base 'RAdam' scale isn't known", MuScheduleFreeWrapper, [], {"base": torch.optim.RAdam}),
+        ("first steps without", MuScheduleFreeWrapper, [], {"base": torch.optim.RAdam}),
         (
             "first steps without",
             MuScheduleFreeWrapper,
@@ -452,6 +486,30 @@ def test_what_cannot_scale_with_width_is_refused_with_the_reason() -> None:
             {"base": torch.optim.RAdam, "family": "adam"},
         ),
         ("aren't µP's", MuScheduleFreeWrapper, plain, {}),
+        ("AdamWScheduleFree is schedule-free already", MuScheduleFreeWrapper, once, {}),
+        ("SGDScheduleFreeClosure is schedule-free already", MuScheduleFreeWrapper, closure, {}),
+        ("ScheduleFreeWrapper is schedule-free already", MuScheduleFreeWrapper, MuScheduleFreeWrapper([p]), {}),
+        (
+            "AdamWScheduleFree is schedule-free already",
+            MuScheduleFreeWrapper,
+            [p],
+            {"base": schedulefree.AdamWScheduleFree, "family": "adam"},
+        ),
+        (
+            "ScheduleFreeWrapper is schedule-free already",
+            MuScheduleFreeWrapper,
+            [p],
+            {"base": lambda groups, lr: schedulefree.ScheduleFreeWrapper(RMSprop(groups)), "family": "adam", "lr": 0.1},
+        ),
+        ("'Muon' orthogonalises its steps.* MuMuon does it", MuAdamW, [p], {"impl": torch.optim.Muon}),
+        ("'Muon' orthogonalises", MuAdamW, [p], {"impl": torch.optim.Muon, "family": "adam"}),
+        ("'Muon' orthogonalises", MuAdamW, [p], {"impl": made_by_muon, "family": "adam"}),
+        ("'Muon' orthogonalises", MuScheduleFreeWrapper, [p], {"base": torch.optim.Muon, "family": "adam"}),
+        ("'Muon' orthogonalises", MuScheduleFreeWrapper, torch.optim.Muon(mup_param_groups([p], lr=0.1)), {}),
+        ("steps of impl 'Lion' scale isn't known: give family='adam'", MuAdamW, [p], {"impl": Lion}),
+        ("steps of impl '<lambda>' scale isn't known", MuAdamW, [p], {"impl": lambda groups, **_: Lion(groups)}),
+        ("steps of impl 'Adafactor' scale isn't known", MuAdamW, [p], {"impl": torch.optim.Adafactor}),
+        ("those like 'SGD' otherwise", MuAdamW, [p], {"impl": functools.partial(torch.optim.SGD, momentum=0.9)}),
         ("made already: lr", MuScheduleFreeWrapper, scaled, {"lr": 0.1}),
         ("torch's SGD or a subclass, got impl 'AdamW'", MuSGD, model.parameters(), {"impl": torch.optim.AdamW}),
         ("those like 'SGD' otherwise", MuAdamW, model.parameters(), {"impl": torch.optim.SGD}),

@@ -368,7 +368,7 @@ def test_attention_whose_scale_is_not_found_is_named() -> None:
         UserWarning, match=r"0 \(ByHand\) has heads whose dimension grows by 4, and the scale .* isn't found"
     ):
         parametrize(lambda w: nn.Sequential(ByHand(w)), WIDTH, BASE)
-    with pytest.warns(UserWarning, match=r"0 \(OneHead\) has attention in its code, but no attribute"):
+    with pytest.warns(UserWarning, match=r"0 \(OneHead\) has attention in its code, but no attribute `head_dim`"):
         parametrize(lambda w: nn.Sequential(OneHead(w)), WIDTH, BASE)
 
 

@@ -12,8 +12,8 @@ Needs torch, mup and schedulefree alone.
 `parametrization` has the table of what µP scales. A model with base shapes from `mup.set_base_shapes` will do as well; the
 order is then base shapes, initialisation, optimizer.
 
-Weight decay follows a rule for each variant (`VARIANTS`; docs/weight-decay.md derives them). Adam's ε is best at 1e-12:
-gradients shrink as 1/m, and the packages' 1e-8 bites in wide networks.
+`MuMuon` has a rule of its own (`muon`). Weight decay follows a rule for each variant (`VARIANTS`; docs/weight-decay.md derives
+them). Adam's ε is best at 1e-12: gradients shrink as 1/m, and the packages' 1e-8 bites in wide networks.
 """
 
 from mufree.optim.averaging import WeightAverage
@@ -45,7 +45,9 @@ from mufree.optim.groups import (
     lr_multiplier,
     mup_param_groups,
 )
+from mufree.optim.muon import MuMuon, muon_multiplier
 from mufree.optim.parametrization import parametrize
+from mufree.optim.rates import set_lr
 from mufree.optim.schedules import warmup_factor
 
 __all__ = [
@@ -58,6 +60,7 @@ __all__ = [
     "Growth",
     "MuAdamW",
     "MuAdamW_ScheduleFree",
+    "MuMuon",
     "MuRAdam_ScheduleFree",
     "MuSGD",
     "MuSGD_ScheduleFree",
@@ -77,10 +80,12 @@ __all__ = [
     "load_base_shapes",
     "load_checkpoint",
     "lr_multiplier",
+    "muon_multiplier",
     "mup_param_groups",
     "parametrize",
     "recompute_batchnorm",
     "save_base_shapes",
     "save_checkpoint",
+    "set_lr",
     "warmup_factor",
 ]

@@ -58,7 +58,7 @@ def scale_attention(model: nn.Module, base: nn.Module) -> None:
             if _looks_like_attention(module) and not any(
                 _looks_like_attention(m) or _heads(m) for m in _inside(module)
             ):
-                _warn(name, module, "has attention in its code, but no attribute that tells its number of heads")
+                _warn(name, module, "has attention in its code, but no attribute `head_dim` or `num_heads`")
         elif growth != 1.0:
             _scale(name, module, at_base, growth)
 
@@ -120,7 +120,7 @@ def _growth_of_heads(module: nn.Module, at_base: nn.Module) -> float | None:
 
 
 def _whole(module: nn.Module, at_base: nn.Module, attribute: str) -> tuple[int, int] | None:
-    here, there = (vars(m).get(attribute) for m in (module, at_base))
+    here, there = (getattr(m, attribute, None) for m in (module, at_base))
     return (here, there) if isinstance(here, int) and isinstance(there, int) and min(here, there) > 0 else None
 
 

@@ -14,7 +14,17 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from mufree.optim.evaluation import _flags_kept, recompute_batchnorm, weights_at_x, weights_of
+from mufree.optim.batches import Forward
+from mufree.optim.evaluation import (
+    batchnorm_layers,
+    batchnorm_watched,
+    check_covered,
+    flags_kept,
+    recompute_batchnorm,
+    training_snapshot,
+    weights_at_x,
+    weights_of,
+)
 
 EMA_SHARE = 0.1
 """The time constant of the study's average, as a share of the run's steps."""
@@ -56,16 +66,29 @@ class WeightAverage:
         torch._foreach_copy_(self.average, state["average"])
 
     @contextmanager
-    def evaluating(self, model: nn.Module, batches: Iterable[Any] | None = None) -> Iterator[None]:
+    def evaluating(
+        self, model: nn.Module, batches: Iterable[Any] | None = None, forward: Forward | None = None
+    ) -> Iterator[None]:
         """Put the average into the model, and the model into eval mode; afterwards everything has the bits it had.
 
-        `batches` are model inputs, by which BatchNorm's statistics are computed anew at the average
-        (`evaluation.recompute_batchnorm`): those that training collected belong to the raw weights. Stepping is refused inside.
+        `batches` are model inputs, by which BatchNorm's statistics are computed anew at the average, and `forward` runs the
+        model on one that it doesn't take as it is (`evaluation.recompute_batchnorm`): those that training collected belong to
+        the raw weights. Without them, a BatchNorm layer that is evaluated warns, once. Stepping is refused inside.
+
+        Raises ValueError when the optimizer has no parameter of the model.
         """
-        with _flags_kept(model), weights_at_x(self.optimizer, model):
+        check_covered([self.optimizer], model)
+        inner = training_snapshot(self.optimizer) is not None
+        with flags_kept(model), weights_at_x(self.optimizer, model):
             with torch.no_grad():
                 torch._foreach_copy_(weights_of(self.optimizer), self.average)
             if batches is not None:
-                recompute_batchnorm(model, batches)
-            model.eval()
-            yield
+                recompute_batchnorm(model, batches, forward)
+            with batchnorm_watched(
+                self,
+                [] if inner or batches is not None else batchnorm_layers(model),
+                "A model with BatchNorm is evaluated at the average of the weights with statistics that were collected at the "
+                "weights themselves. Give evaluating(model, batches) some training inputs, to compute them anew.",
+            ):
+                model.eval()
+                yield

@@ -7,15 +7,25 @@ import pickle
 import re
 import zipfile
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mufree.optim.base_shapes import attach_base_shapes, base_shapes_of, plain_name, written
-from mufree.optim.evaluation import set_train_mode, training_snapshot, weights_at_x, weights_of
+from mufree.optim.evaluation import (
+    Optimizers,
+    check_covered,
+    listed,
+    set_train_mode,
+    snapshots_at_x,
+    training_snapshot,
+    weights_at_x,
+    weights_of,
+)
 
 FORMAT = "mufree checkpoint 1"
 
@@ -24,8 +34,11 @@ class CheckpointError(ValueError):
     """A file is no checkpoint of ours, or one of another model or optimizer."""
 
 
-def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, optimizer: Optimizer, **extra: Any) -> None:
+def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, optimizer: Optimizers, **extra: Any) -> None:
     """Write model, optimizer and `extra` to a file that `load_checkpoint` resumes from, to the bit.
+
+    Several optimizers that share the model's parameters among them are given as a list. One that was left out and is at y is
+    warned of, once, if it was made here.
 
     Works in either mode and inside `evaluating`, and changes neither the model nor the optimizer. The file replaces one of
     the same name only when it is complete. It is a dict that `torch.load(path, weights_only=True)` reads:
@@ -33,6 +46,7 @@ def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, optimizer: O
       - "model": the model's state dict at x, for inference. Its buffers are those of the moment: BatchNorm's statistics are
         those that training collected at y, or, if one saves inside `evaluating(optimizer, model, batches)`, those at x;
       - "optimizer": the optimizer's state dict, in eval mode as fits x, which the plain schedulefree optimizer can load too;
+        of several optimizers, a list of theirs;
       - "training": what the two above lack: the mode, the weights and the buffers with which training goes on. y can't be
         had from x and z to the bit;
       - "base_shapes": as `base_shapes_of` gives them, or empty for a model without;
@@ -40,26 +54,31 @@ def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, optimizer: O
         schedule or a gradient scaler, random states (`torch.get_rng_state()`; a model with dropout needs them to resume).
 
     Names are those of the bare model, without what torch.compile or DDP put before them. Under DDP let one process
-    save. Raises CheckpointError for an `extra` that only pickle could load, and for sharded weights (FSDP2).
+    save. Raises CheckpointError for an `extra` that only pickle could load, and for sharded weights (FSDP2), and ValueError for
+    an optimizer that has no parameter of the model.
     """
     if any(hasattr(p, "device_mesh") for p in model.parameters()):
         raise CheckpointError(
             "The model's weights are sharded over processes, and this would save one's share. Use torch.distributed.checkpoint."
         )
-    with weights_at_x(optimizer, model), written(path) as temporary:
+    optimizers = listed(optimizer)
+    check_covered(optimizers, model)
+    with ExitStack() as at_x:
+        for each in optimizers:
+            at_x.enter_context(weights_at_x(each, model))
+        temporary = at_x.enter_context(written(path))
         state = {plain_name(model, name): value for name, value in model.state_dict().items()}
-        continued = training_snapshot(optimizer)  # inside `evaluating`, that of its beginning
-        assert continued is not None
-        kept = {id(buffer): value for _, _, buffer, value in continued.buffers}
+        continued = [training_snapshot(each) for each in optimizers]  # inside `evaluating`, those of its beginning
+        kept = {id(buffer): value for taken in reversed(snapshots_at_x()) for _, _, buffer, value in taken.buffers}
         buffers = {plain_name(model, name): kept.get(id(buffer), buffer) for name, buffer in model.named_buffers()}
         content = {
             "format": FORMAT,
             "model": state,
-            "optimizer_type": _type_name(optimizer),
-            "optimizer": optimizer.state_dict(),
+            "optimizer_type": _one_or_all([_type_name(each) for each in optimizers]),
+            "optimizer": _one_or_all([each.state_dict() for each in optimizers]),
             "training": {
-                "train_mode": continued.train_mode,
-                "weights": continued.weights,
+                "train_mode": _one_or_all([taken.train_mode for taken in continued if taken]),
+                "weights": _one_or_all([taken.weights for taken in continued if taken]),
                 "buffers": {name: value for name, value in buffers.items() if name in state},
             },
             "base_shapes": base_shapes_of(model) if any(hasattr(p, "infshape") for p in model.parameters()) else {},
@@ -77,39 +96,63 @@ def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, optimizer: O
 
 
 def load_checkpoint(
-    path: str | os.PathLike[str], model: nn.Module, optimizer: Optimizer | None = None
+    path: str | os.PathLike[str], model: nn.Module, optimizer: Optimizers | None = None
 ) -> dict[str, Any]:
     """Load a checkpoint and return its `extra`.
 
-    Without an optimizer the model gets x. With one, both continue as those that were saved: in the same mode, so that
+    Without an optimizer the model gets x. With one, or a list of those that were saved, in their order, all continue as they
+    were: in the same mode, so that
     `optimizer.train()` before the next step does no harm and is needed if the checkpoint was made in eval mode. The model's
     own train or eval flags are left alone. A model without base shapes gets those of the checkpoint.
 
     Raises FileNotFoundError; CheckpointError for a file that is damaged or not ours, or whose model, optimizer or base shapes
     are others, after which part of it may be loaded; RuntimeError inside `evaluating`, which would put the weights back.
     """
-    if optimizer is not None and training_snapshot(optimizer) is not None:
+    optimizers = [] if optimizer is None else listed(optimizer)
+    if any(training_snapshot(each) is not None for each in optimizers):
         raise RuntimeError(
             "load_checkpoint inside `with evaluating(...)`, which would undo it. Leave the context first."
         )
     content = read_checkpoint(Path(path))
-    if optimizer is not None and _type_name(optimizer) != content["optimizer_type"]:
-        raise CheckpointError(
-            f"{path} is of a {content['optimizer_type']}, but the optimizer is a {_type_name(optimizer)}"
-        )
+    saved = _saved_optimizers(content)
+    types, here = [each.type_name for each in saved], [_type_name(each) for each in optimizers]
+    if optimizers and types != here:
+        raise CheckpointError(f"{path} is of a {' and a '.join(types)}, but the optimizer is a {' and a '.join(here)}")
     _check_base_shapes(model, content["base_shapes"], path)
     names = {plain_name(model, name): name for name in model.state_dict()}
     try:
         model.load_state_dict({names.get(name, name): value for name, value in content["model"].items()})
-        if optimizer is not None:
-            optimizer.load_state_dict(content["optimizer"])
-            _resume(model, optimizer, content["training"])
+        if optimizers:
+            for each, its in zip(optimizers, saved, strict=True):
+                each.load_state_dict(its.state)
+                _resume(each, its)
+            _restore_buffers(model, content["training"]["buffers"])
     except (RuntimeError, ValueError) as error:
         raise CheckpointError(f"{path} does not fit this model and optimizer: {error}") from error
     if content["base_shapes"]:
         attach_base_shapes(model, content["base_shapes"])
     extra: dict[str, Any] = content["extra"]
     return extra
+
+
+class _Saved(NamedTuple):
+    """One optimizer in a checkpoint."""
+
+    type_name: str
+    state: dict[str, Any]
+    train_mode: bool | None
+    weights: list[Tensor]
+
+
+def _saved_optimizers(content: Mapping[str, Any]) -> list[_Saved]:
+    training = content["training"]
+    parts = content["optimizer_type"], content["optimizer"], training["train_mode"], training["weights"]
+    return [_Saved(*each) for each in zip(*parts, strict=True)] if isinstance(parts[0], list) else [_Saved(*parts)]
+
+
+def _one_or_all(values: list[Any]) -> Any:
+    """A list for several optimizers; the value for one, as in files from when there was only one."""
+    return values[0] if len(values) == 1 else values
 
 
 def _type_name(optimizer: Optimizer) -> str:
@@ -155,12 +198,16 @@ def _check_base_shapes(model: nn.Module, shapes: Mapping[str, Any], path: str | 
 
 
 @torch.no_grad()
-def _resume(model: nn.Module, optimizer: Optimizer, training: Mapping[str, Any]) -> None:
-    set_train_mode(optimizer, training["train_mode"])
-    for parameter, value in zip(weights_of(optimizer), training["weights"], strict=True):
+def _resume(optimizer: Optimizer, saved: _Saved) -> None:
+    set_train_mode(optimizer, saved.train_mode)
+    for parameter, value in zip(weights_of(optimizer), saved.weights, strict=True):
         if parameter.shape != value.shape:  # copy_ would broadcast
             raise ValueError("the optimizer has its parameters in another order")
         parameter.copy_(value)
+
+
+@torch.no_grad()
+def _restore_buffers(model: nn.Module, values: Mapping[str, Tensor]) -> None:
     buffers = {plain_name(model, name): buffer for name, buffer in model.named_buffers()}
-    for name, value in training["buffers"].items():
+    for name, value in values.items():
         buffers[name].copy_(value)

@@ -13,7 +13,10 @@ import schedulefree
 from schedulefree import AdamWScheduleFree, RAdamScheduleFree, ScheduleFreeWrapper, SGDScheduleFree
 from torch.optim import SGD, AdamW, Optimizer
 
-from mufree.optim.groups import Decay, EpsScale, Family, Names, Params, check_settings, mup_param_groups, number
+from mufree.optim.evaluation import averages, remember
+from mufree.optim.groups import Decay, EpsScale, Family, Names, Params, check_settings, number
+from mufree.optim.muon import MuMuon
+from mufree.optim.scaled import Scaling, keep_scaled
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ def MuAdamW(  # noqa: N802 (the name that mup gives it)
     impl: type[Optimizer] = AdamW,
     decoupled_wd: bool = False,
     *,
+    family: Family | None = None,
     lr: float = 1e-3,
     eps_scale: EpsScale = "none",
     names: Names | None = None,
@@ -95,17 +99,22 @@ def MuAdamW(  # noqa: N802 (the name that mup gives it)
 ) -> Optimizer:
     """AdamW, or another ordinary Adam-like `impl` that decays by lr · weight_decay, with µP's groups.
 
+    `impl` is one of `BASE_FAMILIES` that is "adam" there, a subclass or a partial of one, or, with `family="adam"`, any class
+    or function that makes an optimizer whose steps have a size free of the gradient's, entry by entry.
     `decoupled_wd=False` keeps lr · weight_decay the same at all widths; True leaves weight_decay as it is given. `eps_scale`
-    and `names` are those of `mup_param_groups`. Raises `ValueError` for schedule-free classes, which have constructors of
-    their own, and for weight decay with an optimizer that puts it into the gradient, as torch's Adam does.
+    and `names` are those of `mup_param_groups`.
+
+    Raises `ValueError` for schedule-free classes and for Muon, which have constructors of their own, for a class that isn't
+    known when no family is given, and for weight decay with an optimizer that puts it into the gradient, as torch's Adam does.
     """
     if name := _known_as(impl, VARIANTS):
         raise ValueError(
             f"MuAdamW takes ordinary optimizers, got impl {name!r}. {VARIANTS[name].constructor} takes it."
         )
-    if (name := _known_as(impl, BASE_FAMILIES)) and BASE_FAMILIES[name] != "adam":
+    _check_class(impl)
+    if (family or _family_of(impl, "impl")) != "adam":
         raise ValueError(
-            f"MuAdamW takes Adam-like optimizers; µP scales those like {name!r} otherwise. MuSGD takes it."
+            f"MuAdamW takes Adam-like optimizers; µP scales those like {_name(impl)!r} otherwise. MuSGD takes it."
         )
     optimizer: Optimizer = _build(
         impl, params, "adam", _rule("coupled", decoupled_wd), eps_scale, names, lr=lr, **kwargs
@@ -210,9 +219,9 @@ def MuScheduleFreeWrapper(  # noqa: N802 (as MuAdamW_ScheduleFree)
     """Any optimizer made schedule-free, with µP's groups; returns a schedulefree wrapper, which is no torch `Optimizer`.
 
     `params` are parameters, for which `base(groups, lr=..., **kwargs)` makes the optimizer, or an optimizer that has µP's
-    groups already: from `MuAdamW`, or any with `mup_param_groups`. `base` is a torch class or a function; `family` says how
-    its steps scale, and needs saying where it isn't one of `BASE_FAMILIES`. `momentum`, `r` and `weight_lr_power` are the
-    wrapper's; a base with momentum of its own is given as `functools.partial(SGD, momentum=0.9)`. The base's
+    groups already: from `MuAdamW` or `MuMuon`, or any with `mup_param_groups`. `base` is a torch class or a function; `family`
+    says how its steps scale, and needs saying where it isn't one of `BASE_FAMILIES`. `momentum`, `r` and `weight_lr_power` are
+    the wrapper's; a base with momentum of its own is given as `functools.partial(SGD, momentum=0.9)`. The base's
     `weight_decay` acts at z and is scaled with width as elsewhere.
 
     The wrapper puts z into the base's state before the base has made its own, for which most of torch's optimizers (Adam,
@@ -223,7 +232,7 @@ def MuScheduleFreeWrapper(  # noqa: N802 (as MuAdamW_ScheduleFree)
       - for a base that puts weight decay into the gradient and normalises it (Adam, RMSprop, …), when there is any, and for
         torch's RAdam, whose first steps aren't normalised;
       - for tensors that `ScheduleFreeWrapper` can't swap bytewise (no dimension, or a last stride other than 1);
-      - for an optimizer whose groups `mup_param_groups` didn't make.
+      - for an optimizer whose groups `mup_param_groups` didn't make, and for one that is schedule-free already.
 
     A learning rate of 0 in the first step divides by zero inside the wrapper: start a warm-up above 0.
     """
@@ -236,6 +245,7 @@ def MuScheduleFreeWrapper(  # noqa: N802 (as MuAdamW_ScheduleFree)
             "with width group by group. Use weight_decay of the base optimizer (at z), or MuAdamW_ScheduleFree or "
             "MuSGD_ScheduleFree, which decay at y."
         )
+    _check_not_averaging(params)
     if isinstance(params, Optimizer):
         optimizer = params
         if kwargs or names is not None:
@@ -246,9 +256,13 @@ def MuScheduleFreeWrapper(  # noqa: N802 (as MuAdamW_ScheduleFree)
             raise ValueError(
                 "The base optimizer's groups aren't µP's: give mup_param_groups(...) to it, or use MuAdamW."
             )
+    elif base is MuMuon:
+        optimizer = MuMuon(params, decoupled_wd, names=names, **kwargs)
     else:
+        _check_class(base)
         rule = _rule(variant.decay, decoupled_wd)
-        optimizer = _build(base, params, family or _family_of(base), rule, "none", names, **kwargs)
+        optimizer = _build(base, params, family or _family_of(base, "base"), rule, "none", names, **kwargs)
+    _check_not_averaging(optimizer)
     _check_steps(optimizer)
     tensors = [tensor for group in optimizer.param_groups for tensor in group["params"]]
     if issubclass(impl, ScheduleFreeWrapper) and (odd := [t for t in tensors if t.dim() == 0 or t.stride(-1) != 1]):
@@ -257,7 +271,12 @@ def MuScheduleFreeWrapper(  # noqa: N802 (as MuAdamW_ScheduleFree)
             "dimension, and a last stride of 1. Use impl=ScheduleFreeWrapperReference."
         )
     _let_base_make_its_state(optimizer)
-    return impl(optimizer, **own)
+    keep_scaled(optimizer, None)
+    wrapped = impl(optimizer, **own)
+    # The Reference writes this into the groups there are, and reads it in those that are added later.
+    optimizer.defaults["weight_decay_at_y"] = 0.0
+    remember(wrapped)
+    return wrapped
 
 
 def _known_as(made: Any, table: Container[str]) -> str | None:
@@ -299,10 +318,10 @@ def _build(
     weight_decay = kwargs.pop("weight_decay", 0.0)
     lr = kwargs.pop("lr", _default(make, "lr"))
     eps = kwargs.get("eps", _default(make, "eps"))
-    groups = mup_param_groups(
-        params, lr=lr, weight_decay=weight_decay, family=family, decay=decay, eps=eps, eps_scale=eps_scale, names=names
-    )
-    return make(groups, **({} if lr is None else {"lr": lr}), **kwargs)
+    scaling = Scaling(lr, weight_decay, family, decay, eps, eps_scale)
+    optimizer = make(scaling(params, names), **({} if lr is None else {"lr": lr}), **kwargs)
+    keep_scaled(optimizer, scaling)
+    return optimizer
 
 
 def _default(make: Callable[..., Any], name: str) -> Any:
@@ -314,22 +333,44 @@ def _rule(scaled: Decay, decoupled_wd: bool) -> Decay:
     return "independent" if decoupled_wd else scaled
 
 
-def _family_of(base: Callable[..., Optimizer]) -> Family:
-    made = base.func if isinstance(base, partial) else base
-    if name := _known_as(made, BASE_FAMILIES):
+def _made_by(make: Callable[..., Any]) -> Callable[..., Any]:
+    return make.func if isinstance(make, partial) else make
+
+
+def _name(make: Callable[..., Any]) -> str:
+    return str(getattr(_made_by(make), "__name__", repr(make)))
+
+
+def _family_of(make: Callable[..., Any], called: str) -> Family:
+    if name := _known_as(_made_by(make), BASE_FAMILIES):
         return BASE_FAMILIES[name]
     raise ValueError(
-        f"How steps of base {getattr(made, '__name__', repr(made))!r} scale isn't known: give family='adam' if it normalises "
-        "the gradient entry by entry, family='sgd' if its steps are proportional to the gradient."
+        f"How steps of {called} {_name(make)!r} scale isn't known: give family='adam' if it normalises the gradient entry by "
+        "entry or takes its sign, as Lion does, and family='sgd' if its steps are proportional to the gradient."
     )
 
 
-def _check_steps(optimizer: Optimizer) -> None:
-    if _known_as(type(optimizer), ("RAdam",)):
+def _check_not_averaging(base: Any) -> None:
+    # A wrapper is no Optimizer, but has one.
+    if hasattr(base, "base") or (isinstance(base, Optimizer) and averages(base)):
+        raise ValueError(f"{type(base).__name__} is schedule-free already: use it as it is.")
+
+
+def _check_class(make: Callable[..., Any]) -> None:
+    """Raise for classes that no family fits, whatever is said."""
+    if _known_as(_made_by(make), ("Muon",)):
+        raise ValueError(
+            f"{_name(make)!r} orthogonalises its steps: neither Adam's rule nor SGD's scales them. MuMuon does it by their own."
+        )
+    if _known_as(_made_by(make), ("RAdam",)):
         raise ValueError(
             "torch's RAdam takes its first steps without normalising the gradient, with the learning rates that µP gives to "
             "normalised steps. Use MuRAdam_ScheduleFree, or AdamW with a warm-up."
         )
+
+
+def _check_steps(optimizer: Optimizer) -> None:
+    _check_class(type(optimizer))
     if _known_as(type(optimizer), BASE_FAMILIES) not in _DECAY_INSIDE_THE_GRADIENT:
         return
     for group in optimizer.param_groups:
@@ -351,8 +392,8 @@ def _let_base_make_its_state(base: Optimizer) -> None:
                 state.clear()
 
     def restore(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        for parameter, averages in held.items():
-            optimizer.state[parameter].update(averages)
+        for parameter, own in held.items():
+            optimizer.state[parameter].update(own)
         held.clear()
 
     base.register_step_pre_hook(hide)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -15,6 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
+
+from mufree.optim.batches import Forward, run_on
+
+Optimizers = Optimizer | Sequence[Optimizer]
+"""The one that trains a model, or those that share its parameters among them."""
 
 
 def is_schedule_free(optimizer: Optimizer) -> bool:
@@ -28,21 +33,31 @@ def is_schedule_free(optimizer: Optimizer) -> bool:
 class evaluating(AbstractContextManager[None]):  # noqa: N801 (used like a function)
     """`with evaluating(optimizer, model):` puts the model in eval mode and a schedule-free optimizer's weights at x.
 
-    `batches` are model inputs, by which BatchNorm's statistics are computed anew at x (`recompute_batchnorm`): those that
-    training collected belong to y. Without them, a BatchNorm layer that is evaluated at x warns, once for each optimizer.
-    Where nothing has been averaged, that is with other optimizers, this is `model.eval()` and `batches` is not read.
+    Several optimizers that share the model's parameters among them are given as a list. One that was left out and is at y is
+    warned of, once, if it was made here.
+
+    `batches` are model inputs, such as a data loader gives (`recompute_batchnorm`, which `forward` is for too), by which
+    BatchNorm's statistics are computed anew at x: those that training collected belong to y. Without them, a BatchNorm layer
+    that is evaluated at x warns, once for each optimizer. Where nothing has been averaged, that is with other optimizers,
+    this is `model.eval()` and `batches` is not read.
 
     Afterwards, also after an exception, everything has the bits it had: weights, buffers, each module's train or eval flag
     and the optimizer's mode. (The optimizers' own `eval()` and `train()` interpolate there and back, which changes bits, so
     that how often one looks would change what is trained.) Costs a copy of weights and buffers while it lasts.
 
     Contexts nest. Raises RuntimeError when one context object is entered a second time, when the optimizer steps inside, and
-    when the optimizer's groups are in different modes.
+    when the optimizer's groups are in different modes; ValueError when an optimizer has no parameter of the model.
     """
 
-    def __init__(self, optimizer: Optimizer, model: nn.Module, batches: Iterable[Any] | None = None) -> None:
+    def __init__(
+        self,
+        optimizer: Optimizers,
+        model: nn.Module,
+        batches: Iterable[Any] | None = None,
+        forward: Forward | None = None,
+    ) -> None:
         self._entered = False
-        self._context = _evaluating(optimizer, model, batches)
+        self._context = _evaluating(listed(optimizer), model, batches, forward)
 
     def __enter__(self) -> None:
         if self._entered:
@@ -60,46 +75,60 @@ class evaluating(AbstractContextManager[None]):  # noqa: N801 (used like a funct
 
 
 @contextmanager
-def _evaluating(optimizer: Optimizer, model: nn.Module, batches: Iterable[Any] | None) -> Iterator[None]:
-    with _flags_kept(model):
-        if not _averages(optimizer):
+def _evaluating(
+    optimizers: list[Optimizer], model: nn.Module, batches: Iterable[Any] | None, forward: Forward | None
+) -> Iterator[None]:
+    check_covered(optimizers, model)
+    averaging = [optimizer for optimizer in optimizers if averages(optimizer)]
+    if not averaging:
+        with flags_kept(model):
             model.eval()
             yield
-            return
-        unwarned = batches is None and training_snapshot(optimizer) is None and optimizer not in _WARNED
-        with weights_at_x(optimizer, model):
-            if batches is not None:
-                recompute_batchnorm(model, batches)
-            with _batchnorm_watched(optimizer, _batchnorm_layers(model) if unwarned else []):
-                model.eval()
-                yield
+        return
+    with flags_kept(model), ExitStack() as at_x:
+        inner = any(training_snapshot(optimizer) is not None for optimizer in averaging)
+        for optimizer in averaging:
+            at_x.enter_context(weights_at_x(optimizer, model))
+        if batches is not None:
+            recompute_batchnorm(model, batches, forward)
+        with batchnorm_watched(
+            averaging[0],
+            [] if inner or batches is not None else batchnorm_layers(model),
+            "A model with BatchNorm is evaluated at x with statistics that were collected at y. Give evaluating(optimizer, "
+            "model, batches) some training inputs, to compute them anew.",
+        ):
+            model.eval()
+            yield
 
 
 @torch.no_grad()
-def recompute_batchnorm(model: nn.Module, batches: Iterable[Any]) -> None:
-    """Set BatchNorm's running statistics to the mean over `batches` (model inputs) at the weights as they are.
+def recompute_batchnorm(model: nn.Module, batches: Iterable[Any], forward: Forward | None = None) -> None:
+    """Set BatchNorm's running statistics to the mean over `batches` at the weights as they are.
+
+    A batch is a tensor, a tuple or list that begins with one, such as (inputs, targets), or a dict of inputs by name; for
+    others, `forward(model, batch)` runs the model (`batches.run_on`).
 
     Everything but BatchNorm is in eval mode meanwhile, as it will be when the statistics are used: dropout would blur them,
     and draw random numbers that training would then miss. Frozen layers, those in eval mode while `model` is in train mode,
     are left alone; in a model that is itself in eval mode, none counts as frozen. Modes are left as they were. A model
     without BatchNorm isn't run at all.
 
-    Raises ValueError if there are layers to compute and no batch.
+    Raises ValueError if there are layers to compute and no batch, and TypeError for batches of another kind.
     """
-    layers = _batchnorm_layers(model)
+    layers = batchnorm_layers(model)
     if not layers:
         return
     momenta = [layer.momentum for layer in layers]
     count = 0
-    with _flags_kept(model):
+    with flags_kept(model):
         model.eval()
         try:
             for layer in layers:
                 layer.train()
                 layer.reset_running_stats()
                 layer.momentum = None  # a cumulative mean
-            for inputs in batches:
-                model(inputs)
+            for batch in batches:
+                run_on(model, batch, forward)
                 count += 1
         finally:
             for layer, momentum in zip(layers, momenta, strict=True):
@@ -162,6 +191,11 @@ def training_snapshot(optimizer: Optimizer) -> Snapshot | None:
     return _AT_X.get(optimizer)
 
 
+def snapshots_at_x() -> list[Snapshot]:
+    """All that hold just now, the outermost first."""
+    return list(_AT_X.values())
+
+
 @contextmanager
 def weights_at_x(optimizer: Optimizer, model: nn.Module) -> Iterator[None]:
     """Put the weights of an averaging optimizer at x; restore weights, buffers and mode to the bit. Stepping is refused."""
@@ -190,6 +224,54 @@ def _drop_copies_of_weights(model: nn.Module) -> None:
         reshard = getattr(module, "reshard", None)
         if callable(reshard) and hasattr(module, "unshard"):
             reshard()
+
+
+def listed(optimizers: Optimizers) -> list[Optimizer]:
+    """One or several as a list. Raises ValueError for none, and for one that is given twice."""
+    found = list(optimizers) if isinstance(optimizers, list | tuple) else [optimizers]
+    if not found or len({id(optimizer) for optimizer in found}) < len(found):
+        raise ValueError(f"Give one optimizer, or several different ones in a list, got {len(found)} of them.")
+    return found  # type: ignore[return-value]  # a sequence is a list or a tuple
+
+
+# The schedule-free optimizers that were made here, and those that a warning has named.
+_MADE: WeakSet[Any] = WeakSet()
+_NAMED: WeakSet[Any] = WeakSet()
+
+
+def remember(optimizer: Any) -> None:
+    """Let `check_covered` know of a schedule-free optimizer."""
+    _MADE.add(optimizer)
+
+
+def check_covered(optimizers: Sequence[Optimizer], model: nn.Module) -> None:
+    """Raise ValueError for an optimizer that has no parameter of the model; warn, once, of another that keeps some at y.
+
+    That a parameter belongs to none of the optimizers says nothing: it may not be trained. One that another schedule-free
+    optimizer has moved stays at y, whatever is done with those that were given.
+    """
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    given = {id(parameter) for optimizer in optimizers for parameter in weights_of(optimizer)}
+    for optimizer in optimizers:
+        if not any(id(parameter) in names for parameter in weights_of(optimizer)):
+            raise ValueError(
+                f"The {type(optimizer).__name__} has no parameter of this {type(model).__name__}: it was made for another "
+                "model, or for the one that this is a copy of."
+            )
+    for other in set(_MADE) - set(_NAMED) - set(optimizers):
+        moved = {id(p) for p in weights_of(other) if p.requires_grad and "z" in other.state.get(p, ())}
+        left = [name for key, name in names.items() if key in moved - given]
+        if left and _at_y(other):
+            _NAMED.add(other)
+            warnings.warn(
+                f"These parameters are at y, as another {type(other).__name__} trains them: {', '.join(left[:5])}"
+                f"{' and others' if len(left) > 5 else ''}. Give both optimizers, in a list.",
+                stacklevel=4,
+            )
+
+
+def _at_y(optimizer: Any) -> bool:
+    return bool(getattr(optimizer, "train_mode", any(group.get("train_mode") for group in optimizer.param_groups)))
 
 
 def weights_of(optimizer: Optimizer) -> list[Tensor]:
@@ -254,7 +336,7 @@ def _step_refused(optimizer: Optimizer) -> Iterator[None]:
 
 
 @contextmanager
-def _flags_kept(model: nn.Module) -> Iterator[None]:
+def flags_kept(model: nn.Module) -> Iterator[None]:
     """Give every module its train or eval flag back: `model.train()` would unfreeze frozen layers."""
     flags = [(module, module.training) for module in model.modules()]
     try:
@@ -264,12 +346,13 @@ def _flags_kept(model: nn.Module) -> Iterator[None]:
             module.training = flag
 
 
-def _averages(optimizer: Optimizer) -> bool:
+def averages(optimizer: Optimizer) -> bool:
+    """Whether an optimizer averages its weights, in whichever way."""
     # The closure variants have no modes, but they too train BatchNorm at y and are evaluated at x.
     return is_schedule_free(optimizer) or "weight_sum" in optimizer.param_groups[0]
 
 
-def _batchnorm_layers(model: nn.Module) -> list[_BatchNorm]:
+def batchnorm_layers(model: nn.Module) -> list[_BatchNorm]:
     """The layers whose running statistics training moves; in a model in eval mode, where flags say nothing, all."""
     return [
         module
@@ -280,24 +363,21 @@ def _batchnorm_layers(model: nn.Module) -> list[_BatchNorm]:
     ]
 
 
-_WARNED: WeakSet[Optimizer] = WeakSet()
+_WARNED: WeakSet[Any] = WeakSet()
 
 
 @contextmanager
-def _batchnorm_watched(optimizer: Optimizer, layers: Iterable[_BatchNorm]) -> Iterator[None]:
-    """Warn when one of the layers runs in eval mode within; not at once, since one may put the model in train mode again."""
+def batchnorm_watched(owner: Any, layers: Iterable[_BatchNorm], said: str) -> Iterator[None]:
+    """Warn when one of the layers runs in eval mode within, once for each owner of an average; not at once, since one may put
+    the model in train mode again."""
 
     def warn(layer: nn.Module, _inputs: Any) -> None:
-        if layer.training or optimizer in _WARNED:
+        if layer.training or owner in _WARNED:
             return
-        _WARNED.add(optimizer)
-        warnings.warn(
-            "A model with BatchNorm is evaluated at x with statistics that were collected at y. Give evaluating(optimizer, "
-            "model, batches) some training inputs, to compute them anew.",
-            stacklevel=2,
-        )
+        _WARNED.add(owner)
+        warnings.warn(said, stacklevel=2)
 
-    handles = [layer.register_forward_pre_hook(warn) for layer in layers]
+    handles = [layer.register_forward_pre_hook(warn) for layer in layers if owner not in _WARNED]
     try:
         yield
     finally:

@@ -41,6 +41,17 @@ class Growth:
 def growth_of(parameter: Tensor) -> tuple[float, float]:
     """By what factors the fan-in and the fan-out of a tensor have grown since the base width; 1.0 where they don't.
 
+    Raises `BaseShapesError` as `growing_of` does.
+    """
+    inputs, outputs = growing_of(parameter)
+    infshape = parameter.infshape  # type: ignore[attr-defined]
+    fan_in, fan_out = (math.prod(float(infshape[i].width_mult()) for i in dims) for dims in (inputs, outputs))
+    return fan_in, fan_out
+
+
+def growing_of(parameter: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The dimensions of a tensor that grow with width: those of its fan-in, and those of its fan-out.
+
     Read from `mup_growth`, as `parametrize` leaves it, else from the shape alone as mup's conventions have it: [out, in, …] for
     linear layers and convolutions, [count, in, out] for stacked matrices, and two dimensions of which one grows for a look-up,
     a first layer, or mup's readout, whose multiplier stands for its fan-in.
@@ -54,9 +65,7 @@ def growth_of(parameter: Tensor) -> tuple[float, float]:
             "mup.set_base_shapes(model, base, delta=...) first, then initialise, then make the optimizer."
         )
     growth: Growth | None = getattr(parameter, "mup_growth", None)
-    inputs, outputs = (growth.inputs, growth.outputs) if growth else _by_convention(parameter, infshape)
-    fan_in, fan_out = (math.prod(float(infshape[i].width_mult()) for i in dims) for dims in (inputs, outputs))
-    return fan_in, fan_out
+    return (growth.inputs, growth.outputs) if growth else _by_convention(parameter, infshape)
 
 
 def _by_convention(parameter: Tensor, infshape: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -116,7 +125,8 @@ def mup_param_groups(
     weight decay or other keys of their own, which are kept. Each input group becomes one group for each multiplier among
     its parameters, in order of first appearance; none is empty. Frozen parameters (`requires_grad=False`) are kept, as
     torch keeps them, and a parameter that occurs twice in a group (tied weights) is kept once, under its first name.
-    Numbers become plain floats. Every new group also holds its `lr_multiplier`, for `describe`.
+    Numbers become plain floats. Every new group also holds its `lr_multiplier` and the index of the input group that it was
+    `split_from`.
 
     `decay` says what becomes of the weight decay where the learning rate is multiplied by c:
       - "coupled", for optimizers that shrink weights by lr · weight_decay a step: weight_decay / c;
@@ -141,8 +151,8 @@ def mup_param_groups(
     name_of = None if names is None else {id(parameter): name for name, parameter in names}
     new_groups: list[dict[str, Any]] = []
     owner: dict[int, int] = {}
-    for index, group in enumerate(_as_groups(params)):
-        entries = _entries(group, name_of)
+    for index, group in enumerate(as_groups(params)):
+        given = entries(group, name_of)
         extra = {key: value for key, value in group.items() if key not in ("params", "param_names")}
         check_settings(extra)
         base_lr = number("lr", group.get("lr", lr))
@@ -151,7 +161,7 @@ def mup_param_groups(
         if decay == "none" and base_decay != 0.0:
             raise ValueError(f"decay='none' and weight_decay={base_decay:g} contradict each other; drop one of them.")
         split: dict[tuple[float, float], dict[str, Any]] = {}
-        for name, parameter in entries:
+        for name, parameter in given:
             if (first := owner.setdefault(id(parameter), index)) != index:
                 raise ValueError(
                     f"{_called(name, parameter)} is in groups {first} and {index}. Tied weights are one parameter: leave it "
@@ -168,6 +178,7 @@ def mup_param_groups(
                     "lr": base_lr * factor,
                     "weight_decay": base_decay / factor ** DECAY_POWERS[decay],
                     "lr_multiplier": factor,
+                    "split_from": index,
                 }
                 split[factor, eps_factor] = extra | scaled
                 if eps_scale == "gradient":
@@ -265,7 +276,8 @@ def _short(value: float | None) -> str:
     return "–" if value is None else f"{float(value):.4g}"
 
 
-def _as_groups(params: Params) -> list[dict[str, Any]]:
+def as_groups(params: Params) -> list[dict[str, Any]]:
+    """What a torch optimizer takes, as group dicts. Raises TypeError and ValueError for what it doesn't."""
     if isinstance(params, (Tensor, dict, str, nn.Module)):
         raise TypeError(
             f"params must be parameters, (name, parameter) pairs or group dicts, in a list or an iterator, got a "
@@ -292,7 +304,7 @@ def _ordered(params: Iterable[Any]) -> list[Any]:
     return list(params)
 
 
-def _entries(group: dict[str, Any], name_of: dict[int, str] | None) -> list[tuple[str | None, Tensor]]:
+def entries(group: dict[str, Any], name_of: dict[int, str] | None) -> list[tuple[str | None, Tensor]]:
     """The group's (name, parameter) pairs, each parameter once, all with a name or all without."""
     # A single tensor is a legitimate value of "params", and a generator can be read only once.
     given = [group["params"]] if isinstance(group["params"], Tensor) else _ordered(group["params"])
