@@ -7,6 +7,7 @@ keep it: in an attribute, or in the default of `scaled_dot_product_attention`, w
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import re
@@ -141,10 +142,15 @@ def _looks_like_attention(module: nn.Module) -> bool:
 
 
 def _source(module: nn.Module) -> str:
-    if type(module).__module__.startswith("torch."):
+    return _source_of(type(module))  # type: ignore[arg-type]  # nn.Module's own __hash__ misleads mypy
+
+
+@functools.cache
+def _source_of(cls: type) -> str:
+    if cls.__module__.startswith("torch."):
         return ""
     try:
-        return inspect.getsource(type(module))
+        return inspect.getsource(cls)
     except (OSError, TypeError):  # made in a prompt, or by code
         return ""
 

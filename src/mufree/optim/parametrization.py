@@ -83,7 +83,8 @@ def parametrize(
         if seed is not None:
             torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which seeds accelerators too
         model = make_model(width)
-    base, wider = _shape_models(make_model, base_width, seed)
+    scaled = initial == "own" and parametrization == "mup" and width != base_width
+    base, wider = _shape_models(make_model, base_width, seed, with_weights=scaled)
     shapes = _infshapes(model, base, wider, base_width)
     if parametrization == "sp":
         for parameter in model.parameters():
@@ -100,7 +101,7 @@ def parametrize(
     understood = _understood(model, shapes, rules or {}, base_width)
     for name, parameter in model.named_parameters():
         _attach(parameter, shapes[name], understood[name])
-    if initial == "own" and width != base_width:
+    if scaled:
         _scale_initial_weights(model, base, base_width)
     for name, growth in understood.items():
         if growth.kind == "tied":
@@ -126,18 +127,26 @@ def _check(width: int, base_width: int, parametrization: str, initial: str, rule
 
 
 def _shape_models(
-    make_model: Callable[[int], nn.Module], base_width: int, seed: int | None
+    make_model: Callable[[int], nn.Module], base_width: int, seed: int | None, with_weights: bool
 ) -> tuple[nn.Module, nn.Module]:
-    """The model at base width, with weights, and at twice that, with shapes at least; no random number is missed afterwards."""
+    """The model at base width and at twice that, for their shapes; the first with weights, too, if asked for.
+
+    No random number is missed afterwards.
+    """
     with torch.random.fork_rng(devices=[]):
         if seed is not None:
             torch.default_generator.manual_seed(seed)
-        base = make_model(base_width)
-        try:
-            with torch.device("meta"):
-                return base, make_model(2 * base_width)
-        except Exception:  # a constructor that reads numbers from a tensor, say
-            return base, make_model(2 * base_width)
+        base = make_model(base_width) if with_weights else _on_meta(make_model, base_width)
+        return base, _on_meta(make_model, 2 * base_width)
+
+
+def _on_meta(make_model: Callable[[int], nn.Module], width: int) -> nn.Module:
+    """The model without memory for its weights, or with, if its constructor reads numbers from a tensor."""
+    try:
+        with torch.device("meta"):
+            return make_model(width)
+    except Exception:  # what a constructor raises there is of any kind; a true fault is raised again
+        return make_model(width)
 
 
 def _infshapes(model: nn.Module, base: nn.Module, wider: nn.Module, base_width: int) -> dict[str, InfShape]:
