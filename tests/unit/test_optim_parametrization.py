@@ -216,6 +216,72 @@ def test_a_seed_gives_the_same_weights_and_leaves_the_random_state() -> None:
     assert all(torch.equal(p, q) for p, q in zip(first.parameters(), second.parameters(), strict=True))
 
 
+def quantized(weight: Tensor) -> Tensor:
+    return weight.round(decimals=3)
+
+
+class Scaled(nn.Module):
+    """A weight of which the forward pass makes another before it uses it."""
+
+    def __init__(self, width: int, n_out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(n_out, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class Gained(Scaled):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight * 0.1)
+
+
+class Quantized(Scaled):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, quantized(self.weight))
+
+
+class Named(Scaled):
+    def forward(self, x: Tensor) -> Tensor:
+        weight = -self.weight / 2
+        return x @ weight.T
+
+
+class Keyword(Scaled):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, weight=self.weight.to(x.dtype), bias=None)
+
+
+class Both(Scaled):
+    """Encodes and decodes by one matrix."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight) @ self.weight
+
+
+class Masked(Scaled):
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * self.weight) @ x
+
+
+@pytest.mark.parametrize("cls", [Gained, Quantized, Named, Keyword])
+def test_what_becomes_of_a_weight_before_it_is_used_does_not_hide_its_use(cls: type[Scaled]) -> None:
+    hidden = parametrize(lambda w: cls(w, 2 * w), WIDTH, BASE, seed=0).weight
+    assert (hidden.mup_growth.kind, growth_of(hidden)) == ("hidden", (M, M))
+    output = parametrize(lambda w: cls(w, 3), WIDTH, BASE, seed=0).weight
+    assert (output.mup_growth.kind, growth_of(output)) == ("output", (M, 1))
+
+
+def test_two_uses_are_one_where_they_scale_alike_and_else_said() -> None:
+    assert growth_of(parametrize(lambda w: Both(w, w), WIDTH, BASE, seed=0).weight) == (M, M)
+    with pytest.raises(BaseShapesError, match=r"weight, \(3, 16\).* used in two ways, `F\.linear.* and `F\.linear"):
+        parametrize(lambda w: Both(w, 3), WIDTH, BASE)
+    with pytest.raises(
+        BaseShapesError, match=r"two of its dimensions grow, and all that is known .* `x \* self\.weight`"
+    ):
+        parametrize(lambda w: Masked(w, w), WIDTH, BASE)
+
+
 # --- tied weights and multipliers ------------------------------------------------------------------------------------
 
 

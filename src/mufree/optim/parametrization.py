@@ -207,21 +207,38 @@ def _read(name: str, shape: InfShape, uses: list[Use]) -> Growth | str:
     if not uses:
         return _by_shape(shape, growing, name)
     if not sums:
-        kind: Kind = "vector" if len(shape) == 1 else "embedding"
-        return Growth(kind, (), tuple(i for use in uses for i in use.outputs if i in growing), uses[0].why)
-    if len({(use.inputs, use.outputs) for use in sums}) > 1:
-        return f"it is used in two ways, {sums[0].why} and {sums[1].why}."
-    (use,) = sums
+        return _entry_by_entry(shape, uses, growing)
+    read = [_summed(use, growing) for use in sums]
+    if error := next((each for each in read if isinstance(each, str)), None):
+        return error
+    (growth, *others) = [each for each in read if isinstance(each, Growth)]
+    if any(_factors(shape, other) != _factors(shape, growth) for other in others):
+        return f"it is used in two ways, {growth.why} and {others[0].why}."
+    entrywise = [use for use in uses if not use.is_sum]
+    if not entrywise or not growth.inputs:
+        return growth
+    if not growth.outputs:
+        tied = tuple(i for i in entrywise[0].outputs if i in growing)
+        return Growth("tied", (), tied, f"{entrywise[0].why} and {growth.why}")
+    return f"it is used in two ways, {entrywise[0].why} and {growth.why}."
+
+
+def _summed(use: Use, growing: list[int]) -> Growth | str:
     inputs, outputs = (tuple(i for i in dims if i in growing) for dims in (use.inputs, use.outputs))
-    others = [other for other in uses if not other.is_sum]
-    if others and inputs and not outputs:
-        tied = tuple(i for i in others[0].outputs if i in growing)
-        return Growth("tied", (), tied, f"{others[0].why} and {use.why}")
-    if others and inputs:
-        return f"it is used in two ways, {others[0].why} and {use.why}."
     if left := [i for i in growing if i not in (*inputs, *outputs)]:
         return f"its dimension {left[0]} grows and is neither fan-in nor fan-out of {use.why}."
     return Growth("hidden" if inputs and outputs else "output" if inputs else "embedding", inputs, outputs, use.why)
+
+
+def _entry_by_entry(shape: InfShape, uses: list[Use], growing: list[int]) -> Growth | str:
+    if len(growing) > 1 and not any(len(use.outputs) < len(shape) for use in uses):
+        return f"two of its dimensions grow, and all that is known of its use is {uses[0].why}."
+    outputs = tuple(i for i in growing if any(i in use.outputs for use in uses))
+    return Growth("vector" if len(shape) == 1 else "embedding", (), outputs, uses[0].why)
+
+
+def _factors(shape: InfShape, growth: Growth) -> tuple[float, ...]:
+    return tuple(math.prod(shape[i].width_mult() for i in dims) for dims in (growth.inputs, growth.outputs))
 
 
 def _by_shape(shape: InfShape, growing: list[int], name: str) -> Growth | str:

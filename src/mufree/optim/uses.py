@@ -196,29 +196,33 @@ class _Function:
                 for reading in self._used(node, turned=False, follow=True):
                     yield path, reading
 
-    def _used(self, node: ast.expr, *, turned: bool, follow: bool) -> Iterator[_Reading]:
-        """How an expression that stands for the tensor is used, `turned` if its last two dimensions are swapped."""
+    def _used(self, node: ast.expr, *, turned: bool, follow: bool, mixed: bool = False) -> Iterator[_Reading]:
+        """How an expression that stands for the tensor is used.
+
+        `turned` if its last two dimensions are swapped, `mixed` if something was added or multiplied, so that it may stand for
+        activations by now: only where a weight is expected does it still tell of the tensor.
+        """
         parent = self.parent.get(node)
         match parent:
             case ast.Subscript() if parent.value is node:
-                yield from self._used(parent, turned=turned, follow=follow)
+                yield from self._used(parent, turned=turned, follow=follow, mixed=mixed)
             case ast.Attribute(attr=name) if name in _TURNED or name in _PASSED_THROUGH or name in _ENTRY_BY_ENTRY:
                 call = self.parent.get(parent)
                 outer = call if isinstance(call, ast.Call) and call.func is parent else parent
                 if name in _ENTRY_BY_ENTRY:
-                    yield _entry_by_entry(outer)
+                    yield from self._mixed(outer, turned, follow)
                 else:
-                    yield from self._used(outer, turned=turned ^ (name in _TURNED), follow=follow)
-            case ast.BinOp(op=ast.MatMult()):
+                    yield from self._used(outer, turned=turned ^ (name in _TURNED), follow=follow, mixed=mixed)
+            case ast.BinOp(op=ast.MatMult()) if parent.right is node or not mixed:
                 yield _reading(("matmul", int(parent.right is node)), turned, parent)
-            case ast.BinOp(op=ast.Add() | ast.Sub() | ast.Mult() | ast.Div()) | ast.AugAssign():
+            case ast.BinOp(op=ast.Add() | ast.Sub() | ast.Mult() | ast.Div()):
+                yield from self._mixed(parent, turned, follow)
+            case ast.AugAssign():
                 yield _entry_by_entry(parent)
             case ast.UnaryOp():
-                yield from self._used(parent, turned=turned, follow=follow)
-            case ast.Call() if _called(parent) in _ENTRYWISE and parent.args[:1] == [node]:
-                yield from self._used(parent, turned=turned, follow=follow)
-            case ast.Call():
-                yield from self._in_call(node, parent, turned)
+                yield from self._used(parent, turned=turned, follow=follow, mixed=mixed)
+            case ast.Call() if node in parent.args:
+                yield from self._in_call(node, parent, turned, follow, mixed)
             case ast.keyword(arg="weight"):
                 call = self.parent[parent]
                 assert isinstance(call, ast.Call)
@@ -231,20 +235,25 @@ class _Function:
             case ast.Assign(targets=[ast.Name(id=name)]) if follow:
                 for other in ast.walk(self.tree):
                     if isinstance(other, ast.Name) and other.id == name and isinstance(other.ctx, ast.Load):
-                        yield from self._used(other, turned=turned, follow=False)
+                        yield from self._used(other, turned=turned, follow=False, mixed=mixed)
 
-    def _in_call(self, node: ast.expr, call: ast.Call, turned: bool) -> Iterator[_Reading]:
-        if node not in call.args:
-            return
+    def _mixed(self, outcome: ast.expr, turned: bool, follow: bool) -> Iterator[_Reading]:
+        """Added or multiplied entry by entry; as a weight if what comes out of that is used as one."""
+        as_weight = list(self._used(outcome, turned=turned, follow=follow, mixed=True))
+        yield from as_weight or [_entry_by_entry(outcome)]
+
+    def _in_call(self, node: ast.expr, call: ast.Call, turned: bool, follow: bool, mixed: bool) -> Iterator[_Reading]:
         name, place = _called(call), call.args.index(node)
-        if (name, place) in _SUMS:
+        if (name, place) in _SUMS and not (mixed and place == 0):
             yield _reading((name, place), turned, call)
         elif (name, place) in _TABLES:
             yield _Reading((), (-1,), f"`{_text(call)}`")
-        elif name == "einsum":
+        elif name == "einsum" and not mixed:
             yield from _einsum(call, place)
         elif name in _ENTRY_BY_ENTRY:
-            yield _entry_by_entry(call)
+            yield from self._mixed(call, turned, follow)
+        else:  # quantize(weight), say, of which only its use as a weight tells anything
+            yield from self._used(call, turned=turned, follow=follow, mixed=mixed or name not in _ENTRYWISE)
 
 
 def _reading(key: tuple[str, int], turned: bool, where: ast.AST) -> _Reading:
