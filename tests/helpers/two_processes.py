@@ -1,6 +1,6 @@
 """One of two processes that train under DDP and FSDP2 with gloo on CPUs: `python two_processes.py RANK FOLDER`.
 
-Writes `ddp.pt` and `fsdp.pt` (rank 0), dicts of what happened.
+Writes `ddp.pt`, `fsdp.pt` and `unedited.pt` (rank 0), dicts of what happened.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from mufree.optim import (
     attach_base_shapes,
     base_shapes_of,
     evaluating,
+    parametrize,
     save_checkpoint,
 )
 
@@ -128,10 +129,51 @@ def fsdp(rank: int, folder: Path) -> dict[str, Any]:
     return result
 
 
+class Unedited(nn.Module):
+    """A tied weight, with its multiplier in a hook, and attention whose head dimension grows, with its scale in another."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(8, width)
+        self.attention = nn.MultiheadAttention(width, 2, batch_first=True)
+        self.head = nn.Linear(width, 8)
+        self.head.weight = self.tokens.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        h = self.tokens(tokens)
+        logits: Tensor = self.head(h + self.attention(h, h, h, need_weights=False)[0])
+        return logits
+
+
+def unedited() -> dict[str, Tensor]:
+    """Outputs at x of the same training alone, under DDP and under FSDP2; each process has the whole batch."""
+    from torch.distributed.fsdp import fully_shard
+
+    def sharded(model: nn.Module) -> nn.Module:
+        shapes = base_shapes_of(model)
+        fully_shard(model)
+        attach_base_shapes(model, shapes)
+        return model
+
+    tokens = torch.arange(8).view(2, 4)
+    outputs = {}
+    for name, wrapped in (("alone", nn.Sequential), ("ddp", nn.parallel.DistributedDataParallel), ("fsdp", sharded)):
+        model = wrapped(parametrize(Unedited, 32, 8, seed=0).double())
+        optimizer = optimizer_for(model)
+        optimizer.train()
+        for _ in range(STEPS):
+            model(tokens).flip(0).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        with evaluating(optimizer, model), torch.no_grad():
+            outputs[name] = model(tokens)
+    return outputs
+
+
 def main(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    for name, run in (("ddp", lambda: ddp(rank, folder)), ("fsdp", lambda: fsdp(rank, folder))):
+    for name, run in (("ddp", lambda: ddp(rank, folder)), ("fsdp", lambda: fsdp(rank, folder)), ("unedited", unedited)):
         try:
             result = run()
         except Exception:

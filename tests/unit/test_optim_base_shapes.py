@@ -255,3 +255,10 @@ def test_two_processes_with_fsdp2_are_one(two: Path, one: dict[str, Any]) -> Non
     assert (one["output"] - one["output_y"]).abs().max() > 1e-4
     assert "sharded" in result["save"]
     assert not (two / "sharded.pt").exists()
+
+
+def test_an_unedited_model_is_the_same_under_ddp_and_fsdp2(two: Path) -> None:
+    result = torch.load(two / "unedited.pt", weights_only=True)
+    assert "error" not in result, result["error"]
+    for name in ("ddp", "fsdp"):
+        torch.testing.assert_close(result[name], result["alone"], rtol=0, atol=1e-9)
