@@ -27,6 +27,7 @@ resource_scopes:
 
 wildcard_constraints:
     study=STUDY.name,
+    folder="|".join(DRAWN),
     task="|".join(STUDY.tasks),
     method="|".join(STUDY.all_methods),
     widths=r"\d+(_\d+)*",
@@ -44,42 +45,43 @@ rule all:
     """The report of the study, as PDF and as a page, with its tables and figures."""
     default_target: True
     input:
-        expand("results/{study}/report.{kind}", study=STUDY.name, kind=["pdf", "html"]),
+        f"results/{STUDY.name}/report.pdf",
+        f"results/{STUDY.name}/report.html",
         f"results/{STUDY.name}/first_look/{FIRST_TASK}.loss_vs_lr.png",
 
 
 rule sweeps:
     """All runs, without analysing them."""
     input:
-        expand("results/{study}/rows.parquet", study=STUDY.name),
+        f"results/{STUDY.name}/rows.parquet",
 
 
 rule shard:
     """The sweeps of one part of the study (`--config shard=2/4`), for one of several allocations."""
     input:
-        [rows_of(sweep) for sweep in MY_SWEEPS],
+        sweep_files("rows", MY_SWEEPS),
 
 
 rule figures:
     """All figures, without the report."""
     input:
-        expand(
-            "results/{study}/figures/{task}.{figure}.pdf",
-            study=STUDY.name,
-            task=STUDY.tasks,
-            figure=FIGURES,
-        ),
+        [f"results/{STUDY.name}/figures/{stem}.pdf" for stem in stems(STUDY.tasks)],
 
 
 onstart:
-    cores = parallel_jobs()
     shell(
-        "mufree plan {STUDY_FILE:q} --device {DEVICE} --store results/{STUDY.name}/runs --cores {cores}"
+        "mufree plan {STUDY_FILE:q} --device {ASKED.device} --store results/{STUDY.name}/runs --cores {CORES}"
     )
 
 
 onsuccess:
-    report_usage()
+    # How well the cores were used, if anything was trained on a known number of them.
+    timings = Path(f"results/{STUDY.name}/timings.parquet")
+    cores = workflow.resource_settings.cores
+    if cores and timings.exists() and timings.stat().st_mtime > STARTED:
+        shell(
+            "mufree usage --timings {timings:q} --store results/{STUDY.name}/runs --since {STARTED} --cores {cores}"
+        )
 
 
 onerror:

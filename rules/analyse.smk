@@ -5,7 +5,7 @@ rule first_look:
     """Loss against rate for the first task, as soon as its runs are there."""
     input:
         source_files("first_look"),
-        rows=[rows_of(sweep) for sweep in SWEEPS.values() if sweep.task == FIRST_TASK],
+        rows=sweep_files("rows", [s for s in SWEEPS.values() if s.task == FIRST_TASK]),
         study=ancient(STUDY_FILE),
     output:
         f"results/{{study}}/first_look/{FIRST_TASK}.loss_vs_lr.png",
@@ -17,7 +17,7 @@ rule first_look:
         "../envs/mufree.yaml"
     params:
         task=FIRST_TASK,
-        device=DEVICE,
+        device=ASKED.device,
     message:
         "Draw the first figure"
     shell:
@@ -100,46 +100,46 @@ rule draw:
     """All figures of a task, each as PDF and PNG, with the numbers that it shows and what the pointer finds in it."""
     input:
         source_files("figures"),
-        rows="results/{study}/rows.parquet",
-        curves="results/{study}/curves.parquet",
-        tables=expand("results/{{study}}/tables/{table}.csv", table=TABLES),
-        study=ancient(STUDY_FILE),
+        rows="{folder}/rows.parquet",
+        curves="{folder}/curves.parquet",
+        tables=expand("{{folder}}/tables/{table}.csv", table=TABLES),
     output:
         expand(
-            "results/{{study}}/figures/{{task}}.{figure}.{kind}",
-            figure=FIGURES,
+            "{{folder}}/figures/{{task}}.{figure}.{kind}",
+            figure=OF_A_TASK,
             kind=KINDS,
         ),
     log:
-        "results/{study}/logs/figures/{task}.log",
+        "{folder}/logs/figures/{task}.log",
+    wildcard_constraints:
+        task="|".join(task for study in DRAWN.values() for task in study["tasks"]),
     conda:
         "../envs/mufree.yaml"
     params:
-        title=lambda wildcards: STUDY.tasks[wildcards.task].description,
-        names=FIGURES,
-        out=lambda wildcards: f"results/{wildcards.study}/figures",
+        title=lambda w: DRAWN[w.folder]["tasks"][w.task]["description"],
+        names=OF_A_TASK,
     message:
         "Draw the figures of {wildcards.task}"
     shell:
         "mufree figure {params.names} --task {wildcards.task:q} --title {params.title:q} --rows {input.rows:q}"
-        " --curves {input.curves:q} --tables $(dirname {input.tables[0]:q}) --out {params.out:q} 2> {log:q}"
+        " --curves {input.curves:q} --tables $(dirname {input.tables[0]:q}) --out {wildcards.folder:q}/figures 2> {log:q}"
 
 
 rule overview:
     """The figure that shows all tasks side by side."""
     input:
         source_files("overview"),
-        optima="results/{study}/tables/optima.csv",
-        rows="results/{study}/rows.parquet",
+        optima="{folder}/tables/optima.csv",
+        rows="{folder}/rows.parquet",
     output:
-        expand("results/{{study}}/figures/{figure}.{kind}", figure=OVERVIEW, kind=KINDS),
+        expand("{{folder}}/figures/{figure}.{kind}", figure=OVERVIEW, kind=KINDS),
     log:
-        "results/{study}/logs/figures/overview.log",
+        "{folder}/logs/figures/overview.log",
     conda:
         "../envs/mufree.yaml"
     params:
-        stem=lambda wildcards: f"results/{wildcards.study}/figures/{OVERVIEW}",
+        name=OVERVIEW,
     message:
         "Draw all tasks side by side"
     shell:
-        "mufree overview --optima {input.optima:q} --rows {input.rows:q} --out {params.stem:q} 2> {log:q}"
+        "mufree overview --optima {input.optima:q} --rows {input.rows:q} --out {wildcards.folder:q}/figures/{params.name} 2> {log:q}"

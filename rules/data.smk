@@ -19,7 +19,7 @@ rule prepare_data:
         runtime=30,
     params:
         dataset=lambda wildcards: DATASETS[wildcards.dataset],
-        data_dir=DATA_DIR,
+        data_dir=ASKED.data_dir,
     message:
         "Prepare data set {wildcards.dataset}"
     shell:

@@ -1,29 +1,12 @@
 """The article, from the frozen study in paper/data alone, and how a study is frozen. Nothing here trains."""
 
-# The paper's studies, by name: the one that is judged, then what was tried after its results.
-PAPER = frozen_studies("paper/data", "paper/follow_ups")
-FROZEN_FOLDERS = [folder for folder, _ in PAPER.values()] or ["paper/data"]
-# A change of any file is seen. The manifest is asked for even before there is one.
-FROZEN_FILES = [f"{FROZEN_FOLDERS[0]}/MANIFEST.json"] + [
-    path.relative_to(workflow.basedir).as_posix()
-    for folder in FROZEN_FOLDERS
-    for path in sorted((Path(workflow.basedir) / folder).rglob("*"))
-    if path.is_file() and path != Path(workflow.basedir) / "paper/data/MANIFEST.json"
-]
-PAPER_OVERVIEWS = [
-    f"results/paper/figures/{name}/{OVERVIEW}.{kind}"
-    for name in PAPER
+FROZEN_FOLDERS = list(FROZEN) or ["paper/data"]
+PAPER_FIGURES = [
+    f"{folder}/figures/{figure}.{kind}"
+    for folder, study in PAPER.items()
+    for figure in stems(study["tasks"])
     for kind in KINDS
 ]
-PAPER_FIGURES = PAPER_OVERVIEWS + [
-    f"results/paper/figures/{name}/{task}.{figure}.{kind}"
-    for name, (_, tasks) in PAPER.items()
-    for task in tasks
-    for figure in FIGURES
-    for kind in KINDS
-]
-
-
 IS_FOLLOW_UP = STUDY.name == "follow_ups"
 
 
@@ -37,16 +20,12 @@ rule freeze:
         rows=f"results/{STUDY.name}/rows.parquet",
         timings=f"results/{STUDY.name}/timings.parquet",
         provenance=f"results/{STUDY.name}/provenance.json",
-        tables=expand(
-            "results/{study}/tables/{table}.csv", study=STUDY.name, table=TABLES
-        ),
-        coordcheck=expand(
-            "results/{study}/coordcheck/{task}.parquet",
-            study=STUDY.name,
-            task=STUDY.tasks,
-        ),
+        tables=[f"results/{STUDY.name}/tables/{table}.csv" for table in TABLES],
+        coordcheck=[
+            f"results/{STUDY.name}/coordcheck/{task}.parquet" for task in STUDY.tasks
+        ],
         study=STUDY_FILE,
-        power=[f for f in [f"experiments/{STUDY.name}.power.csv"] if Path(f).exists()],
+        power=those_there(f"experiments/{STUDY.name}.power.csv"),
         hypotheses="experiments/hypotheses.yaml",
     log:
         f"results/{STUDY.name}/logs/freeze.log",
@@ -54,15 +33,17 @@ rule freeze:
         "../envs/mufree.yaml"
     params:
         # Hours of simulation, and of no study: taken along from where it was made, or from what was frozen before.
-        calibration=lambda wildcards: next(
+        calibration=lambda wildcards: option(
+            "calibration",
             (
-                f"--calibration {path}"
-                for path in ["results/calibration.csv", "paper/data/calibration.csv"]
-                if Path(path).exists() and not IS_FOLLOW_UP
+                []
+                if IS_FOLLOW_UP
+                else those_there(
+                    "results/calibration.csv", "paper/data/calibration.csv"
+                )
             ),
-            "",
         ),
-        power=lambda wildcards, input: f"--power {input.power}" if input.power else "",
+        power=lambda wildcards, input: option("power", input.power),
         store=f"results/{STUDY.name}/runs",
         out="paper/follow_ups" if IS_FOLLOW_UP else "paper/data",
     message:
@@ -79,13 +60,19 @@ rule check_frozen:
     """Frozen files are those of their manifest; what figures read of them is put beside one another."""
     input:
         source_files("recompute"),
-        FROZEN_FILES,
+        # A change of any file is seen. The manifest is asked for even before there is one.
+        f"{FROZEN_FOLDERS[0]}/MANIFEST.json",
+        [files_below(folder, "**/*") for folder in FROZEN_FOLDERS],
     output:
         verified="results/paper/verified.json",
         thawed=expand(
             "{folder}/{file}",
-            folder=[thawed(folder) for folder in FROZEN_FOLDERS],
-            file=["curves.parquet", "tables/coordcheck.csv"],
+            folder=PAPER,
+            file=[
+                "rows.parquet",
+                "curves.parquet",
+                *(f"tables/{t}.csv" for t in TABLES),
+            ],
         ),
     log:
         "results/paper/logs/check_frozen.log",
@@ -96,7 +83,7 @@ rule check_frozen:
     message:
         "Check what is frozen against its manifest"
     shell:
-        "mufree check-frozen {params.folders} --thaw results/paper/thawed --out {output.verified:q} 2> {log:q}"
+        "mufree check-frozen {params.folders} --thaw results/paper --out {output.verified:q} 2> {log:q}"
 
 
 rule recompute:
@@ -120,22 +107,16 @@ rule recompute:
         "mufree check-frozen {params.folders} --recompute --out {output:q} 2> {log:q}"
 
 
-rule paper_verdicts:
-    """The hypotheses, judged by the frozen estimates."""
+use rule verdicts as paper_verdicts with:
     input:
         source_files("verdicts"),
         verified="results/paper/verified.json",
+        estimates="paper/data/tables/estimates.csv",
+        hypotheses="paper/data/hypotheses.yaml",
     output:
         "results/paper/verdicts.csv",
     log:
         "results/paper/logs/verdicts.log",
-    conda:
-        "../envs/mufree.yaml"
-    message:
-        "Judge the hypotheses"
-    shell:
-        "mufree verdicts --estimates paper/data/tables/estimates.csv --hypotheses paper/data/hypotheses.yaml"
-        " --out {output:q} 2> {log:q}"
 
 
 rule numbers:
@@ -157,75 +138,13 @@ rule numbers:
         "mufree numbers --frozen {params.folders} --verdicts {input.verdicts:q} --out {output:q} 2> {log:q}"
 
 
-rule paper_overview:
-    """All tasks of a frozen study side by side."""
-    input:
-        source_files("overview"),
-        verified="results/paper/verified.json",
-    output:
-        expand(
-            "results/paper/figures/{{paper_study}}/{figure}.{kind}",
-            figure=OVERVIEW,
-            kind=KINDS,
-        ),
-    log:
-        "results/paper/logs/figures/{paper_study}.log",
-    wildcard_constraints:
-        paper_study="|".join(PAPER) or "none",
-    conda:
-        "../envs/mufree.yaml"
-    params:
-        frozen=lambda wildcards: PAPER[wildcards.paper_study][0],
-        stem=lambda wildcards: f"results/paper/figures/{wildcards.paper_study}/{OVERVIEW}",
-    message:
-        "Draw all tasks of {wildcards.paper_study} side by side"
-    shell:
-        "mufree overview --optima {params.frozen}/tables/optima.csv --rows {params.frozen}/rows.parquet --out {params.stem:q} 2> {log:q}"
-
-
-rule paper_figures:
-    """The figures of a task, from the frozen tables."""
-    input:
-        source_files("figures"),
-        thawed=rules.check_frozen.output.thawed,
-    output:
-        expand(
-            "results/paper/figures/{{paper_study}}/{{paper_task}}.{figure}.{kind}",
-            figure=FIGURES,
-            kind=KINDS,
-        ),
-    log:
-        "results/paper/logs/figures/{paper_study}.{paper_task}.log",
-    wildcard_constraints:
-        paper_study="|".join(PAPER) or "none",
-        paper_task="|".join(task for _, tasks in PAPER.values() for task in tasks)
-        or "none",
-    conda:
-        "../envs/mufree.yaml"
-    params:
-        frozen=lambda wildcards: PAPER[wildcards.paper_study][0],
-        thawed=lambda wildcards: thawed(PAPER[wildcards.paper_study][0]),
-        title=lambda wildcards: PAPER[wildcards.paper_study][1][wildcards.paper_task],
-        names=FIGURES,
-        out=lambda wildcards: f"results/paper/figures/{wildcards.paper_study}",
-    message:
-        "Draw the paper's figures of {wildcards.paper_task}"
-    shell:
-        "mufree figure {params.names} --task {wildcards.paper_task:q} --title {params.title:q}"
-        " --rows {params.frozen}/rows.parquet --curves {params.thawed}/curves.parquet --tables {params.thawed}/tables"
-        " --out {params.out:q} 2> {log:q}"
-
-
 rule claims:
     """Every statement of the article and of the README's answer, tested against the frozen tables."""
     input:
         "paper/paper.typ",
         "paper/answer.md",
         "README.md",
-        [
-            path.relative_to(workflow.basedir).as_posix()
-            for path in sorted((Path(workflow.basedir) / "tests/claims").glob("*.py"))
-        ],
+        files_below("tests/claims", "*.py"),
         numbers="results/paper/numbers.json",
         recomputed="results/paper/recomputed.json",
     output:
@@ -259,7 +178,7 @@ rule supplement:
     message:
         "Set the supplement"
     shell:
-        "mufree supplement --frozen {params.folders} --verdicts {input.verdicts:q} --figures results/paper/figures"
+        "mufree supplement --frozen {params.folders} --verdicts {input.verdicts:q} --figures results/paper"
         " --out {output:q} 2> {log:q}"
 
 

@@ -30,14 +30,11 @@ rule report:
         rows="results/{study}/rows.parquet",
         figures=expand(
             "results/{{study}}/figures/{figure}.{kind}",
-            figure=[
-                OVERVIEW,
-                *(f"{task}.{name}" for task in STUDY.tasks for name in FIGURES),
-            ],
+            figure=stems(STUDY.tasks),
             kind=KINDS,
         ),
         provenance="results/{study}/provenance.json",
-        verdicts=branch(STUDY.name in JUDGED, then="results/{study}/verdicts.csv"),
+        verdicts=["results/{study}/verdicts.csv"] if STUDY.name in JUDGED else [],
         study=STUDY_FILE,
     output:
         pdf="results/{study}/report.pdf",
@@ -47,9 +44,7 @@ rule report:
     conda:
         "../envs/mufree.yaml"
     params:
-        verdicts=lambda wildcards, input: (
-            f"--verdicts {input.verdicts}" if input.verdicts else ""
-        ),
+        verdicts=lambda wildcards, input: option("verdicts", input.verdicts),
     message:
         "Write the report"
     shell:

@@ -15,20 +15,24 @@ rule sweep:
         "results/{study}/logs/sweep/{task}.{method}.w{widths}.s{seeds}.log",
     benchmark:
         "results/{study}/benchmarks/sweep/{task}.{method}.w{widths}.s{seeds}.tsv"
-    priority: sweep_priority
+    priority: lambda wildcards: PRIORITIES[sweep_of(wildcards).id]
     conda:
         "../envs/mufree.yaml"
     threads: 1
     resources:
-        mem_mb=memory_of,
-        runtime=minutes_of,
-        gpu=1 if DEVICE == "cuda" else 0,
+        mem_mb=lambda wildcards, attempt: jobs.memory_to_ask(
+            sweep_of(wildcards).runs, ASKED.device, attempt
+        ),
+        runtime=lambda wildcards, attempt: jobs.minutes_to_ask(
+            sweep_of(wildcards).runs, ASKED.device, attempt, ASKED.max_minutes
+        ),
+        gpu=1 if ASKED.device == "cuda" else 0,
     params:
         sweep=lambda wildcards: sweep_of(wildcards).id,
         # Of all that can change a number, so that a new learning rate starts this sweep and no other.
         digest=lambda wildcards: sweep_of(wildcards).digest,
-        device=DEVICE,
-        engine=ENGINE,
+        device=ASKED.device,
+        engine=ASKED.engine,
     message:
         "Train {wildcards.task} {wildcards.method} widths {wildcards.widths} seeds {wildcards.seeds}"
     # exec, so that a signal that ends the job reaches the sweep, which then saves the run that it is in.
@@ -48,17 +52,27 @@ rule coordinate_check:
         "results/{study}/coordcheck/{task}.parquet",
     log:
         "results/{study}/logs/coordcheck/{task}.log",
-    priority: check_priority
+    # The gate comes before the runs: it says within a minute or two whether the implementation can be believed.
+    priority: lambda wildcards: 1500 + (jobs.FIRST_TASK if wildcards.task == FIRST_TASK else 1)
     conda:
         "../envs/mufree.yaml"
     threads: 1
     resources:
-        mem_mb=check_memory_of,
-        runtime=check_minutes_of,
+        mem_mb=lambda wildcards, attempt: jobs.memory_to_ask(
+            jobs.coordinate_check_runs(STUDY, wildcards.task), "cpu", attempt
+        ),
+        runtime=lambda wildcards, attempt: jobs.minutes_to_ask(
+            jobs.coordinate_check_runs(STUDY, wildcards.task),
+            "cpu",
+            attempt,
+            ASKED.max_minutes,
+        ),
     params:
-        task=lambda wildcards: canonical_json(STUDY.tasks[wildcards.task]),
+        task=lambda wildcards: plan.canonical_json(STUDY.tasks[wildcards.task]),
         cells=lambda wildcards: sorted(
-            (m, w) for t, m, w, _ in SWEEPS if t == wildcards.task
+            (s.method, s.labels["widths"])
+            for s in SWEEPS.values()
+            if s.task == wildcards.task
         ),
     message:
         "Coordinate check of {wildcards.task}"
@@ -71,21 +85,9 @@ rule collect:
     """Join the sweeps, and assert that they are exactly the runs planned."""
     input:
         source_files("collect"),
-        rows=expand(
-            "results/{study}/sweeps/{task}/{method}/w{widths}/s{seeds}/rows.parquet",
-            zip,
-            **CELLS,
-        ),
-        curves=expand(
-            "results/{study}/sweeps/{task}/{method}/w{widths}/s{seeds}/curves.parquet",
-            zip,
-            **CELLS,
-        ),
-        timings=expand(
-            "results/{study}/sweeps/{task}/{method}/w{widths}/s{seeds}/timings.parquet",
-            zip,
-            **CELLS,
-        ),
+        rows=sweep_files("rows"),
+        curves=sweep_files("curves"),
+        timings=sweep_files("timings"),
         study=ancient(STUDY_FILE),
     output:
         rows="results/{study}/rows.parquet",
@@ -96,7 +98,7 @@ rule collect:
     conda:
         "../envs/mufree.yaml"
     params:
-        device=DEVICE,
+        device=ASKED.device,
     message:
         "Collect the runs"
     shell:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from itertools import pairwise
@@ -13,8 +14,9 @@ import yaml
 from studies import study, with_grid, with_task
 
 from mufree.lab.train.network import make_model
-from mufree.study import jobs, plan
+from mufree.study import jobs, plan, settings
 from mufree.study.config import Study
+from mufree.study.yaml_files import StudyFileError
 
 CLUSTER = Path(__file__).parents[2] / "experiments/cluster.yaml"
 DEVICES = get_args(jobs.Device)
@@ -70,12 +72,14 @@ def test_averages_are_evaluated_twice_and_renew_the_statistics_of_batchnorm() ->
 
 
 def test_a_job_asks_for_more_time_at_each_attempt_and_never_for_more_than_the_limit() -> None:
-    hour = jobs.minutes_to_ask(3600)
-    assert hour == 60 * jobs.MARGIN
-    assert [jobs.minutes_to_ask(3600, attempt) for attempt in (1, 2, 3)] == [hour, 2 * hour, 3 * hour]
-    assert [jobs.minutes_to_ask(3600, attempt, limit=150) for attempt in (1, 2, 3)] == [hour, 150, 150]
-    assert jobs.minutes_to_ask(1) == jobs.LEAST_MINUTES
-    assert jobs.minutes_to_ask(1, limit=5) == 5
+    run = one_run()
+    hour = [run] * round((3600 - jobs.START_SECONDS) / jobs.seconds(run, "cpu"))
+    once = jobs.minutes_to_ask(hour, "cpu")
+    assert once == pytest.approx(60 * jobs.MARGIN, abs=1)
+    assert [jobs.minutes_to_ask(hour, "cpu", attempt) for attempt in (1, 2, 3)] == [once, 2 * once, 3 * once]
+    assert [jobs.minutes_to_ask(hour, "cpu", attempt, limit=150) for attempt in (1, 2, 3)] == [once, 150, 150]
+    assert jobs.minutes_to_ask([run], "cpu") == jobs.LEAST_MINUTES
+    assert jobs.minutes_to_ask([run], "cpu", limit=5) == 5
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------
@@ -106,7 +110,10 @@ def test_a_sweeps_memory_is_that_of_its_largest_run() -> None:
 
 
 def test_memory_is_asked_for_in_hundreds_and_stops_growing() -> None:
-    assert [jobs.memory_to_ask(1234.5, attempt) for attempt in (1, 2, 3, 4, 9)] == [1300, 2500, 3800, 3800, 3800]
+    run = of_model(MODELS[3], 512)
+    needed = jobs.memory_mb([run], "cpu")
+    asked = [jobs.memory_to_ask([run], "cpu", attempt) for attempt in (1, 2, 3, 4, 9)]
+    assert asked == [100 * math.ceil(times * needed / 100) for times in (1, 2, 3, 3, 3)]
 
 
 # --- dealing out -----------------------------------------------------------------------------------------------------
@@ -169,14 +176,51 @@ def test_shards_part_the_sweeps_about_evenly(device: jobs.Device, count: int) ->
     sweeps = jobs.deal(checked, runs, device)
     shards = [jobs.shard(sweeps, device, number, count) for number in range(1, count + 1)]
     assert sorted(sweep.id for shard in shards for sweep in shard) == sorted(sweep.id for sweep in sweeps)
-    loads = [sum(jobs.sweep_seconds(sweep, device) for sweep in shard) for shard in shards]
-    assert max(loads) - min(loads) <= max(jobs.sweep_seconds(sweep, device) for sweep in sweeps)
+    loads = [sum(jobs.job_seconds(sweep.runs, device) for sweep in shard) for shard in shards]
+    assert max(loads) - min(loads) <= max(jobs.job_seconds(sweep.runs, device) for sweep in sweeps)
 
 
-@pytest.mark.parametrize(("number", "count"), [(0, 2), (3, 2), (1, 0)])
-def test_a_shard_that_does_not_exist_is_an_error(number: int, count: int) -> None:
-    with pytest.raises(ValueError, match="counted from 1"):
-        jobs.shard([], "cpu", number, count)
+def test_the_first_tasks_sweeps_come_first_and_longer_ones_before_shorter() -> None:
+    plain = with_grid(widths=[16, 64], methods=["sp_adamw", "mup_adamw"])
+    plain["tasks"] = {"second": plain["tasks"]["photo"], **plain["tasks"]}
+    plain["grids"][0]["tasks"] = ["photo", "second"]
+    checked, runs = planned(plain)
+    sweeps = jobs.deal(checked, runs, "cpu")
+    found = jobs.priorities(checked, sweeps, by_value=False)
+    ordered = sorted(sweeps, key=lambda sweep: -found[sweep.id])
+    assert [(sweep.task, sweep.widths) for sweep in ordered] == [
+        (task, widths) for task in ("second", "photo") for widths in ((64,), (64,), (16,), (16,))
+    ]
+    by_value = jobs.priorities(checked, sweeps, by_value=True)
+    assert sorted(sweeps, key=lambda sweep: -by_value[sweep.id]) == jobs.most_valuable_first(checked, sweeps)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"stduy": "quickstart"}, ["stduy: unknown key", "Known: study, data_dir, device"]),
+        ({"device": "gpu"}, ["device: Input should be 'cpu' or 'cuda' (got 'gpu')"]),
+        ({"engine": "fast"}, ["engine: Input should be 'serial', 'stack' or 'auto' (got 'fast')"]),
+        ({"precision": "fp16"}, ["precision: Input should be 'float32' or 'bfloat16' (got 'fp16')"]),
+        ({"max_minutes": "1d"}, ["max_minutes: Input should be a valid integer (got '1d')"]),
+        ({"max_minutes": 0}, ["max_minutes: Input should be greater than 0 (got 0)"]),
+        ({"minutes": float("inf")}, ["minutes: Input should be a finite number (got inf)"]),
+        ({"minutes": -1}, ["minutes: Input should be greater than 0 (got -1)"]),
+        *(({"shard": s}, ["shard: give a part and their number, such as 1/4"]) for s in ("0/2", "3/2", "1/0", "a", 2)),
+    ],
+)
+def test_a_mistake_in_the_workflows_settings_is_said(asked: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(StudyFileError) as caught:
+        settings.read(asked)
+    assert "--config has 1 mistake(s)" in str(caught.value)
+    assert all(part in str(caught.value) for part in words)
+
+
+def test_the_workflows_settings_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUFREE_DATA_DIR", "/staged")
+    read = settings.read({"shard": "2/4", "minutes": 9})
+    assert (read.shard, read.minutes, read.data_dir, read.study) == ((2, 4), 9, "/staged", "quickstart")
+    assert settings.read({"data_dir": "here"}).data_dir == "here"
 
 
 # --- the coordinate check, the cluster study -------------------------------------------------------------------------
@@ -202,7 +246,7 @@ def test_the_cluster_studys_short_sweeps_make_jobs_of_the_chosen_length() -> Non
     assert len(sweeps) < len(plan.group_sweeps(runs))
     for sweep in sweeps:
         cell = len(sweep.widths) == len(sweep.seeds) == 1
-        assert cell or jobs.sweep_seconds(sweep, "cuda") <= target + jobs.START_SECONDS
+        assert cell or jobs.job_seconds(sweep.runs, "cuda") <= target + jobs.START_SECONDS
     assert {run.id for sweep in sweeps for run in sweep.runs} == {run.id for run in runs}
 
 
@@ -211,8 +255,8 @@ def test_what_all_jobs_ask_for_is_their_sum() -> None:
     sweeps = jobs.deal(checked, runs, "cuda")
     said = jobs.describe(sweeps, "cuda")
     assert f"{len(sweeps)} jobs ask for {len(sweeps)} GPUs" in said
-    gigabytes = sum(jobs.memory_to_ask(jobs.memory_mb(s.runs, "cuda")) for s in sweeps) / 1000
-    minutes = sum(jobs.minutes_to_ask(jobs.sweep_seconds(s, "cuda")) for s in sweeps)
+    gigabytes = sum(jobs.memory_to_ask(s.runs, "cuda") for s in sweeps) / 1000
+    minutes = sum(jobs.minutes_to_ask(s.runs, "cuda") for s in sweeps)
     assert f"{gigabytes:,.1f} GB of memory in total" in said
     assert f"{minutes / 60:,.1f} h in total" in said
     assert str(jobs.RATES["cuda"]) in said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -242,10 +243,8 @@ def test_the_supplement_has_all_of_all_studies(
     later = make_results(tables)
     later.study["name"] = "again"
     for name in ("madeup", "again"):
-        (tmp_path / name).mkdir()
-        for path in drawn.iterdir():
-            (tmp_path / name / path.name).write_bytes(path.read_bytes())
-    shown = {f"{study}/{stem}" for study in ("madeup", "again") for stem in all_stems()}
+        shutil.copytree(drawn, tmp_path / name / "figures")
+    shown = {f"{study}/figures/{stem}" for study in ("madeup", "again") for stem in all_stems()}
     page = pages.supplement([main, later], shown)
     assert {block["file"] for block in blocks(page, "figure")} == {
         s for s in shown if not s.endswith(contents.OVERVIEW)

@@ -20,7 +20,7 @@ DATA = Path("paper/data")
 BUILD = Path("results/paper")
 SUPPLEMENT = BUILD / "supplement.pdf"
 TARGETS = (str(SUPPLEMENT), str(BUILD / "numbers.json"), str(BUILD / "recomputed.json"))
-ANALYSIS = {"check_frozen", "recompute", "paper_verdicts", "numbers", "paper_figures", "paper_overview", "supplement"}
+ANALYSIS = {"check_frozen", "recompute", "paper_verdicts", "numbers", "draw", "overview", "supplement"}
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def test_no_command_of_the_build_loads_torch(built: Checkout) -> None:
         f"verdicts --estimates {DATA}/tables/estimates.csv --hypotheses {DATA}/hypotheses.yaml {out}.csv",
         f"numbers --frozen {DATA} --verdicts {verdicts} {out}.json",
         f"overview --optima {DATA}/tables/optima.csv --rows {DATA}/rows.parquet {out}",
-        f"supplement --frozen {DATA} --verdicts {verdicts} --figures {BUILD}/figures {out}.pdf",
+        f"supplement --frozen {DATA} --verdicts {verdicts} --figures {BUILD} {out}.pdf",
     ]
     for arguments in commands:
         code = "import sys; from mufree.cli import main; main(sys.argv[1:]); sys.exit('torch' in sys.modules)"

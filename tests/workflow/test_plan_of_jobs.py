@@ -94,10 +94,10 @@ def test_a_mistake_in_a_study_is_an_error_before_anything_runs(checkout: Checkou
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("stduy", "quickstart", "Unknown --config stduy"),
-        ("device", "gpu", "Unknown device 'gpu'. Known: cpu, cuda"),
-        ("shard", "3/2", "shard is '3/2'"),
-        ("max_minutes", "1d", "max_minutes is '1d'"),
+        ("stduy", "quickstart", "stduy: unknown key"),
+        ("device", "gpu", "device: Input should be 'cpu' or 'cuda' (got 'gpu')"),
+        ("shard", "3/2", "such as 1/4 and up to 4/4 (got '3/2')"),
+        ("max_minutes", "1d", "max_minutes: Input should be a valid integer (got '1d')"),
     ],
 )
 def test_a_mistake_in_config_is_an_error_that_says_so(checkout: Checkout, key: str, value: str, words: str) -> None:

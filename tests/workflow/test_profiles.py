@@ -13,6 +13,7 @@ from snakemake.cli import get_argument_parser
 
 from mufree.study import jobs, plan
 from mufree.study.config import Study
+from mufree.study.settings import Settings
 
 PROFILES = ROOT / "profiles"
 RULES = set(
@@ -24,9 +25,7 @@ RESOURCES = {"mem_mb", "runtime", "gpu"} | {
     for path in Path(snakemake_executor_plugin_slurm.__file__).parent.glob("*.py")
     for name in re.findall(r"resources\.get\(\s*\"(\w+)\"", path.read_text())
 }
-CONFIG = set(
-    re.findall(r"\"(\w+)\"", re.search(r"KNOWN_CONFIG = (\[.*?\])", (ROOT / "rules/common.smk").read_text(), re.S)[1])
-)
+CONFIG = set(Settings.model_fields)
 # Snakemake drops a mapping under any other key without a word.
 MAPPINGS = {"resources", "default-resources", "set-resources", "set-threads"}
 

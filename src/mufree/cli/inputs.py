@@ -38,9 +38,9 @@ def valid(what: str) -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
-        from mufree.study.config import explain
+        from mufree.study.config import mistakes
 
-        raise UserError(f"{what} has {error.error_count()} mistake(s):\n{explain(error)}", 2) from error
+        raise UserError(mistakes(what, error), 2) from error
 
 
 def load_study(path: Path) -> config.Study:

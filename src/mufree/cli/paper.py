@@ -105,7 +105,7 @@ def check_frozen(
     Args:
         frozen: frozen folders
         recompute: also make the tables anew from the runs, and compare
-        thaw: folder for what figures read: curves and all tables, a folder for each
+        thaw: folder for what figures read: rows, curves and all tables, a folder a study, by its name
         out: JSON that says what was checked
     """
     from mufree.publish import freeze
@@ -117,7 +117,7 @@ def check_frozen(
             manifest = freeze.verify(folder)
             tables = freeze.recompute(folder) if recompute else {}
             if thaw:
-                freeze.thaw(folder, thaw / folder.name)
+                freeze.thaw(folder, thaw / manifest["study"])
         found = {"run_set": manifest["run_set"], "files": len(manifest["files"]), "rows_of_tables_made_anew": tables}
         checked[str(folder)] = found
     files.write_json(out, checked)
@@ -179,16 +179,14 @@ def numbers(*, frozen: Annotated[tuple[Path, ...], AT_LEAST_ONE], verdicts: Path
     files.write_json(out, {"studies": named, "numbers": made.collect(studies)})
 
 
-@command(
-    "--frozen paper/data paper/follow_ups --verdicts verdicts.csv --figures results/paper/figures --out supplement.pdf"
-)
+@command("--frozen paper/data paper/follow_ups --verdicts verdicts.csv --figures results/paper --out supplement.pdf")
 def supplement(*, frozen: Annotated[tuple[Path, ...], AT_LEAST_ONE], verdicts: Path, figures: Path, out: Path) -> None:
     """Write the supplement of the paper: every table and figure of its studies.
 
     Args:
         frozen: frozen folders: the study, and what follows it up
         verdicts: the table of verdicts on the first
-        figures: folder with a folder of figures a study, by its name
+        figures: folder with a folder a study, by its name, whose figures are in its folder figures
         out: the PDF
     """
     from mufree.publish.report import write_supplement

@@ -5,6 +5,7 @@ Written here once, for the Snakefile, the report and the supplement. Nothing hea
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 OVERVIEW = "best_rates"
@@ -78,6 +79,15 @@ FIGURES = {
     ),
 }
 """What each figure shows, without its data."""
+
+OF_A_TASK = [name for name in FIGURES if name != OVERVIEW]
+"""The figures that show one task."""
+
+
+def stems(tasks: Iterable[str]) -> list[str]:
+    """The names of all figures of a study with these tasks, as those of their files begin."""
+    return [OVERVIEW, *(f"{task}.{name}" for task in tasks for name in OF_A_TASK)]
+
 
 TABLES = {
     "transfer": (

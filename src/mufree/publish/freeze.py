@@ -136,14 +136,15 @@ def recompute(folder: Path) -> dict[str, int]:
 
 
 def thaw(folder: Path, out: Path) -> None:
-    """Write what the figures of a frozen folder read and it doesn't hold as such: curves, and all tables beside one another."""
+    """Write into `out` what figures read of a frozen folder: rows, curves, and all tables, as a study's results have them."""
     from mufree.analysis import tables
 
-    with replacing(out) as new:
-        shutil.copytree(folder / "tables", new / "tables")
+    with replacing(out / "tables") as new:
+        shutil.copytree(folder / "tables", new, dirs_exist_ok=True)
         if checks := _checks(folder):
-            (new / f"tables/{NOT_KEPT}.csv").write_text(tables.to_csv(checks[NOT_KEPT]))
-        record.write_table(new / "curves.parquet", packs.curves(folder / "runs"))
+            (new / f"{NOT_KEPT}.csv").write_text(tables.to_csv(checks[NOT_KEPT]))
+    shutil.copyfile(folder / "rows.parquet", out / "rows.parquet")
+    record.write_table(out / "curves.parquet", packs.curves(folder / "runs"))
 
 
 def coordinate_checks(folder: Path) -> list[Path]:

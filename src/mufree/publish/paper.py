@@ -21,7 +21,7 @@ class PaperError(Exception):
 def to_pdf(source: Path, numbers: Path, figures: Iterable[Path]) -> bytes:
     """The article as PDF.
 
-    `source` is the folder of paper.typ, template.typ and references.bib; a figure is found under the name of its own folder.
+    `source` is the folder of paper.typ, template.typ and references.bib; a figure of `<study>/figures` is found in `<study>`.
     Raises `TypesettingError`, as for a number that numbers.json lacks.
     """
     with tempfile.TemporaryDirectory() as name:
@@ -30,8 +30,9 @@ def to_pdf(source: Path, numbers: Path, figures: Iterable[Path]) -> bytes:
             shutil.copyfile(source / file, folder / file)
         shutil.copyfile(numbers, folder / "numbers.json")
         for figure in figures:
-            (folder / figure.parent.name).mkdir(exist_ok=True)
-            shutil.copyfile(figure, folder / figure.parent.name / figure.name)
+            study = folder / figure.parent.parent.name
+            study.mkdir(exist_ok=True)
+            shutil.copyfile(figure, study / figure.name)
         return typeset(folder / "paper.typ")
 
 

@@ -45,12 +45,9 @@ def rows_so_far(study: Study, runs: list[Run], sweeps: Sequence[Sweep], pattern:
 
 def _of_sweeps(name: str, sweeps: Sequence[Sweep], pattern: str) -> list[pa.Table]:
     """The file `name`.parquet of each sweep."""
-
-    def folder(s: Sweep) -> Path:
-        return Path(pattern.format(task=s.task, method=s.method, widths=s.width_label, seeds=s.seed_label))
-
+    folders = [Path(pattern.format(**sweep.labels)) for sweep in sweeps]
     try:
-        return [pq.read_table(folder(sweep) / f"{name}.parquet", partitioning=None) for sweep in sweeps]
+        return [pq.read_table(folder / f"{name}.parquet", partitioning=None) for folder in folders]
     except FileNotFoundError as error:
         raise RecordError(f"a sweep is not finished: {error}. Run the workflow again to complete it.") from error
 

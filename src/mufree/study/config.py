@@ -15,6 +15,7 @@ from mufree.study.fields import Beta, Closed, Coefficient, Float, Int, Log2LR, M
 from mufree.study.parts import Dataset, Model
 
 Parametrization = Literal["sp", "mup"]
+Precision = Literal["float32", "bfloat16"]
 OptimizerName = Literal["adamw", "adamw_schedulefree", "radam_schedulefree", "sgd", "sgd_schedulefree"]
 SCHEDULE_FREE = ("adamw_schedulefree", "radam_schedulefree", "sgd_schedulefree")
 STACKABLE = ("adamw", "sgd", "adamw_schedulefree", "sgd_schedulefree")
@@ -119,7 +120,7 @@ class Training(Closed):
     """Validation examples in each evaluation, always the same ones."""
     batchnorm_batches: Positive = 8
     """Training batches by which BatchNorm's statistics are recomputed before an evaluation."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     """`bfloat16`: activations, and the weights as they are applied, in bfloat16; weights, optimizer, normalisations' sums,
     attention's scores and loss in float32. Slower than float32 on a processor that has neither avx512_bf16 nor AMX."""
 
@@ -316,6 +317,11 @@ class Study(Closed):
                         "dividing by beta1; use a value above 0"
                     )
         return self
+
+
+def mistakes(what: str, error: ValidationError) -> str:
+    """How many things are wrong with `what`, and each in a line."""
+    return f"{what} has {error.error_count()} mistake(s):\n{explain(error)}"
 
 
 def explain(error: ValidationError) -> str:

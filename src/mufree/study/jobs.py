@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from mufree.study.config import METHODS, STACKABLE, Method, Study
 from mufree.study.machine import Device as Device
@@ -26,8 +26,6 @@ from mufree.study.plan import (
     primary_run,
     training_flops,
 )
-
-ENGINES: tuple[Engine, ...] = get_args(Engine)
 
 
 @dataclass(frozen=True)
@@ -71,9 +69,9 @@ def seconds(run: Run, device: Device) -> float:
     return (training_flops(run) + evaluation_flops(run)) / rate.flops + run.training.steps * rate.step_seconds
 
 
-def sweep_seconds(sweep: Sweep, device: Device) -> float:
-    """How long a sweep is assumed to take, with the start of its process."""
-    return START_SECONDS + sum(seconds(run, device) for run in sweep.runs)
+def job_seconds(runs: Iterable[Run], device: Device) -> float:
+    """How long a job is assumed to take for such runs, with the start of its process."""
+    return START_SECONDS + sum(seconds(run, device) for run in runs)
 
 
 def deal(study: Study, runs: Sequence[Run], device: Device) -> list[Sweep]:
@@ -84,17 +82,12 @@ def deal(study: Study, runs: Sequence[Run], device: Device) -> list[Sweep]:
 
 
 def shard(sweeps: Sequence[Sweep], device: Device, number: int, count: int) -> list[Sweep]:
-    """Part `number` of `count` (from 1), about as long as the others: the longest sweeps first, each to the part with least.
-
-    Raises ValueError if there is no such part.
-    """
-    if not 1 <= number <= count:
-        raise ValueError(f"part {number} of {count}: parts are counted from 1")
+    """Part `number` of `count` (from 1), about as long as the others: the longest sweeps first, each to the part with least."""
     loads = [0.0] * count
     mine = []
-    for sweep in sorted(sweeps, key=lambda sweep: (-sweep_seconds(sweep, device), sweep.id)):
+    for sweep in sorted(sweeps, key=lambda sweep: (-job_seconds(sweep.runs, device), sweep.id)):
         least = loads.index(min(loads))
-        loads[least] += sweep_seconds(sweep, device)
+        loads[least] += job_seconds(sweep.runs, device)
         if least == number - 1:
             mine.append(sweep)
     return mine
@@ -112,6 +105,22 @@ def most_valuable_first(study: Study, sweeps: Sequence[Sweep]) -> list[Sweep]:
         return sweep.method not in METHODS, ends.isdisjoint(sweep.widths)
 
     return sorted(sweeps, key=last)
+
+
+FIRST_TASK = 2000
+"""What the first task's jobs are ahead of the others' in priority: somebody waits for its figure."""
+
+
+def priorities(study: Study, sweeps: Sequence[Sweep], *, by_value: bool) -> dict[str, int]:
+    """The priority of each sweep by its id: `most_valuable_first`, where there isn't time for all.
+
+    Else the first task's come first, and longer ones before shorter, so that none is left alone at the end.
+    """
+    if by_value:
+        return {sweep.id: place for place, sweep in enumerate(reversed(most_valuable_first(study, sweeps)), start=1)}
+    largest = max(sweep.flops for sweep in sweeps)
+    first = next(iter(study.tasks))
+    return {s.id: (FIRST_TASK if s.task == first else 1) + int(1000 * (s.flops / largest)) for s in sweeps}
 
 
 # --- runs side by side ------------------------------------------------------------------------------------------------
@@ -169,18 +178,18 @@ def _shape(run: Run) -> Hashable:
 # --- what a job asks for ---------------------------------------------------------------------------------------------
 
 
-def minutes_to_ask(estimate: float, attempt: int = 1, limit: int | None = None) -> int:
-    """Run time to ask for, given an estimate in seconds: with a margin, more for each attempt, no more than `limit`.
+def minutes_to_ask(runs: Iterable[Run], device: Device, attempt: int = 1, limit: int | None = None) -> int:
+    """Run time to ask for: the estimate with a margin, more for each attempt, no more than `limit`.
 
     A sweep that the limit ends goes on from the store when it is tried again.
     """
-    minutes = max(LEAST_MINUTES, math.ceil(MARGIN * estimate / 60)) * attempt
+    minutes = max(LEAST_MINUTES, math.ceil(MARGIN * job_seconds(runs, device) / 60)) * attempt
     return minutes if limit is None else min(minutes, limit)
 
 
-def memory_to_ask(megabytes: float, attempt: int = 1) -> int:
+def memory_to_ask(runs: Sequence[Run], device: Device, attempt: int = 1) -> int:
     """Main memory to ask for in MB, in hundreds; more for each of the first attempts, since most fail for other reasons."""
-    return 100 * math.ceil(megabytes * min(attempt, MOST_MEMORY_RETRIES) / 100)
+    return 100 * math.ceil(memory_mb(runs, device) * min(attempt, MOST_MEMORY_RETRIES) / 100)
 
 
 def memory_mb(runs: Sequence[Run], device: Device) -> float:
@@ -213,9 +222,9 @@ def describe(sweeps: Sequence[Sweep], device: Device, limit: int | None = None) 
     """What all these sweeps ask for at their first attempt, each as a job of its own, and how long they are assumed to take."""
     if not sweeps:
         return "No sweep is left."
-    memory = [memory_to_ask(memory_mb(sweep.runs, device)) / 1000 for sweep in sweeps]
-    minutes = [minutes_to_ask(sweep_seconds(sweep, device), limit=limit) for sweep in sweeps]
-    hours = [sweep_seconds(sweep, device) / 3600 for sweep in sweeps]
+    memory = [memory_to_ask(sweep.runs, device) / 1000 for sweep in sweeps]
+    minutes = [minutes_to_ask(sweep.runs, device, limit=limit) for sweep in sweeps]
+    hours = [job_seconds(sweep.runs, device) / 3600 for sweep in sweeps]
     unit, gpus = "core", "no GPU"
     if device == "cuda":
         unit = "GPU"
@@ -233,8 +242,8 @@ def cost_table(sweeps: Sequence[Sweep], device: Device) -> str:
     lines = [f"| task | jobs | runs | {unit} | longest job | largest memory |", "| --- | --- | --- | --- | --- | --- |"]
     for task in [*dict.fromkeys(sweep.task for sweep in sweeps), "all"]:
         chosen = [sweep for sweep in sweeps if task in (sweep.task, "all")]
-        hours = [sweep_seconds(sweep, device) / 3600 for sweep in chosen]
-        memory = max(memory_to_ask(memory_mb(sweep.runs, device)) for sweep in chosen) / 1000
+        hours = [job_seconds(sweep.runs, device) / 3600 for sweep in chosen]
+        memory = max(memory_to_ask(sweep.runs, device) for sweep in chosen) / 1000
         runs = sum(len(sweep.runs) for sweep in chosen)
         lines.append(f"| {task} | {len(chosen)} | {runs} | {sum(hours):,.1f} | {max(hours):,.1f} h | {memory:.1f} GB |")
     return "\n".join([*lines, "", describe(sweeps, device), ""])

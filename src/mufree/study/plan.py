@@ -76,19 +76,15 @@ class Sweep:
     runs: tuple[Run, ...] = field(repr=False)
 
     @property
-    def width_label(self) -> str:
-        """Its widths as names of files have them: `32`, or `32_64`."""
-        return "_".join(map(str, self.widths))
-
-    @property
-    def seed_label(self) -> str:
-        """Its seeds as names of files have them: `0`, or `0_1_2`."""
-        return "_".join(map(str, self.seeds))
+    def labels(self) -> dict[str, str]:
+        """What names of its files have of it: its widths are `32`, or `32_64`, and its seeds likewise."""
+        widths, seeds = ("_".join(map(str, numbers)) for numbers in (self.widths, self.seeds))
+        return {"task": self.task, "method": self.method, "widths": widths, "seeds": seeds}
 
     @property
     def id(self) -> str:
         """A readable name, unique within a study."""
-        return f"{self.task}.{self.method}.w{self.width_label}.s{self.seed_label}"
+        return "{task}.{method}.w{widths}.s{seeds}".format(**self.labels)
 
     @property
     def digest(self) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from mufree.study.config import Study, explain
+from mufree.study.config import Precision, Study, mistakes
 
 
 class StudyFileError(ValueError):
@@ -62,7 +62,7 @@ def load_study(path: Path) -> Study:
     try:
         study = Study.model_validate(read_yaml(path))
     except ValidationError as error:
-        raise StudyFileError(f"{path} has {error.error_count()} mistake(s):\n{explain(error)}") from error
+        raise StudyFileError(mistakes(str(path), error)) from error
     if study.name != path.stem:
         raise StudyFileError(
             f"{path} says name: {study.name}; name the file {study.name}.yaml or the study {path.stem}"
@@ -70,7 +70,7 @@ def load_study(path: Path) -> Study:
     return study
 
 
-def in_precision(study: Study, precision: str) -> Study:
+def in_precision(study: Study, precision: Precision) -> Study:
     """The same study with all its runs in a precision, and under a name of its own, since they are others."""
     plain = study.model_dump(mode="json")
     for task in plain["tasks"].values():

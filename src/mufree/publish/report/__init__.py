@@ -39,13 +39,14 @@ def write(results: Results, figures: Path, out: Path) -> None:
             temporary.write_bytes(data)
 
 
-def write_supplement(studies: Sequence[Results], figures: Path, out: Path) -> None:
-    """Write the paper's supplement as a PDF; `figures` has a folder a study, by its name."""
+def write_supplement(studies: Sequence[Results], built: Path, out: Path) -> None:
+    """Write the paper's supplement as a PDF; `built` has a folder a study, by its name, which has a folder of figures."""
+    folders = {f"{results.name}/figures": results for results in studies}
     shown = {
-        f"{results.name}/{stem}" for results in studies for stem in available(figures / results.name, results.tasks)
+        f"{folder}/{stem}" for folder, results in folders.items() for stem in available(built / folder, results.tasks)
     }
     with files.atomic(out) as temporary:
-        temporary.write_bytes(to_pdf(pages.supplement(studies, shown), figures))
+        temporary.write_bytes(to_pdf(pages.supplement(studies, shown), built))
 
 
 def available(figures: Path, tasks: Collection[str]) -> set[str]:
@@ -54,7 +55,7 @@ def available(figures: Path, tasks: Collection[str]) -> set[str]:
     Raises FileNotFoundError for a required figure without a picture.
     """
     shown = set()
-    for stem in [contents.OVERVIEW, *(f"{task}.{name}" for task in tasks for name in contents.FIGURES)]:
+    for stem in contents.stems(tasks):
         if not all((figures / f"{stem}.{kind}").exists() for kind in ("png", "pdf")):
             if stem.rpartition(".")[2] in contents.REQUIRED:
                 raise FileNotFoundError(f"figure {figures / stem}.png or .pdf is missing; draw it with `mufree figure`")

@@ -45,7 +45,7 @@ def report(results: Results, shown: Collection[str], *, printed: bool = False) -
 def supplement(studies: Sequence[Results], shown: Collection[str]) -> Page:
     """Everything that the paper's studies have: the first is the study itself, the others follow it up and are not judged.
 
-    A figure's stem has the study's name before it, and a slash.
+    A figure's stem has the study's name and `figures` before it, each with a slash.
     """
     main = studies[0]
     assert main.hypotheses is not None
@@ -54,7 +54,7 @@ def supplement(studies: Sequence[Results], shown: Collection[str]) -> Page:
         groups = [
             (results.description(task), [block for _, blocks in of_task for block in blocks])
             for task in results.tasks
-            for of_task in [_task(results, task, shown, folder=f"{results.name}/")]
+            for of_task in [_task(results, task, shown, folder=f"{results.name}/figures/")]
         ]
         title = str(results.study["title"])
         sections += [
