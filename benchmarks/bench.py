@@ -35,7 +35,7 @@ from mufree.lab.models.kernels import linear
 from mufree.lab.train.network import configure_torch
 from mufree.lab.train.run import start, take_step
 from mufree.study import config
-from mufree.study.plan import Run, Sweep, expand, group_sweeps, sweep_to_json, training_flops
+from mufree.study.plan import Run, Sweep, canonical_json, expand, group_sweeps, training_flops
 
 HERE = Path(__file__).parent
 KINDS = ("plain loop", "float32", "bfloat16")
@@ -89,7 +89,7 @@ def sweep_run(sweep: Sweep, folder: Path) -> Cost:
     """The whole sweep by `mufree sweep`, into a store of its own."""
     with tempfile.TemporaryDirectory() as out:
         where = ["--data", str(folder), "--store", f"{out}/runs", "--out", f"{out}/sweep"]
-        command = [sys.executable, "-c", MUFREE, "sweep", "--runs", sweep_to_json(sweep), *where]
+        command = [sys.executable, "-c", MUFREE, "sweep", "--runs", canonical_json(sweep.runs), *where]
 
         def losses(_output: str) -> list[float]:
             import pyarrow.parquet as pq

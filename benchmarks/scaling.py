@@ -104,7 +104,7 @@ def fake_outputs(where: Path) -> None:
         path = where / line.split("\t")[0]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    record.write_table(where / "results/many/timings.parquet", record.timings_table([]))
+    record.write_table(where / "results/many/timings.parquet", record.TIMING_SCHEMA.empty_table())
 
 
 def main() -> None:

@@ -42,14 +42,12 @@ def inputs(tmp_path: Path, study: str = "quickstart") -> dict[str, Any]:
     keys = {"run_id": IDS, "task": ["a", "a"], "method": ["m", "m"], "width": [16, 16]}
     return {
         "study": study,
-        "copies": frozen.copies_of(
-            study=tmp_path / "study.yaml",
-            hypotheses=tmp_path / "study.yaml",
-            tables=tmp_path / "tables",
-            coordcheck=[],
-            calibration=None,
-            power=None,
-        ),
+        "copies": {
+            "study.yaml": tmp_path / "study.yaml",
+            "hypotheses.yaml": tmp_path / "study.yaml",
+            "power.csv": None,
+        },
+        "tables": tmp_path / "tables",
         "rows": pa.table(keys),
         "store": tmp_path / "store",
         "runs": FULL,

@@ -7,22 +7,17 @@ import pytest
 import slow_metrics as slow
 from surfaces import START, make_surface, parabolas, random_surface
 
-from mufree.analysis.metrics.schedule import (
-    anytime_gaps_cf,
-    horizon_drift,
-    horizon_regret,
-    premium_cf,
-)
+from mufree.analysis.metrics.schedule import anytime_gaps_cf, horizon_regret, premium_cf
 from mufree.analysis.metrics.surface import Surface
-from mufree.analysis.metrics.transfer import transferred_rate
+from mufree.analysis.metrics.transfer import drift, transferred_rate
 
 STEPS = (32, 64, 128)
 
 
 def test_horizon_drift_is_in_doublings_per_doubling_of_the_horizon() -> None:
     surface = parabolas([-8, -8.5, -9], widths=(100, 200, 400))
-    assert horizon_drift(surface) == pytest.approx(-0.5, abs=1e-9)
-    assert np.isnan(horizon_drift(parabolas([-8, -8.5], widths=(100, 200))))
+    assert drift(surface) == pytest.approx(-0.5, abs=1e-9)
+    assert np.isnan(drift(parabolas([-8, -8.5], widths=(100, 200))))
 
 
 def test_horizon_regret_is_that_of_the_shortest_horizons_rate_at_the_longest() -> None:

@@ -20,7 +20,7 @@ from mufree.analysis.verdicts import judge
 from mufree.publish import contents
 from mufree.publish.figures import FIGURES, save
 from mufree.publish.report import available, pages, to_html, write, write_supplement
-from mufree.publish.report.tables import show
+from mufree.publish.report.blocks import show
 from mufree.publish.results import Results
 from mufree.publish.words import interval, number, percent, span
 from mufree.study.hypotheses import Hypotheses

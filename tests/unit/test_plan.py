@@ -205,7 +205,7 @@ def test_a_note_changes_no_identity() -> None:
 
 def test_runs_survive_the_way_to_a_job() -> None:
     sweep = plan.group_sweeps(runs_of(study()))[0]
-    text = plan.sweep_to_json(sweep)
+    text = plan.canonical_json(sweep.runs)
     assert plan.runs_from_json(text) == list(sweep.runs)
     assert json.loads(text)[0]["width"] == 16
 

@@ -72,15 +72,20 @@ def freeze(
     load_hypotheses(hypotheses)
     runs = expand(planned)
     of_rows, of_timings = (pq.read_table(path, partitioning=None) for path in (rows, timings))
-    copies = frozen.copies_of(
-        study=study, hypotheses=hypotheses, tables=tables, coordcheck=coordcheck, calibration=calibration, power=power
-    )
+    copies = {
+        "study.yaml": study,
+        "hypotheses.yaml": hypotheses,
+        **{f"coordcheck/{path.name}": path for path in coordcheck},
+        "calibration.csv": calibration,
+        "power.csv": power,
+    }
     with mendable(RecordError, frozen.FrozenError):
         check_collected(runs, of_rows)
         manifest = frozen.freeze(
             out,
             study=planned.name,
             copies=copies,
+            tables=tables,
             rows=of_rows,
             timings=of_timings,
             store=store,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +54,8 @@ def freeze(
     out: Path,
     *,
     study: str,
-    copies: Mapping[str, Path],
+    copies: Mapping[str, Path | None],
+    tables: Path,
     rows: pa.Table,
     timings: pa.Table,
     store: Path,
@@ -63,16 +64,19 @@ def freeze(
 ) -> dict[str, Any]:
     """Write the frozen folder `out` in place of what stands there, and return its manifest.
 
-    `runs` are the study's, which `store` has. `copies` are files that are copied as they are, by their names in the folder.
-    Either the whole folder is replaced or nothing is. The same input gives the same bytes. Raises `FrozenError`, naming the
-    largest files, above `MAX_BYTES`, and where `store` lacks a run; `RecordError` where one is damaged.
+    `runs` are the study's, which `store` has. `copies` are files that are copied as they are, if there are any, by their names
+    in the folder; of the folder `tables` it is all but `NOT_KEPT`. Either the whole folder is replaced or nothing is. The same
+    input gives the same bytes. Raises `FrozenError`, naming the largest files, above `MAX_BYTES`, and where `store` lacks a
+    run; `RecordError` where one is damaged.
     """
     import pyarrow.parquet as pq
 
     with replacing(out) as folder:
-        for name, source in copies.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, folder / name)
+        kept = {f"tables/{path.name}": path for path in tables.glob("*.csv") if path.stem != NOT_KEPT}
+        for name, source in {**kept, **copies}.items():
+            if source is not None:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, folder / name)
         pq.write_table(rows, folder / "rows.parquet", compression="zstd")
         _, packed = packs.pack(store, runs, folder / "runs", rounding=True)
         if packed != rows.num_rows:
@@ -190,7 +194,7 @@ def _manifest(folder: Path, study: str, provenance: Mapping[str, Any], rows: pa.
         "core_hours": provenance["core_hours"],
         "code_digest": provenance["code_digest"],
         "numerics": provenance["numerics"],
-        "data": {_data_name(entry): entry["digest"] for entry in provenance["data"]},
+        "data": {str(entry["settings"]["name"]): entry["digest"] for entry in provenance["data"]},
         "versions": {"python": provenance["environment"]["python"], **provenance["environment"]["packages"]},
         "machine": {
             "system": provenance["environment"]["system"],
@@ -200,10 +204,6 @@ def _manifest(folder: Path, study: str, provenance: Mapping[str, Any], rows: pa.
         "rounding": ROUNDING,
         "files": files,
     }
-
-
-def _data_name(entry: Mapping[str, Any]) -> str:
-    return str(entry["settings"]["name"])
 
 
 def _summed(rows: pa.Table, timings: pa.Table) -> pd.DataFrame:
@@ -256,23 +256,3 @@ def _same(name: str, made: pd.DataFrame, frozen: pd.DataFrame) -> None:
 def _source(statistic: str) -> str:
     """The table in `TOLERANCE` that a statistic of the table of estimates comes from, if it does."""
     return next((table for part, table in REPEATED.items() if part in statistic), "estimates")
-
-
-def copies_of(
-    *,
-    study: Path,
-    hypotheses: Path,
-    tables: Path,
-    coordcheck: Sequence[Path],
-    calibration: Path | None,
-    power: Path | None,
-) -> dict[str, Path]:
-    """The files that are frozen as they are, by their names in the folder: of the tables all but `NOT_KEPT`."""
-    return {
-        "study.yaml": study,
-        "hypotheses.yaml": hypotheses,
-        **{f"tables/{path.name}": path for path in sorted(tables.glob("*.csv")) if path.stem != NOT_KEPT},
-        **{f"coordcheck/{path.name}": path for path in coordcheck},
-        **({"calibration.csv": calibration} if calibration is not None else {}),
-        **({"power.csv": power} if power is not None else {}),
-    }

@@ -11,8 +11,7 @@ import pandas as pd
 
 from mufree.analysis.tables.cases import plain_records as records
 from mufree.publish.results import Results
-from mufree.publish.terms import bounds, statistic, value, with_unit
-from mufree.publish.words import known, number, percent, thousands
+from mufree.publish.words import bounds, known, number, percent, statistic, thousands, value, with_unit
 from mufree.study.config import METHODS
 from mufree.study.limits import EQUIVALENCE_MARGIN, MAX_SLOPE, POWER
 

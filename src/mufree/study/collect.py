@@ -19,7 +19,9 @@ from mufree.study.record import Record, RecordError
 def write_sweep(out: Path, records: Sequence[Record]) -> None:
     """Rows, timings and curves of a sweep's runs, in their order."""
     record.write_table(out / "rows.parquet", record.rows_table(r.row for r in records))
-    record.write_table(out / "timings.parquet", record.timings_table(r.timing for r in records))
+    record.write_table(
+        out / "timings.parquet", pa.Table.from_pylist([r.timing for r in records], schema=record.TIMING_SCHEMA)
+    )
     record.write_table(out / "curves.parquet", record.concat_curves(r.curves for r in records))
 
 

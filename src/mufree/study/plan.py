@@ -89,7 +89,7 @@ class Sweep:
     @property
     def digest(self) -> str:
         """12 hex digits of the SHA-256 of all its runs: what tells a job that it is still the one that was planned."""
-        return hashlib.sha256(sweep_to_json(self).encode()).hexdigest()[:12]
+        return hashlib.sha256(canonical_json(self.runs).encode()).hexdigest()[:12]
 
     @property
     def flops(self) -> float:
@@ -329,13 +329,8 @@ def _chunks(values: Iterable[int], size: int) -> list[tuple[int, ...]]:
     return [tuple(ordered[first : first + size]) for first in range(0, len(ordered), size)]
 
 
-def sweep_to_json(sweep: Sweep) -> str:
-    """The runs of a sweep as one canonical JSON string."""
-    return canonical_json(sweep.runs)
-
-
 def runs_from_json(text: str) -> list[Run]:
-    """The inverse of `sweep_to_json`."""
+    """The runs in a `canonical_json`."""
     return TypeAdapter(list[Run]).validate_json(text)
 
 

@@ -113,11 +113,6 @@ def rows_table(rows: Iterable[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist([{"engine": "serial"} | row for row in rows], schema=ROW_SCHEMA)
 
 
-def timings_table(timings: Iterable[dict[str, Any]]) -> pa.Table:
-    """Times as a table of `TIMING_SCHEMA`."""
-    return pa.Table.from_pylist(list(timings), schema=TIMING_SCHEMA)
-
-
 def curves_table(run_id: str, curves: Iterable[tuple[str, str, Any, Any]]) -> pa.Table:
     """Curves (series, layer, steps, values) of one run as a table of `CURVE_SCHEMA`."""
     names: list[str] = []

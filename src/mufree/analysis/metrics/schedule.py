@@ -1,7 +1,8 @@
 """Does the method need to know how long it will train? Gaps and drifts over the training horizon.
 
 A surface over horizons is a `Surface` of one method at one width whose `widths` are steps, ascending, and whose `base_width` is
-the shortest horizon's steps. So what is known about transfer over widths is used as it is.
+the shortest horizon's steps. So what is known about transfer over widths is used as it is: `transfer.drift` is the slope of
+the best rate on the horizon.
 """
 
 from __future__ import annotations
@@ -10,12 +11,7 @@ import numpy as np
 
 from mufree.analysis.metrics.statistics import Floats
 from mufree.analysis.metrics.surface import Surface, cost_at, cross_fit, grid_argmin
-from mufree.analysis.metrics.transfer import drift, regret_held
-
-
-def horizon_drift(surface: Surface) -> float:
-    """Slope of log2 optimal rate on log2 horizon, in doublings per doubling; NaN with fewer than 3 uncensored horizons."""
-    return drift(surface)
+from mufree.analysis.metrics.transfer import regret_held
 
 
 def horizon_regret(surface: Surface, transferred: int) -> float:

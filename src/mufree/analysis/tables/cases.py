@@ -235,7 +235,7 @@ def make_cases(rows: pd.DataFrame) -> list[Case]:
     rows = rows.sort_values(RUN_KEY, ignore_index=True)
     return [
         _case(task, method, str(variant), runs)
-        for task in tasks_of(rows)
+        for task in sorted(rows["task"].unique())
         for of_task in [rows[rows["task"] == task]]
         for method in ordered(of_task["method"])
         for variant, runs in of_task[of_task["method"] == method].groupby("variant", sort=True)
@@ -261,11 +261,6 @@ def common_seeds(runs: pd.DataFrame, points: Iterable[str] = ("width", "log2_lr"
     n = runs.groupby(list(points)).ngroups
     times = runs["seed"].value_counts()
     return sorted(int(seed) for seed in times[times == n].index)
-
-
-def tasks_of(rows: pd.DataFrame) -> list[str]:
-    """Tasks by name."""
-    return sorted(rows["task"].unique())
 
 
 def ordered(methods: Iterable[str]) -> list[str]:

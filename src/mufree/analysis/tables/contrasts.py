@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from operator import sub
 from typing import Any
 
 from mufree.analysis.metrics import stability, transfer
-from mufree.analysis.metrics.schedule import horizon_drift
 from mufree.analysis.metrics.statistics import Floats, Interval
 from mufree.analysis.metrics.surface import Surface, at_common_widths
 from mufree.analysis.tables.cases import Case, Records, estimated, joint, widest_shared
@@ -88,13 +88,9 @@ def _over_horizons(horizons: Sequence[OverHorizons]) -> Records:
         gaps = anytime_extremes(free, rival)
         for i, name in enumerate(("anytime_max", "anytime_mean")):
             yield _row(*of, name, gaps[i], "no rate is free of divergence on both sides")
-        drifts = joint([free, rival], lambda s: _abs_difference(*map(horizon_drift, at_common_widths(s))))
+        drifts = joint([free, rival], lambda s: sub(*transfer.abs_drifts(s)))
         why = "fewer than 3 horizons have both optima inside the grid"
         yield _row(*of, "abs_horizon_drift_difference", drifts, why)
-
-
-def _abs_difference(a: float, b: float) -> float:
-    return abs(a) - abs(b)
 
 
 def _weight_decays(maps: Sequence[DecayMap]) -> Records:

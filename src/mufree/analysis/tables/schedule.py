@@ -154,7 +154,7 @@ def horizon(found: Sequence[OverHorizons]) -> Records:
     """How the best rate moves with the horizon, and what the rate of the shortest one costs at the longest."""
     for one in found:
         n, rate = len(one.surface.widths), transfer.transferred_rate(one.surface)
-        drift = one.over_seeds(schedule.horizon_drift)
+        drift = one.over_seeds(transfer.drift)
         regret = one.over_seeds(partial(schedule.horizon_regret, transferred=rate))
         few = f"{n} horizons, and a slope takes {MIN_POINTS}"
         why = few if n < MIN_POINTS else "an optimum lies at an edge of the grid"

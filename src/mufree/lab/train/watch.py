@@ -84,7 +84,7 @@ class TrainLoss:
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             return "nonfinite"
         self.update(loss)
-        return "above_start" if self.hopeless else None
+        return "above_start" if self.blown_up >= BLOWN_UP_STEPS else None  # not worth going on
 
     def follow(self, losses: Iterable[float], grad_norms: Iterable[float]) -> tuple[str | None, int]:
         """Take in step after step until the run has to stop; return the kind of divergence, or None, and the steps it took."""
@@ -93,11 +93,6 @@ class TrainLoss:
             if (stopped := self.take(*values)) is not None:
                 return stopped, step
         return None, step
-
-    @property
-    def hopeless(self) -> bool:
-        """More than twice the initial loss for 50 steps: not worth going on."""
-        return self.blown_up >= BLOWN_UP_STEPS
 
     def divergence(self) -> str | None:
         """The kind of divergence at the end of the run, by (b) and (c) of docs/metrics.md, "What diverges", or None."""

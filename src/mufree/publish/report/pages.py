@@ -11,11 +11,20 @@ from typing import Any
 
 from mufree.analysis.tables.cases import plain_records as records
 from mufree.publish import contents
-from mufree.publish.report.blocks import Block, figure, table, text
-from mufree.publish.report.tables import cell, joined, show
+from mufree.publish.report.blocks import Block, cell, figure, joined, show, table, text
 from mufree.publish.results import Results
-from mufree.publish.terms import bounds, statistic, subject_words, value
-from mufree.publish.words import MISSING, interval, known, number, span, thousands
+from mufree.publish.words import (
+    MISSING,
+    bounds,
+    interval,
+    known,
+    number,
+    span,
+    statistic,
+    subject_words,
+    thousands,
+    value,
+)
 from mufree.study.config import METHODS, Method
 from mufree.study.hypotheses import Hypotheses
 
