@@ -485,6 +485,7 @@ def make_results(tables: dict[str, pd.DataFrame], verdicts: pd.DataFrame | None 
                 "dataset": datasets[task],
                 "base_width": int(tables["optima"]["base_width"].iloc[0]),
                 "optimizers": {"adamw": {"beta2": 0.95}},
+                "note": "",
             }
             for task in tasks
         },

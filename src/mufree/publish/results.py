@@ -119,10 +119,10 @@ class Results:
         return float(self.provenance["core_hours"])
 
     def data_of(self, task: str) -> Mapping[str, Any]:
-        """The manifest of a task's data set; a note on either side is no setting. Raises ValueError if there is none."""
+        """The manifest of a task's data set. Raises ValueError if there is none."""
         dataset = self.study["tasks"][task]["dataset"]
         for manifest in self.provenance["data"]:
-            if _without_note(manifest["settings"]) == _without_note(dataset):
+            if manifest["settings"] == dataset:
                 return dict(manifest)
         raise ValueError(f"provenance.json has no manifest of data set {dataset['name']} with this study's settings")
 
@@ -161,7 +161,3 @@ def read_frozen(folder: Path, manifest: Mapping[str, Any], verdicts: Path | None
         hypotheses=Hypotheses.model_validate(read_yaml(folder / "hypotheses.yaml")),
         **{name: pd.read_csv(path) for name, path in more.items() if path.exists()},
     )
-
-
-def _without_note(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if name != "note"}

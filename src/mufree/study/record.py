@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -145,17 +146,13 @@ def check_collected(planned: list[Run], rows: pa.Table, *, mixed: bool = False) 
     in precision, the digest of their data or, unless they may be `mixed`, in kind of device or engine. Optimizers whose runs
     can't be trained side by side are no other engine. Tasks are never compared with one another.
     """
-    found = rows.column("run_id").to_pylist()
+    found = Counter(rows.column("run_id").to_pylist())
     expected = {run.id for run in planned}
-    problems = (
-        [
-            *(f"missing: {name}" for name in sorted(expected - set(found))),
-            *(f"not planned: {name}" for name in sorted(set(found) - expected)),
-            *(f"twice: {name}" for name in sorted({name for name in found if found.count(name) > 1})),
-        ]
-        if len(found) != len(expected) or set(found) != expected
-        else []
-    )
+    problems = [
+        *(f"missing: {name}" for name in sorted(expected - found.keys())),
+        *(f"not planned: {name}" for name in sorted(found.keys() - expected)),
+        *(f"twice: {name}" for name, times in sorted(found.items()) if times > 1),
+    ]
     numerics = set(rows.column("numerics").to_pylist())
     if len(numerics) > 1:
         problems.append(f"more than one numerics: {', '.join(map(str, sorted(numerics)))}")

@@ -65,12 +65,9 @@ def differences(frozen: pa.Table, again: pa.Table) -> dict[str, list[str]]:
     if unknown := sorted(set(after.index) - set(before.index)):
         raise ValueError(f"run {unknown[0]} is not among the frozen ones")
     columns = [name for name in after.columns if name in before.columns and name not in OF_THE_CODE]
-    before = before.loc[after.index]
-    return {
-        str(run): odd
-        for run in after.index
-        if (odd := [name for name in columns if not _same(before.at[run, name], after.at[run, name])])
-    }
+    before, after = before.loc[after.index, columns], after[columns]
+    differs = before.ne(after) & ~(before.isna() & after.isna())
+    return {str(run): [name for name in columns if row[name]] for run, row in differs.iterrows() if row.any()}
 
 
 def differing_curves(frozen: pa.Table, again: pa.Table) -> list[str]:
@@ -89,7 +86,3 @@ def _curves(table: pa.Table, keys: list[str]) -> pd.DataFrame:
     frame = table.to_pandas().astype(dict.fromkeys(keys[:3], str))
     sorted_: pd.DataFrame = frame.sort_values(keys, ignore_index=True)[[*keys, "value"]]
     return sorted_
-
-
-def _same(one: object, other: object) -> bool:
-    return bool(one == other) or (one != one and other != other) or (one is None and other is None)

@@ -308,15 +308,16 @@ KINDS = {
 """What stands for a column in braces, where it is one of the statistics that a hypothesis may be about."""
 
 
+def _of_kind(statistic: Statistic, **kind: str) -> Statistic:
+    """One of the statistics that a declaration stands for."""
+    return replace(statistic, name=statistic.name.format(**kind), words=statistic.words.format(**kind))
+
+
 def _each(statistic: Statistic) -> list[Statistic]:
     """The statistic itself, or each of those that it stands for."""
     for column, values in KINDS.items():
         if f"{{{column}}}" in statistic.name:
-            filled = [{column: value} for value in values]
-            return [
-                replace(statistic, name=statistic.name.format(**kind), words=statistic.words.format(**kind))
-                for kind in filled
-            ]
+            return [_of_kind(statistic, **{column: value}) for value in values]
     return [statistic]
 
 
@@ -331,6 +332,5 @@ def declared(name: str) -> Statistic | None:
     for statistic in ALL:
         start, brace, column = statistic.name.partition("{")
         if brace and name.startswith(start):
-            kind = {column.rstrip("}"): name.removeprefix(start)}
-            return replace(statistic, name=name, words=statistic.words.format(**kind))
+            return _of_kind(statistic, **{column.rstrip("}"): name.removeprefix(start)})
     return None

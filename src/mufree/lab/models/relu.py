@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from mufree.lab.models import kernels
@@ -13,8 +12,6 @@ class MLP(Network):
     """ReLU perceptron on flattened 32×32 RGB images: float32 [B, 3, 32, 32] → logits [B, classes]; `depth` hidden layers."""
 
     nonlinearity = "relu"
-    compute_dtype = torch.float32
-    """Number format of activations and logits; weights stay float32."""
 
     def __init__(self, width: int, classes: int, depth: int = 2) -> None:
         super().__init__()
@@ -59,8 +56,6 @@ class ResNet(Network):
     """
 
     nonlinearity = "relu"
-    compute_dtype = torch.float32
-    """Number format of activations and logits; weights stay float32."""
 
     def __init__(self, width: int, classes: int, blocks_per_stage: int = 1) -> None:
         super().__init__()

@@ -81,7 +81,7 @@ def draw(name: str, tables: Mapping[str, DataFrame], task: str, title: str) -> D
 def _table(tables: Mapping[str, DataFrame], name: str, task: str) -> DataFrame:
     """The task's part of what a figure calls `name`; curves have no task. A factor's table that the study lacks is empty."""
     frame = tables.get("rows" if name == "all_rows" else name, DataFrame())
-    if name == "rows" and "variant" in frame:
+    if name == "rows":
         frame = primary(frame)
     return frame[frame["task"].eq(task)] if "task" in frame else frame
 

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from pandas import DataFrame
 
+from mufree.analysis.tables.cases import primary
 from mufree.publish.figures import panels
 from mufree.publish.figures.dynamics import curves_at
 from mufree.publish.figures.panels import LINE, NOTE, SMALL, Drawn, empty_figure, finite, part
@@ -63,27 +64,21 @@ def anytime(
     return figure, plotted
 
 
-def _variant(rows: DataFrame) -> pd.Series:
-    """Labels of the variants, empty for a primary cell also where a file gave NaN."""
-    return rows["variant"].fillna("").astype(str) if "variant" in rows else pd.Series("", index=rows.index)
-
-
 def _anytime_frame(rows: DataFrame, curves: DataFrame, arms: DataFrame, gaps: DataFrame) -> tuple[DataFrame, int]:
     """What is plotted, and the steps of the whole horizon; variants other than in the horizon are left out.
 
     `kind` is `curve`: the schedule-free runs of the whole horizon at x; `rival`: the rivals' losses; `rival_seed`: those of
     their runs, each horizon at its own best rate of the grid; or `gap`.
     """
-    rows, arms = (frame[_variant(frame).str.fullmatch(r"|T/\d+")] for frame in (rows, arms))
-    primary = rows[_variant(rows).eq("")]
-    steps = int(primary.loc[primary["method"].isin(gaps["method"]), "steps"].max())
+    rows, arms = (frame[frame["variant"].fillna("").str.fullmatch(r"|T/\d+")] for frame in (rows, arms))
+    whole = primary(rows)
+    steps = int(whole.loc[whole["method"].isin(gaps["method"]), "steps"].max())
     cells = arms[["method", "width", "horizon", "log2_lr_argmin"]].rename(columns={"log2_lr_argmin": "log2_lr"})
     cells = cells[finite(cells["log2_lr"])]
     tuned = part(cells, horizon=1).drop(columns="horizon")
     tuned = tuned.merge(gaps[["parametrization", "method", "width"]].drop_duplicates(), on=["method", "width"])
-    own = part(curves_at(primary, curves, tuned.drop(columns="parametrization")), at="x").drop(columns="at")
+    own = part(curves_at(whole, curves, tuned.drop(columns="parametrization")), at="x").drop(columns="at")
     runs = rows[rows["status"].ne("diverged")].rename(columns={"method": "rival"})
-    runs = runs if "horizon" in runs else runs.assign(horizon=1.0)
     run = ["rival", "width", "horizon", "log2_lr"]
     pair = ["parametrization", "method", "rival", "width", "horizon"]
     seeds = gaps[pair].merge(cells.rename(columns={"method": "rival"}), on=["rival", "width", "horizon"])

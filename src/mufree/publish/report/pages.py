@@ -156,19 +156,14 @@ def _task(
     results: Results, task: str, shown: Collection[str], *, folder: str = "", printed: bool = False
 ) -> list[tuple[str, list[Block]]]:
     """What there is of a task, question by question; `folder` stands before the stems of its figures."""
-    groups = [("", _notes(results, task))]
+    note = str(results.study["tasks"][task]["note"])
+    groups = [("", [text(note)] if note else [])]
     for question in contents.QUESTIONS:
         figures = [name for name in question.figures if not printed or name in contents.IN_PRINT]
         tables = [name for name in question.tables if not printed or name in contents.TABLES_IN_PRINT]
         blocks = [*_figures(results, task, figures, folder, shown), *_tables(results, task, tables)]
         groups.append((question.title, blocks))
     return groups
-
-
-def _notes(results: Results, task: str) -> list[Block]:
-    """What the study file says of the task and its data."""
-    plan = results.study["tasks"][task]
-    return [text(str(note)) for note in (plan.get("note"), plan["dataset"].get("note")) if note]
 
 
 def _figures(results: Results, task: str, names: Sequence[str], folder: str, shown: Collection[str]) -> list[Block]:
