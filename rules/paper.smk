@@ -8,6 +8,8 @@ PAPER_FIGURES = [
     for kind in KINDS
 ]
 IS_FOLLOW_UP = STUDY.name == "follow_ups"
+# Hours of simulation, and of no study: taken along from where it was made, or from what was frozen before.
+CALIBRATION = those_there("results/calibration.csv", "paper/data/calibration.csv")
 
 
 localrules:
@@ -32,17 +34,7 @@ rule freeze:
     conda:
         "../envs/mufree.yaml"
     params:
-        # Hours of simulation, and of no study: taken along from where it was made, or from what was frozen before.
-        calibration=lambda wildcards: option(
-            "calibration",
-            (
-                []
-                if IS_FOLLOW_UP
-                else those_there(
-                    "results/calibration.csv", "paper/data/calibration.csv"
-                )
-            ),
-        ),
+        calibration=option("calibration", [] if IS_FOLLOW_UP else CALIBRATION),
         power=lambda wildcards, input: option("power", input.power),
         store=f"results/{STUDY.name}/runs",
         out="paper/follow_ups" if IS_FOLLOW_UP else "paper/data",
