@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -252,6 +253,23 @@ class Keyword(Scaled):
         return F.linear(x, weight=self.weight.to(x.dtype), bias=None)
 
 
+class Dot(nn.Module):
+    """A vector whose products with the activations are summed up, and a gain whose aren't."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight, self.gain = (nn.Parameter(torch.randn(width)) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * self.weight).sum(-1) + torch.sum(x * self.weight, dim=-1) + (x * self.gain).tanh().sum(-1)
+
+
+def test_a_vector_that_is_summed_over_is_an_output() -> None:
+    model = parametrize(Dot, WIDTH, BASE, seed=0)
+    assert (model.weight.mup_growth.kind, growth_of(model.weight)) == ("output", (M, 1))
+    assert (model.gain.mup_growth.kind, growth_of(model.gain)) == ("vector", (1, M))
+
+
 class Both(Scaled):
     """Encodes and decodes by one matrix."""
 
@@ -438,7 +456,99 @@ def test_attention_whose_scale_is_not_found_is_named() -> None:
         parametrize(lambda w: nn.Sequential(OneHead(w)), WIDTH, BASE)
 
 
+def test_a_default_scale_that_is_not_asked_for_is_said_and_not_exported() -> None:
+    class Flash(Projected):
+        """As nanoGPT has it: by hand where there is no kernel."""
+
+        def __init__(self, width: int) -> None:
+            super().__init__(width, own=False)
+            self.flash = False
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.flash:
+                return super().forward(x)
+            q, k, v = (
+                part(x).unflatten(-1, (4, -1)).transpose(1, 2) for part in (self.q_proj, self.k_proj, self.v_proj)
+            )
+            use = F.scaled_dot_product_attention if self.flash else attended_by_hand
+            return use(q, k, v).transpose(1, 2).flatten(2)
+
+    model = parametrize(lambda w: nn.Sequential(Flash(w)), WIDTH, BASE, seed=0)
+    x = torch.randn(1, 3, WIDTH)
+    with pytest.warns(
+        UserWarning, match=r"0 \(Flash\) did not call scaled_dot_product_attention with its default scale"
+    ):
+        expected = model(x)
+    assert torch.equal(export(model)(x), expected)
+    quiet = parametrize(lambda w: nn.Sequential(Flash(w)), WIDTH, BASE, seed=0, own_scale=["0"])
+    assert torch.equal(quiet(x), expected)  # and no warning, which would be an error here
+
+
+def attended_by_hand(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return (q @ k.mT / k.shape[-1] ** 0.5).softmax(-1) @ v
+
+
+def test_recomputing_the_scores_alone_is_refused_and_the_module_is_not() -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    class Alone(Projected):
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = (
+                part(x).unflatten(-1, (4, -1)).transpose(1, 2) for part in (self.q_proj, self.k_proj, self.v_proj)
+            )
+            return checkpoint(F.scaled_dot_product_attention, q, k, v, use_reentrant=False).transpose(1, 2).flatten(2)
+
+    x = torch.randn(1, 3, WIDTH, requires_grad=True)
+    with pytest.raises(RuntimeError, match="Activation checkpointing of scaled_dot_product_attention alone"):
+        parametrize(lambda w: Alone(w, own=False), WIDTH, BASE, seed=0)(x)
+    model = parametrize(lambda w: Projected(w, own=False), WIDTH, BASE, seed=0)
+    (expected,) = torch.autograd.grad(model(x).square().sum(), x)
+    (found,) = torch.autograd.grad(checkpoint(model, x, use_reentrant=False).square().sum(), x)
+    assert torch.equal(found, expected)
+
+
+def test_numbers_of_the_width_in_a_forward_pass_are_named() -> None:
+    class Embedded(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.width, self.tokens = width, nn.Embedding(CLASSES, width)
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            return self.tokens(tokens) * math.sqrt(self.width)
+
+    class Attribute(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.normalizer, self.tokens = width**0.5, nn.Embedding(CLASSES, width)
+
+    with pytest.warns(
+        UserWarning, match=r"0 \(Embedded\) computes with √self\.width, which is 16 at base width and 64 here"
+    ):
+        parametrize(lambda w: nn.Sequential(Embedded(w)), WIDTH, BASE)
+    with pytest.warns(
+        UserWarning, match=r"0 \(Attribute\) computes with self\.normalizer, which is 4 at base width and 8 here"
+    ):
+        parametrize(lambda w: nn.Sequential(Attribute(w)), WIDTH, BASE)
+    parametrize(lambda w: nn.Sequential(Embedded(w)), WIDTH, BASE, own_scale=["0"])
+    parametrize(lambda w: nn.Sequential(Embedded(w)), BASE, BASE)
+
+
 # --- leaving µP ------------------------------------------------------------------------------------------------------
+
+
+class Projected(nn.Module):
+    """Four heads at every width, whose queries, keys and values are made apart; its scale is an attribute or a default."""
+
+    def __init__(self, width: int, own: bool) -> None:
+        super().__init__()
+        self.num_heads = 4
+        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(width, width) for _ in range(3))
+        self.scale = (width / 4) ** -0.5 if own else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = (projection(x) for projection in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = (part.unflatten(-1, (4, -1)).transpose(1, 2) for part in parts)
+        return F.scaled_dot_product_attention(q, k, v, scale=self.scale).transpose(1, 2).flatten(2)
 
 
 class Leaving(nn.Module):
@@ -450,14 +560,14 @@ class Leaving(nn.Module):
         if plain:
             self.tied.head = nn.Linear(width, CLASSES)
         self.attention = nn.MultiheadAttention(width, 2, batch_first=True)
-        self.own = Heads(width, own=True)
+        self.own, self.default = Projected(width, own=True), Projected(width, own=False)
         self.readout = (nn.Linear if plain else mup.MuReadout)(width, CLASSES)
         self.rgb = nn.Conv1d(width, 3, 1)
 
     def forward(self, tokens: Tensor) -> Tensor:
         h = self.tied.tokens(tokens)
         h = h + self.attention(h, h, h)[0]
-        h = h + self.own(h)
+        h = h + self.own(h) + self.default(h)
         return torch.cat([self.tied(tokens), self.readout(h), self.rgb(h.mT).mT], -1)
 
 
@@ -473,7 +583,10 @@ def test_an_export_gives_the_same_outputs_from_the_plain_class() -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with mufree.optim.evaluating(optimizer, model), torch.no_grad():
         logits = model(tokens)
-        exported = export(model)
+        with pytest.warns(
+            UserWarning, match=r"tied\.head has a weight of its own in the export: build the plain class without"
+        ):
+            exported = export(model, tokens)
     plain = Leaving(3 * BASE, plain=True)
     plain.load_state_dict(exported.state_dict())
     with torch.no_grad():
@@ -491,16 +604,41 @@ def _loaded(model: nn.Module) -> nn.Module:
     return plain
 
 
-def test_an_export_says_whose_queries_it_does_not_find() -> None:
-    class Odd(Heads):
+def test_an_export_says_whose_queries_it_does_not_know_for_certain() -> None:
+    class Normed(Projected):
         def __init__(self, width: int) -> None:
             super().__init__(width, own=True)
-            self.projections = self.qkv
-            del self.qkv
+            self.queries = nn.LayerNorm(width)
 
-    model = parametrize(Odd, WIDTH, BASE)
-    with pytest.raises(ValueError, match=r"\(Odd\) scales its scores by µP's rule"):
-        export(model)
+    class Adapted(Projected):
+        def __init__(self, width: int) -> None:
+            super().__init__(width, own=True)
+            self.q_proj = type("Adapter", (nn.Linear,), {})(width, width)
+
+    # Packed as [heads, 3, d] or [3, heads, d]: a stranger can't tell.
+    for make in (lambda w: Heads(w, own=True), Normed, Adapted):
+        with pytest.raises(ValueError, match=r"scales its scores by µP's rule, and it isn't certain which weights"):
+            export(parametrize(lambda w, make=make: nn.Sequential(make(w)), WIDTH, BASE))
+    not_run = parametrize(lambda w: nn.Sequential(Projected(w, own=False)), WIDTH, BASE)
+    with pytest.raises(ValueError, match=r"0 has not run yet.* Run the model once"):
+        export(not_run)
+
+
+def test_an_example_shows_what_an_export_could_not_see() -> None:
+    class Reads(nn.Module):
+        """Its forward pass looks at what µP left on the tensor."""
+
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.head = nn.Linear(width, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(x) * getattr(self.head.weight, "infshape", [mup.InfDim(1, 1)])[-1].width_mult()
+
+    model = parametrize(Reads, WIDTH, BASE)
+    export(model)
+    with pytest.raises(ValueError, match="The export's outputs differ from the model's by"):
+        export(model, torch.ones(1, WIDTH))
 
 
 # --- what isn't clear is said ----------------------------------------------------------------------------------------
@@ -530,6 +668,8 @@ def test_a_tensor_whose_use_is_not_clear_is_named_with_its_shapes_and_the_cure()
         assert model.table.mup_growth.kind == kind
     with pytest.raises(ValueError, match=r"Unknown rule for 'table': 'matrix'. Known: embedding, vector, hidden"):
         parametrize(Unknown, WIDTH, BASE, rules={"table": "matrix"})
+    square = parametrize(lambda w: nn.Linear(w, w), WIDTH, BASE, rules={"weight": "output"}).weight
+    assert growth_of(square) == (M, 1)
     with pytest.raises(BaseShapesError, match=r"No parameter fits the rule 'tabel'"):
         parametrize(Unknown, WIDTH, BASE, rules={"tabel": "output"})
 
@@ -553,6 +693,10 @@ def test_models_that_do_not_grow_or_grow_oddly() -> None:
         BaseShapesError, match=r"weight is \(7, 2\) at width 16, \(7, 2\) at 32 and \(9, 2\) in the model"
     ):
         parametrize(lambda w: nn.Linear(2, 7 if w < 64 else 9), WIDTH, BASE)
+    with pytest.raises(TypeError, match="make_model must be a function of the width that builds the model, got a Tied"):
+        parametrize(Tied(WIDTH), WIDTH, BASE)  # type: ignore[arg-type]
+    with pytest.raises(BaseShapesError, match="weight has no shape yet: run lazy modules once"):
+        parametrize(nn.LazyLinear, WIDTH, BASE)
     for width in (0, -3, 2.5, True):
         with pytest.raises(ValueError, match="width must be a whole number of at least 1"):
             parametrize(Tied, width, BASE)  # type: ignore[arg-type]

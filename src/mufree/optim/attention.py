@@ -3,6 +3,9 @@
 Where d is fixed and the number of heads grows, nothing is to be done. Else scores are multiplied by √(d_base / d) besides their
 own 1/√d, so that nothing changes at the base width (Yang et al. 2022, definition 4.1). The scale is looked for where modules
 keep it: in an attribute, or in the default of `scaled_dot_product_attention`, which a hook replaces while the module runs.
+
+What a forward pass multiplies by a function of its width, in attention or elsewhere, can't be seen in weights and shapes: it is
+looked for in attributes and in the source, and named (`warn_of_width_in_forward`).
 """
 
 from __future__ import annotations
@@ -11,7 +14,10 @@ import functools
 import inspect
 import math
 import re
+import textwrap
 import warnings
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -30,30 +36,23 @@ HEAD_DIMENSIONS = (
     "head_dimension",
 )
 HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "nhead", "heads")
-SCALES = (
-    "scale",
-    "scaling",
-    "softmax_scale",
-    "attn_scale",
-    "attention_scale",
-    "scale_factor",
-    "norm_factor",
-    "inv_norm_factor",
-)
-"""What modules call their head dimension, the number of heads, and the scale of scores or its inverse."""
+"""What modules call their head dimension, and the number of heads."""
 
 
 _PRODUCT_OF_PROJECTIONS = re.compile(r"(@|matmul\(|bmm\().*(\.transpose\(|\.mT\b|\.T\b|\.t\(\))")
 
 
-def scale_attention(model: nn.Module, base: nn.Module) -> None:
+def scale_attention(model: nn.Module, base: nn.Module, own_scale: Sequence[str] = ()) -> None:
     """Give every attention of `model` the scale that it has at base width times √(d_base / d).
 
-    `model` carries base shapes, and `base` is the same model at base width. Warns, naming the module, where a head dimension
-    grows and no scale is found, and where there seems to be attention whose head dimension can't be told.
+    `model` carries base shapes, and `base` is the same model at base width. Modules whose names fit a pattern of `own_scale`
+    stay as they are. Warns, naming the module, where a head dimension grows and no scale is found, and where there seems to be
+    attention whose head dimension can't be told.
     """
     for name, at_base in base.named_modules():
         module = model.get_submodule(name)
+        if any(fnmatchcase(name, pattern) for pattern in own_scale):
+            continue
         growth = _growth_of_heads(module, at_base)
         if growth is None:
             if _looks_like_attention(module) and not any(
@@ -64,9 +63,18 @@ def scale_attention(model: nn.Module, base: nn.Module) -> None:
             _scale(name, module, at_base, growth)
 
 
-def attention_factor(module: nn.Module) -> float:
-    """By what the scores of this very module are multiplied besides the scale that its class gives them; 1.0 for most."""
-    return float(vars(module).get("mup_attention_factor", 1.0))
+def attention_factor(name: str, module: nn.Module) -> float:
+    """By what the scores of this very module are multiplied besides the scale that its class gives them; 1.0 for most.
+
+    Raises ValueError where that is seen in a forward pass alone and there was none.
+    """
+    factor = float(vars(module).get("mup_attention_factor", 1.0))
+    hook = _default_scale(module)
+    if factor == 1.0 or vars(module).get("mup_attention_scales") or hook is None:
+        return factor
+    if hook.applied is None:
+        raise ValueError(f"{name} has not run yet, so that its scale isn't known. Run the model once, then export it.")
+    return factor if hook.applied else 1.0
 
 
 def plain_scale(module: nn.Module) -> None:
@@ -80,12 +88,17 @@ def plain_scale(module: nn.Module) -> None:
     vars(module).pop("mup_attention_factor", None)
 
 
+def _default_scale(module: nn.Module) -> DefaultScale | None:
+    owners = (getattr(hook, "__self__", None) for hook in module._forward_pre_hooks.values())
+    return next((owner for owner in owners if isinstance(owner, DefaultScale)), None)
+
+
 def _scale(name: str, module: nn.Module, at_base: nn.Module, growth: float) -> None:
     factor = growth**-0.5
     plain: dict[str, float] = {}
-    for attribute in SCALES:
-        here, there = (vars(m).get(attribute) for m in (module, at_base))
-        # An attribute that is 1/√d, or √d to divide by; one that goes as 1/d is µP's already.
+    for attribute, here in list(vars(module).items()):
+        there = vars(at_base).get(attribute)
+        # A number that is 1/√d, or √d to divide by; one that goes as 1/d is µP's already.
         if isinstance(here, float) and isinstance(there, float) and here > 0 and there > 0:
             goes = math.log(here / there) / math.log(growth)
             if abs(abs(goes) - 0.5) < 1e-6:
@@ -94,13 +107,12 @@ def _scale(name: str, module: nn.Module, at_base: nn.Module, growth: float) -> N
             elif abs(abs(goes) - 1.0) < 1e-6:
                 return
     if isinstance(module, nn.MultiheadAttention) or "scaled_dot_product_attention" in _source(module):
-        hook = DefaultScale(factor)
+        hook = DefaultScale(factor, name, warns=not plain)
         module.register_forward_pre_hook(hook.enter)
         module.register_forward_hook(hook.leave, always_call=True)
     elif not plain:
-        return _warn(
-            name, module, f"has heads whose dimension grows by {growth:g}, and the scale of its scores isn't found"
-        )
+        what = f"has heads whose dimension grows by {growth:g}, and the scale of its scores isn't found"
+        return _warn(name, module, what, stacklevel=5)
     vars(module).update(mup_attention_factor=factor, mup_attention_scales=plain)
 
 
@@ -150,28 +162,32 @@ def _source_of(cls: type) -> str:
     if cls.__module__.startswith("torch."):
         return ""
     try:
-        return inspect.getsource(cls)
+        return textwrap.dedent(inspect.getsource(cls))
     except (OSError, TypeError):  # made in a prompt, or by code
         return ""
 
 
-def _warn(name: str, module: nn.Module, what: str) -> None:
+def _warn(name: str, module: nn.Module, what: str, stacklevel: int = 4) -> None:
     warnings.warn(
-        f"{name or 'the model'} ({type(module).__name__}) {what}: its scores keep their scale. If the head dimension d "
-        "grows with width, µP asks for √d_base / d instead of 1/√d; a fixed head dimension, with more heads in a wider "
-        "model, needs nothing.",
-        stacklevel=4,
+        f"{name or 'the model'} ({type(module).__name__}) {what}: its scores keep their scale. If the head dimension d grows "
+        "with width, µP asks for √d_base / d instead of 1/√d; a fixed head dimension, with more heads in a wider model, needs "
+        f'nothing. Where that is so, tell parametrize: own_scale=["{name}"].',
+        stacklevel=stacklevel,
     )
 
 
 class DefaultScale:
     """Hooks between which the scores of `scaled_dot_product_attention` are multiplied by `factor` where no scale is given.
 
-    `nn.MultiheadAttention` scales by itself, so its queries are multiplied there.
+    `nn.MultiheadAttention` scales by itself, so its queries are multiplied there. `applied` says whether there were such scores
+    in the last forward pass, and is None before the first.
     """
 
-    def __init__(self, factor: float) -> None:
+    def __init__(self, factor: float, name: str, *, warns: bool) -> None:
         self.factor = factor
+        self.name = name
+        self.warns = warns
+        self.applied: bool | None = None
         self.active: list[_Scaled] = []
 
     def enter(self, _module: nn.Module, _inputs: Any) -> None:
@@ -180,26 +196,52 @@ class DefaultScale:
         mode.__enter__()  # type: ignore[no-untyped-call]
         self.active.append(mode)
 
-    def leave(self, _module: nn.Module, _inputs: Any, _output: Any) -> None:
+    def leave(self, module: nn.Module, _inputs: Any, output: Any) -> None:
         """Forward hook, called after an exception as well."""
-        if self.active:
-            self.active.pop().__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        if not self.active:
+            return
+        mode = self.active.pop()
+        mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        self.applied = mode.applied
+        if self.warns and not self.applied and output is not None:
+            self.warns = False
+            what = "did not call scaled_dot_product_attention with its default scale"
+            _warn(self.name, module, what, stacklevel=6)
 
 
 class _Scaled(TorchFunctionMode):
     def __init__(self, factor: float) -> None:
         super().__init__()
         self.factor = factor
+        self.applied = False
+        self.hooks_outside = _saved_tensors_hooks()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         if func is F.scaled_dot_product_attention and kwargs.get("scale") is None and len(args) < 7:
+            self._check_checkpoint()
             kwargs["scale"] = self.factor / math.sqrt(args[0].shape[-1] if args else kwargs["query"].shape[-1])
         elif func is F.multi_head_attention_forward:
+            self._check_checkpoint()
             bound = inspect.signature(func).bind(*args, **kwargs)
             _scale_queries(bound.arguments, self.factor)
             return func(*bound.args, **bound.kwargs)
         return func(*args, **kwargs)
+
+    def _check_checkpoint(self) -> None:
+        """Refuse what would be computed again, in the backward pass, without the scale."""
+        if _saved_tensors_hooks() is not self.hooks_outside:
+            raise RuntimeError(
+                "Activation checkpointing of scaled_dot_product_attention alone: computed again in the backward pass, it would "
+                "lose µP's scale. Checkpoint the attention module, or the block around it."
+            )
+        self.applied = True
+
+
+def _saved_tensors_hooks() -> Any:
+    """What torch.utils.checkpoint puts in the way of tensors that autograd keeps; None without."""
+    top = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    return None if top is None else top[0]
 
 
 def _scale_queries(given: dict[str, Any], factor: float) -> None:
@@ -215,3 +257,45 @@ def _scale_queries(given: dict[str, Any], factor: float) -> None:
         given["in_proj_weight"] = first_third(given["in_proj_weight"])
     if given.get("in_proj_bias") is not None:
         given["in_proj_bias"] = first_third(given["in_proj_bias"])
+
+
+# --- numbers of the width in a forward pass ---------------------------------------------------------------------------
+
+_ROOT = re.compile(r"sqrt\(\s*self\.([\w.]+)\s*\)|self\.([\w.]+)\s*\*\*\s*\(?-?0\.5")
+
+
+def warn_of_width_in_forward(model: nn.Module, base: nn.Module, own_scale: Sequence[str] = ()) -> None:
+    """Warn of modules that multiply by a number that grows with width, in an attribute or as the root of one in their source.
+
+    `embedding(tokens) * math.sqrt(self.d_model)` is the usual case. Attention's own scale is left to `scale_attention`.
+    """
+    for name, at_base in base.named_modules():
+        module = model.get_submodule(name)
+        if _growth_of_heads(module, at_base) is not None or any(fnmatchcase(name, pattern) for pattern in own_scale):
+            continue
+        numbers = [key for key, value in vars(module).items() if isinstance(value, float)]
+        roots = {match[1] or match[2] for match in _ROOT.finditer(_forward_source(module))}
+        for attribute in (*numbers, *sorted(roots)):
+            here, there = (_value(m, attribute) for m in (module, at_base))
+            if here is not None and there is not None and here != there:
+                root = "√" if attribute in roots else ""
+                warnings.warn(
+                    f"{name or 'the model'} ({type(module).__name__}) computes with {root}self.{attribute}, which is {there:g} "
+                    f"at base width and {here:g} here: what it multiplies grows or shrinks with width, which µP's rules don't "
+                    "allow for. Take its value at base width for all widths, or, if it is right, tell parametrize: "
+                    f'own_scale=["{name}"].',
+                    stacklevel=3,
+                )
+
+
+def _value(module: nn.Module, path: str) -> float | None:
+    found: Any = module
+    for part in path.split("."):
+        found = getattr(found, part, None)
+    return float(found) if isinstance(found, (int, float)) and not isinstance(found, bool) else None
+
+
+def _forward_source(module: nn.Module) -> str:
+    """The source of a module's class without its constructor, where 1/√d is an initial weight's size as a rule."""
+    source = _source(module)
+    return re.sub(r"def __init__.*?(?=\n    (?:@|def )|\Z)", "", source, flags=re.DOTALL)

@@ -12,11 +12,11 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.utils.rnn import PackedSequence
 
 Forward = Callable[[nn.Module, Any], object]
-"""Runs a model on a batch; what it returns isn't used."""
+"""Runs a model on a batch."""
 
 
-def run_on(model: nn.Module, batch: Any, forward: Forward | None = None) -> None:
-    """Run a model on a batch, which is one of these, or anything that `forward(model, batch)` knows how to run on:
+def run_on(model: nn.Module, batch: Any, forward: Forward | None = None) -> Any:
+    """What a model returns for a batch, which is one of these, or anything that `forward(model, batch)` knows how to run on:
 
       - a tensor, the model's input;
       - a tuple or list whose first element is the input, a tensor or a dict, such as (inputs, targets);
@@ -25,21 +25,19 @@ def run_on(model: nn.Module, batch: Any, forward: Forward | None = None) -> None
     Batches aren't moved to the model's device. Raises `TypeError` for any other batch, naming what came.
     """
     if forward is not None:
-        forward(model, batch)
-        return
+        return forward(model, batch)
     # A packed sequence is a tuple, of tensors that are no input by themselves.
     pair = isinstance(batch, tuple | list) and not isinstance(batch, PackedSequence) and len(batch) > 0
     inputs = batch[0] if pair else batch
     if isinstance(inputs, Tensor | PackedSequence):
-        model(inputs)
-    elif isinstance(inputs, Mapping):
-        model(**_taken(model, inputs))
-    else:
-        came = f"{torch.typename(batch)} that begins with {torch.typename(inputs)}" if pair else torch.typename(batch)
-        raise TypeError(
-            "A batch has to be a tensor, a tuple or list that begins with the inputs, or a dict of inputs by name, got "
-            f"{came}. Give forward=lambda model, batch: model(...), which runs the model on it."
-        )
+        return model(inputs)
+    if isinstance(inputs, Mapping):
+        return model(**_taken(model, inputs))
+    came = f"{torch.typename(batch)} that begins with {torch.typename(inputs)}" if pair else torch.typename(batch)
+    raise TypeError(
+        "A batch has to be a tensor, a tuple or list that begins with the inputs, or a dict of inputs by name, got "
+        f"{came}. Give forward=lambda model, batch: model(...), which runs the model on it."
+    )
 
 
 def _taken(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:

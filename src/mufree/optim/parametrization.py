@@ -25,16 +25,16 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from mup.infshape import InfDim, InfShape
 from torch import Tensor, nn
 
-from mufree.optim.attention import scale_attention
+from mufree.optim.attention import scale_attention, warn_of_width_in_forward
 from mufree.optim.base_shapes import divide_input, outputs_of
 from mufree.optim.groups import BaseShapesError, Growth, Kind, growth_of
 from mufree.optim.uses import Use, uses_of
@@ -56,9 +56,9 @@ def parametrize(
     seed: int | None = None,
     initial: Initial = "own",
     rules: Mapping[str, str] | None = None,
+    own_scale: Sequence[str] = (),
 ) -> nn.Module:
-    """`make_model(width)` under µP (or SP), ready for an optimizer of `mufree.optim`. At base width it is the plain model, to
-    the bit.
+    """`make_model(width)` under µP, ready for an optimizer of `mufree.optim`. At base width it is the plain model, to the bit.
 
     `make_model(width)` builds any `nn.Module`; it is also called for the base width and twice that, where only shapes and the
     size of initial weights are looked at. With `seed`, all of it draws from that seed, and torch's random state is left as it
@@ -71,14 +71,18 @@ def parametrize(
     `rules` maps patterns of parameter names (`fnmatch`) to the kind that they are, for tensors that are understood wrongly or
     not at all; the first that fits counts. "fixed" takes a tensor as one that does not grow.
 
+    `own_scale` are patterns of names of modules, attention as a rule, that multiply by a number of the width in a way that
+    suits µP: they are left alone, and no warning names them.
+
     With `parametrization="sp"` nothing is scaled, and every multiplier is 1: the control that a coordinate check must fail.
 
     Raises BaseShapesError, naming tensor, shapes and cure, for a tensor that grows and whose use isn't clear, for models whose
     parameters differ in name or in number of dimensions, and for a rule that fits no parameter; ValueError for unknown choices
-    and widths below 1. Warns if nothing grows, and if a head dimension grows and the scale of its attention isn't found
-    (`attention.scale_attention`). Source: Yang et al. 2022 (Tensor Programs V), table 8 and lemma J.1.
+    and widths below 1. Warns if nothing grows, if a head dimension grows and the scale of its attention isn't found
+    (`attention.scale_attention`), and of other numbers of the width in a forward pass.
+    Source: Yang et al. 2022 (Tensor Programs V), table 8 and lemma J.1.
     """
-    _check(width, base_width, parametrization, initial, rules or {})
+    _check(make_model, width, base_width, parametrization, initial, rules or {})
     with torch.random.fork_rng(devices=[]) if seed is not None else nullcontext():
         if seed is not None:
             torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which seeds accelerators too
@@ -106,11 +110,19 @@ def parametrize(
     for name, growth in understood.items():
         if growth.kind == "tied":
             _divide_inputs_of_outputs(model, name)
-    scale_attention(model, base)
+    scale_attention(model, base, own_scale)
+    warn_of_width_in_forward(model, base, own_scale)
     return model
 
 
-def _check(width: int, base_width: int, parametrization: str, initial: str, rules: Mapping[str, str]) -> None:
+def _check(
+    make_model: Any, width: int, base_width: int, parametrization: str, initial: str, rules: Mapping[str, str]
+) -> None:
+    if isinstance(make_model, nn.Module):
+        raise TypeError(
+            f"make_model must be a function of the width that builds the model, got a {type(make_model).__name__}: "
+            "lambda width: MyModel(width)."
+        )
     for name, value in (("width", width), ("base_width", base_width)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
@@ -151,6 +163,10 @@ def _on_meta(make_model: Callable[[int], nn.Module], width: int) -> nn.Module:
 
 def _infshapes(model: nn.Module, base: nn.Module, wider: nn.Module, base_width: int) -> dict[str, InfShape]:
     """Each parameter's shape, and the base dimension of each dimension that grows; by the parameter's first name."""
+    if lazy := [n for n, p in model.named_parameters() if isinstance(p, nn.UninitializedParameter)]:
+        raise BaseShapesError(
+            f"{lazy[0]} has no shape yet: run lazy modules once in make_model, before they are returned."
+        )
     own, at_base, at_twice = ({n: tuple(p.shape) for n, p in m.named_parameters()} for m in (model, base, wider))
     for other, where in ((at_base, base_width), (at_twice, 2 * base_width)):
         if odd := sorted(own.keys() ^ other.keys()):
@@ -261,9 +277,11 @@ def _forced(name: str, kind: str, shape: InfShape, uses: list[Use]) -> Growth | 
             return Growth("fixed", (), (), why)
         case "embedding" | "vector" | "tied":
             return Growth(kind, (), growing, why)
-        case "output":
-            return Growth("output", growing, (), why)
     read = _read(name, shape, [use for use in uses if use.is_sum])
+    if kind == "output":
+        if not isinstance(read, str) and read.inputs:
+            return Growth("output", read.inputs, (), why)
+        return Growth("output", growing, (), why) if len(growing) == 1 else "an output's fan-out doesn't grow."
     if not isinstance(read, str) and read.inputs:
         return Growth("hidden", read.inputs, read.outputs, why)
     if len(growing) == 1:

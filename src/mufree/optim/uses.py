@@ -210,13 +210,13 @@ class _Function:
                 call = self.parent.get(parent)
                 outer = call if isinstance(call, ast.Call) and call.func is parent else parent
                 if name in _ENTRY_BY_ENTRY:
-                    yield from self._mixed(outer, turned, follow)
+                    yield from self._mixed(outer, turned, follow, mixed)
                 else:
                     yield from self._used(outer, turned=turned ^ (name in _TURNED), follow=follow, mixed=mixed)
             case ast.BinOp(op=ast.MatMult()) if parent.right is node or not mixed:
                 yield _reading(("matmul", int(parent.right is node)), turned, parent)
             case ast.BinOp(op=ast.Add() | ast.Sub() | ast.Mult() | ast.Div()):
-                yield from self._mixed(parent, turned, follow)
+                yield from self._mixed(parent, turned, follow, mixed)
             case ast.AugAssign():
                 yield _entry_by_entry(parent)
             case ast.UnaryOp():
@@ -237,10 +237,23 @@ class _Function:
                     if isinstance(other, ast.Name) and other.id == name and isinstance(other.ctx, ast.Load):
                         yield from self._used(other, turned=turned, follow=False, mixed=mixed)
 
-    def _mixed(self, outcome: ast.expr, turned: bool, follow: bool) -> Iterator[_Reading]:
+    def _mixed(self, outcome: ast.expr, turned: bool, follow: bool, mixed: bool) -> Iterator[_Reading]:
         """Added or multiplied entry by entry; as a weight if what comes out of that is used as one."""
+        product = isinstance(outcome, ast.BinOp) and isinstance(outcome.op, ast.Mult) and not mixed
+        if product and self._summed_up(outcome):
+            yield _Reading((-1,), (-2,), f"`{_text(outcome)}`, summed up")
+            return
         as_weight = list(self._used(outcome, turned=turned, follow=follow, mixed=True))
         yield from as_weight or [_entry_by_entry(outcome)]
+
+    def _summed_up(self, product: ast.expr) -> bool:
+        """Whether the last dimension of a product is summed over at once: `(h * weight).sum(-1)`."""
+        parent = self.parent.get(product)
+        call = self.parent.get(parent) if isinstance(parent, ast.Attribute) else parent
+        if not isinstance(call, ast.Call) or _called(call) not in ("sum", "mean"):
+            return False
+        given = [*call.args[0 if isinstance(parent, ast.Attribute) else 1 :], *(word.value for word in call.keywords)]
+        return any(ast.unparse(value) == "-1" for value in given)
 
     def _in_call(self, node: ast.expr, call: ast.Call, turned: bool, follow: bool, mixed: bool) -> Iterator[_Reading]:
         name, place = _called(call), call.args.index(node)
@@ -251,7 +264,7 @@ class _Function:
         elif name == "einsum" and not mixed:
             yield from _einsum(call, place)
         elif name in _ENTRY_BY_ENTRY:
-            yield from self._mixed(call, turned, follow)
+            yield from self._mixed(call, turned, follow, mixed)
         else:  # quantize(weight), say, of which only its use as a weight tells anything
             yield from self._used(call, turned=turned, follow=follow, mixed=mixed or name not in _ENTRYWISE)
 
