@@ -4,6 +4,7 @@ The optimizer library is `mufree.optim`; it needs torch, mup and schedulefree al
 what is run and keeps it, `lab` runs it, `analysis` turns runs into numbers, `publish` turns numbers into pages.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,8 +14,6 @@ __all__ = ["export", "parametrize"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:  # when asked for, since torch takes a second to load and planning needs none
-        from mufree import optim
-
-        return getattr(optim, name)
+    if name in __all__:  # when asked for: torch takes a second to load, and plans and pages need none
+        return getattr(import_module("mufree.optim"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

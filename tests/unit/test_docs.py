@@ -32,6 +32,7 @@ def test_snippets_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.syspath_prepend(str(tmp_path))
     namespace: dict[str, object] = {"__name__": "__main__"}
     files: set[str] = set()
+    monkeypatch.delitem(sys.modules, "model", raising=False)  # of another test's folder
     torch.manual_seed(0)
     try:
         for kind, block in _blocks(path.read_text(encoding="utf-8")):

@@ -6,6 +6,7 @@ import functools
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -131,9 +132,25 @@ _CLASSES: dict[type[Any], type[Any]] = {}
 def _scaled_class(kind: type[Any]) -> type[Any]:
     """`kind` with `Scaled` before it, under its own name: in messages and checkpoints it is what it was."""
     if kind not in _CLASSES:
-        own = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
+        own = {
+            "__module__": kind.__module__,
+            "__qualname__": kind.__qualname__,
+            "__doc__": kind.__doc__,
+            "step": _step_like(kind),
+        }
         _CLASSES[kind] = type(kind.__name__, (Scaled, kind), own)
     return _CLASSES[kind]
+
+
+def _step_like(kind: type[Any]) -> Callable[..., Any]:
+    """`Scaled.step` with the signature that the step of `kind` has: whether it wants a closure is read from that."""
+
+    own = Scaled.step
+    # A copy, and no function around it, so that warnings name the line of the user that stepped.
+    step = FunctionType(own.__code__, own.__globals__, own.__name__, own.__defaults__, own.__closure__)
+    functools.update_wrapper(step, kind.step)
+    vars(step).update(vars(own))
+    return step
 
 
 @functools.cache
