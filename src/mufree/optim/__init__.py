@@ -48,6 +48,7 @@ from mufree.optim.groups import (
 from mufree.optim.muon import MuMuon, muon_multiplier
 from mufree.optim.parametrization import parametrize
 from mufree.optim.rates import set_lr
+from mufree.optim.resuming import resume, saving
 from mufree.optim.schedules import warmup_factor
 
 __all__ = [
@@ -84,8 +85,10 @@ __all__ = [
     "mup_param_groups",
     "parametrize",
     "recompute_batchnorm",
+    "resume",
     "save_base_shapes",
     "save_checkpoint",
+    "saving",
     "set_lr",
     "warmup_factor",
 ]

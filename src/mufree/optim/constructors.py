@@ -275,6 +275,7 @@ def MuScheduleFreeWrapper(  # noqa: N802 (as MuAdamW_ScheduleFree)
     wrapped = impl(optimizer, **own)
     # The Reference writes this into the groups there are, and reads it in those that are added later.
     optimizer.defaults["weight_decay_at_y"] = 0.0
+    wrapped.defaults = optimizer.defaults  # without which Lightning takes it for no optimizer
     remember(wrapped)
     return wrapped
 

@@ -27,6 +27,7 @@ def is_schedule_free(optimizer: Optimizer) -> bool:
 
     False for the closure variants of `schedulefree`: their weights are at y within `step` alone, and at x otherwise.
     """
+    optimizer = unwrapped(optimizer)  # accelerate's wrapper has train() and eval() whatever is inside
     return callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None))
 
 
@@ -227,11 +228,20 @@ def _drop_copies_of_weights(model: nn.Module) -> None:
 
 
 def listed(optimizers: Optimizers) -> list[Optimizer]:
-    """One or several as a list. Raises ValueError for none, and for one that is given twice."""
-    found = list(optimizers) if isinstance(optimizers, list | tuple) else [optimizers]
+    """One or several as a list, unwrapped. Raises ValueError for none, and for one that is given twice."""
+    found = [unwrapped(each) for each in (optimizers if isinstance(optimizers, list | tuple) else [optimizers])]
     if not found or len({id(optimizer) for optimizer in found}) < len(found):
         raise ValueError(f"Give one optimizer, or several different ones in a list, got {len(found)} of them.")
-    return found  # type: ignore[return-value]  # a sequence is a list or a tuple
+    return found
+
+
+def unwrapped(optimizer: Any) -> Any:
+    """The optimizer inside of accelerate's and Lightning's wrappers, which keep it as `.optimizer` and show its groups."""
+    while (inner := getattr(optimizer, "optimizer", None)) is not None and hasattr(inner, "param_groups"):
+        if inner.param_groups is not optimizer.param_groups:
+            break
+        optimizer = inner
+    return optimizer
 
 
 # The schedule-free optimizers that were made here, and those that a warning has named.
