@@ -239,23 +239,11 @@ def MuScheduleFreeWrapper(  # noqa: N802 (as MuAdamW_ScheduleFree)
     variant = variant_of(impl, "MuScheduleFreeWrapper")
     own = {"momentum": momentum, "r": r, "weight_lr_power": weight_lr_power}
     check_settings(own)
-    if number("weight_decay_at_y", weight_decay_at_y) != 0.0:
-        raise ValueError(
-            f"weight_decay_at_y={weight_decay_at_y:g} is one number for all parameter groups, and under µP the decay scales "
-            "with width group by group. Use weight_decay of the base optimizer (at z), or MuAdamW_ScheduleFree or "
-            "MuSGD_ScheduleFree, which decay at y."
-        )
+    _check_no_decay_at_y(weight_decay_at_y)
     _check_not_averaging(params)
     if isinstance(params, Optimizer):
         optimizer = params
-        if kwargs or names is not None:
-            raise ValueError(
-                f"These belong to the base optimizer, which is made already: {', '.join(kwargs) or 'names'}."
-            )
-        if any("lr_multiplier" not in group for group in optimizer.param_groups):
-            raise ValueError(
-                "The base optimizer's groups aren't µP's: give mup_param_groups(...) to it, or use MuAdamW."
-            )
+        _check_made_base(optimizer, [*kwargs, *([] if names is None else ["names"])])
     elif base is MuMuon:
         optimizer = MuMuon(params, decoupled_wd, names=names, **kwargs)
     else:
@@ -264,12 +252,8 @@ def MuScheduleFreeWrapper(  # noqa: N802 (as MuAdamW_ScheduleFree)
         optimizer = _build(base, params, family or _family_of(base, "base"), rule, "none", names, **kwargs)
     _check_not_averaging(optimizer)
     _check_steps(optimizer)
-    tensors = [tensor for group in optimizer.param_groups for tensor in group["params"]]
-    if issubclass(impl, ScheduleFreeWrapper) and (odd := [t for t in tensors if t.dim() == 0 or t.stride(-1) != 1]):
-        raise ValueError(
-            f"ScheduleFreeWrapper can't swap a tensor of shape {tuple(odd[0].shape)} and strides {odd[0].stride()}: it needs a "
-            "dimension, and a last stride of 1. Use impl=ScheduleFreeWrapperReference."
-        )
+    if issubclass(impl, ScheduleFreeWrapper):
+        _check_swappable(optimizer)
     _let_base_make_its_state(optimizer)
     keep_scaled(optimizer, None)
     wrapped = impl(optimizer, **own)
@@ -278,6 +262,31 @@ def MuScheduleFreeWrapper(  # noqa: N802 (as MuAdamW_ScheduleFree)
     wrapped.defaults = optimizer.defaults  # without which Lightning takes it for no optimizer
     remember(wrapped)
     return wrapped
+
+
+def _check_no_decay_at_y(weight_decay_at_y: float) -> None:
+    if number("weight_decay_at_y", weight_decay_at_y) != 0.0:
+        raise ValueError(
+            f"weight_decay_at_y={weight_decay_at_y:g} is one number for all parameter groups, and under µP the decay scales "
+            "with width group by group. Use weight_decay of the base optimizer (at z), or MuAdamW_ScheduleFree or "
+            "MuSGD_ScheduleFree, which decay at y."
+        )
+
+
+def _check_made_base(optimizer: Optimizer, given: list[str]) -> None:
+    if given:
+        raise ValueError(f"These belong to the base optimizer, which is made already: {', '.join(given)}.")
+    if any("lr_multiplier" not in group for group in optimizer.param_groups):
+        raise ValueError("The base optimizer's groups aren't µP's: give mup_param_groups(...) to it, or use MuAdamW.")
+
+
+def _check_swappable(optimizer: Optimizer) -> None:
+    tensors = [tensor for group in optimizer.param_groups for tensor in group["params"]]
+    if odd := [t for t in tensors if t.dim() == 0 or t.stride(-1) != 1]:
+        raise ValueError(
+            f"ScheduleFreeWrapper can't swap a tensor of shape {tuple(odd[0].shape)} and strides {odd[0].stride()}: it needs a "
+            "dimension, and a last stride of 1. Use impl=ScheduleFreeWrapperReference."
+        )
 
 
 def _known_as(made: Any, table: Container[str]) -> str | None:

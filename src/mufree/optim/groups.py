@@ -162,32 +162,38 @@ def mup_param_groups(
             raise ValueError(f"decay='none' and weight_decay={base_decay:g} contradict each other; drop one of them.")
         split: dict[tuple[float, float], dict[str, Any]] = {}
         for name, parameter in given:
-            if (first := owner.setdefault(id(parameter), index)) != index:
-                raise ValueError(
-                    f"{_called(name, parameter)} is in groups {first} and {index}. Tied weights are one parameter: leave it "
-                    "in one group."
-                )
-            try:
-                factor = lr_multiplier(parameter, family)
-            except BaseShapesError as error:
-                raise error if name is None else BaseShapesError(f"{name!r}: {error}") from None
-            eps_factor = gradient_multiplier(parameter) if eps_scale == "gradient" else 1.0
-            if (factor, eps_factor) not in split:
-                scaled = {
-                    "params": [],
-                    "lr": base_lr * factor,
-                    "weight_decay": base_decay / factor ** DECAY_POWERS[decay],
-                    "lr_multiplier": factor,
-                    "split_from": index,
-                }
-                split[factor, eps_factor] = extra | scaled
-                if eps_scale == "gradient":
-                    split[factor, eps_factor]["eps"] = base_eps * eps_factor
-            split[factor, eps_factor]["params"].append(parameter if name is None else (name, parameter))
+            factor, eps_factor = _factors_of(name, parameter, index, owner, family, eps_scale)
+            scaled = {
+                "params": [],
+                "lr": base_lr * factor,
+                "weight_decay": base_decay / factor ** DECAY_POWERS[decay],
+                "lr_multiplier": factor,
+                "split_from": index,
+            }
+            if eps_scale == "gradient":
+                scaled["eps"] = base_eps * eps_factor
+            entry = parameter if name is None else (name, parameter)
+            split.setdefault((factor, eps_factor), extra | scaled)["params"].append(entry)
         new_groups.extend(split.values())
     if not new_groups:
         raise ValueError("All parameter groups are empty; was a generator used up before?")
     return new_groups
+
+
+def _factors_of(
+    name: str | None, parameter: Tensor, index: int, owner: dict[int, int], family: Family, eps_scale: EpsScale
+) -> tuple[float, float]:
+    """The multipliers on a parameter's learning rate and ε; it belongs to group `index` from now on."""
+    if (first := owner.setdefault(id(parameter), index)) != index:
+        raise ValueError(
+            f"{_called(name, parameter)} is in groups {first} and {index}. Tied weights are one parameter: leave it in one "
+            "group."
+        )
+    try:
+        factor = lr_multiplier(parameter, family)
+    except BaseShapesError as error:
+        raise error if name is None else BaseShapesError(f"{name!r}: {error}") from None
+    return factor, gradient_multiplier(parameter) if eps_scale == "gradient" else 1.0
 
 
 def describe(what: Any, model: nn.Module | None = None) -> str:

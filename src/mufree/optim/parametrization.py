@@ -26,7 +26,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
@@ -83,25 +82,16 @@ def parametrize(
     Source: Yang et al. 2022 (Tensor Programs V), table 8 and lemma J.1.
     """
     _check(make_model, width, base_width, parametrization, initial, rules or {})
-    with torch.random.fork_rng(devices=[]) if seed is not None else nullcontext():
-        if seed is not None:
-            torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which seeds accelerators too
-        model = make_model(width)
+    model = _drawn(make_model, width, seed)
     scaled = initial == "own" and parametrization == "mup" and width != base_width
     base, wider = _shape_models(make_model, base_width, seed, with_weights=scaled)
     shapes = _infshapes(model, base, wider, base_width)
     if parametrization == "sp":
         for parameter in model.parameters():
-            _attach(
-                parameter, InfShape([InfDim(None, size) for size in parameter.shape]), Growth("fixed", (), (), "SP")
-            )
+            finite = InfShape([InfDim(None, size) for size in parameter.shape])
+            _attach(parameter, finite, Growth("fixed", (), (), "SP"))
         return model
-    if not any(shape.ninf() for shape in shapes.values()):
-        warnings.warn(
-            f"No parameter of make_model(width) grows between widths {base_width} and {2 * base_width}: under µP nothing is "
-            "scaled then, and the model is trained in the standard parametrization.",
-            stacklevel=2,
-        )
+    _warn_if_nothing_grows(shapes, base_width)
     understood = _understood(model, shapes, rules or {}, base_width)
     for name, parameter in model.named_parameters():
         _attach(parameter, shapes[name], understood[name])
@@ -113,6 +103,15 @@ def parametrize(
     scale_attention(model, base, own_scale)
     warn_of_width_in_forward(model, base, own_scale)
     return model
+
+
+def _drawn(make_model: Callable[[int], nn.Module], width: int, seed: int | None) -> nn.Module:
+    """The model with its own weights; of a seed, if there is one, and with torch's random state as it was."""
+    if seed is None:
+        return make_model(width)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which seeds accelerators too
+        return make_model(width)
 
 
 def _check(
@@ -186,6 +185,15 @@ def _infshapes(model: nn.Module, base: nn.Module, wider: nn.Module, base_width: 
             )
         found[name] = InfShape([InfDim(b if s != b else None, d) for d, b, s in zip(shape, small, large, strict=True)])
     return found
+
+
+def _warn_if_nothing_grows(shapes: Mapping[str, InfShape], base_width: int) -> None:
+    if not any(shape.ninf() for shape in shapes.values()):
+        warnings.warn(
+            f"No parameter of make_model(width) grows between widths {base_width} and {2 * base_width}: under µP nothing is "
+            "scaled then, and the model is trained in the standard parametrization.",
+            stacklevel=3,
+        )
 
 
 # --- what each tensor is ---------------------------------------------------------------------------------------------
