@@ -1,7 +1,5 @@
 """Where people train: callbacks for Lightning and for transformers' Trainer. accelerate needs none.
 
-    from mufree.integrations.lightning import ScheduleFreeCallback
-    from mufree.integrations.transformers import ScheduleFreeCallback
-
-Each module needs its package alone (`pip install ".[integrations]"` has them all).
+`mufree.integrations.lightning.ScheduleFreeCallback` and `mufree.integrations.transformers.ScheduleFreeCallback`; each needs its
+package alone (`pip install ".[integrations]"` has them all).
 """
