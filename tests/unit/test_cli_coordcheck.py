@@ -226,6 +226,15 @@ def loss(outputs, targets):
 """
 
 
+@pytest.fixture
+def crashes(model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file beside the model's that imports it, and whose functions raise."""
+    monkeypatch.syspath_prepend(str(model.parent))
+    file = model.parent / "crashes.py"
+    file.write_text(CRASHES)
+    return file
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -236,11 +245,8 @@ def loss(outputs, targets):
     ],
 )
 def test_a_crash_in_a_function_of_the_file_is_no_verdict(
-    model: Path, arguments: str, words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    crashes: Path, arguments: str, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.syspath_prepend(str(model.parent))
-    crashes = model.parent / "crashes.py"
-    crashes.write_text(CRASHES)
     assert main(["coordcheck", *f"{crashes}{arguments}".split(), *QUICK]) == 4
     said = capsys.readouterr().err
     assert "Traceback" in said
@@ -261,11 +267,8 @@ def test_a_crash_in_a_function_of_the_file_is_no_verdict(
     ],
 )
 def test_what_can_not_be_checked_is_one_line(
-    model: Path, arguments: str, words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    crashes: Path, arguments: str, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.syspath_prepend(str(model.parent))
-    crashes = model.parent / "crashes.py"
-    crashes.write_text(CRASHES)
     assert main(["coordcheck", *f"{crashes}{arguments}".split(), *_without(QUICK, arguments)]) == 2
     (said,) = capsys.readouterr().err.splitlines()
     assert words in said

@@ -325,6 +325,9 @@ class Weight(nn.Module):
         (Added(), (True, False), "embedding"),
         (Weight(2, 3), (True, True), "hidden"),
         (Weight(2, 3), (False, True), "embedding"),
+        (nn.Linear(2, 1), (False, True), "readout"),
+        (mup.MuReadout(2, 1), (False, True), "readout"),
+        (nn.Linear(1, 2), (True, False), "embedding"),
         (nn.LayerNorm(3), (True,), "norm"),
         (Weight(3), (True,), "bias"),
         (Weight(64, 1, 1), (True, False, False), "bias"),
@@ -379,6 +382,9 @@ class Grows(Net):
         return self.logits(x)
 
 
+OPTIONS: dict[str, Any] = {"make_model": made(Net), "make_optimizer": adamw, "widths": WIDTHS, "batch": (X, TARGETS)}
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -403,14 +409,8 @@ class Grows(Net):
     ],
 )
 def test_what_can_not_be_checked_is_said(settings: dict[str, Any], words: str) -> None:
-    options: dict[str, Any] = {
-        "make_model": made(Net),
-        "make_optimizer": adamw,
-        "widths": WIDTHS,
-        "batch": (X, TARGETS),
-    }
     with pytest.raises(CheckError, match=words):
-        coord_check(**(options | {"seeds": 1} | settings))
+        coord_check(**(OPTIONS | {"seeds": 1} | settings))
 
 
 def _raise(*_: Any) -> Any:
@@ -433,12 +433,6 @@ class Raises(Net):
     ],
 )
 def test_whose_function_raised_is_said(settings: dict[str, Any], words: str) -> None:
-    options: dict[str, Any] = {
-        "make_model": made(Net),
-        "make_optimizer": adamw,
-        "widths": WIDTHS,
-        "batch": (X, TARGETS),
-    }
     with pytest.raises(UserFunctionError, match=words) as caught:
-        coord_check(**(options | settings))
+        coord_check(**(OPTIONS | settings))
     assert isinstance(caught.value.__cause__, KeyError)

@@ -10,11 +10,9 @@ looked for in attributes and in the source, and named (`warn_of_width_in_forward
 
 from __future__ import annotations
 
-import functools
 import inspect
 import math
 import re
-import textwrap
 import warnings
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -24,6 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+
+from mufree.optim.uses import source_of
 
 HEAD_DIMENSIONS = (
     "head_dim",
@@ -154,17 +154,7 @@ def _looks_like_attention(module: nn.Module) -> bool:
 
 
 def _source(module: nn.Module) -> str:
-    return _source_of(type(module))  # type: ignore[arg-type]  # nn.Module's own __hash__ misleads mypy
-
-
-@functools.cache
-def _source_of(cls: type) -> str:
-    if cls.__module__.startswith("torch."):
-        return ""
-    try:
-        return textwrap.dedent(inspect.getsource(cls))
-    except (OSError, TypeError):  # made in a prompt, or by code
-        return ""
+    return source_of(type(module))  # type: ignore[arg-type]  # nn.Module's own __hash__ misleads mypy
 
 
 def _warn(name: str, module: nn.Module, what: str, stacklevel: int = 4) -> None:

@@ -64,9 +64,8 @@ def base_shapes_of(model: nn.Module) -> dict[str, BaseShape]:
         if growth is not None:
             entry["growth"] = asdict(growth)
         if growth is not None and growth.kind == "tied":
-            entry["divided"] = [
-                plain_name(model, f"{module}.weight")[: -len(".weight")] for module in outputs_of(model, parameter)
-            ]
+            weights = (plain_name(model, f"{module}.weight") for module in outputs_of(model, parameter))
+            entry["divided"] = [weight.removesuffix(".weight") for weight in weights]
     return shapes
 
 
@@ -97,10 +96,7 @@ def attach_base_shapes(model: nn.Module, shapes: Mapping[str, BaseShape]) -> Non
                 f"with a base dimension may differ, in {tuple(saved['base_shape'])}."
             )
     for name, parameter in parameters.items():
-        _attach(parameter, by_name[name]["base_shape"])
-        if (record := by_name[name].get("growth")) is not None:
-            dims = {side: tuple(record[side]) for side in ("inputs", "outputs")}  # JSON has lists
-            parameter.mup_growth = Growth(**record | dims)  # type: ignore[attr-defined]
+        attach(parameter, by_name[name]["base_shape"], _growth(by_name[name].get("growth")))
     modules = {plain_name(model, f"{name}.weight"): module for name, module in model.named_modules()}
     for name, entry in by_name.items():
         for output in entry.get("divided", ()):
@@ -147,6 +143,11 @@ def plain_name(model: nn.Module, name: str) -> str:
     return ".".join([*kept, last])
 
 
+def plain_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """A model's buffers by their names without wrappers."""
+    return {plain_name(model, name): buffer for name, buffer in model.named_buffers()}
+
+
 def _without_wrappers(shapes: Mapping[str, BaseShape], parameters: Mapping[str, Tensor]) -> dict[str, BaseShape]:
     """Shapes by plain name, also where they were collected by the names of a wrapped model."""
     plain = {".".join(part for part in name.split(".") if part not in WRAPPERS): s for name, s in shapes.items()}
@@ -155,9 +156,18 @@ def _without_wrappers(shapes: Mapping[str, BaseShape], parameters: Mapping[str, 
     return plain
 
 
-def _attach(parameter: Tensor, base_shape: Iterable[int | None]) -> None:
+def attach(parameter: Tensor, base_shape: Iterable[int | None], growth: Growth | None = None) -> None:
+    """Give a tensor the base dimension of each of its dimensions, and what is understood of its growth."""
     dims = [InfDim(base, size) for base, size in zip(base_shape, parameter.shape, strict=True)]
     parameter.infshape = InfShape(dims)  # type: ignore[attr-defined]
+    if growth is not None:
+        parameter.mup_growth = growth  # type: ignore[attr-defined]
+
+
+def _growth(record: Mapping[str, Any] | None) -> Growth | None:
+    if record is None:
+        return None
+    return Growth(**{**record, **{side: tuple(record[side]) for side in ("inputs", "outputs")}})  # JSON has lists
 
 
 class _ReadoutShape:
@@ -169,7 +179,7 @@ class _ReadoutShape:
     def __call__(self, module: nn.Module, _inputs: Any) -> None:
         weight = module.weight
         if isinstance(weight, Tensor) and not hasattr(weight, "infshape"):
-            _attach(weight, self.base_shape)
+            attach(weight, self.base_shape)
 
 
 class DividedInput:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mufree.optim.base_shapes import attach_base_shapes, base_shapes_of, plain_name, written
+from mufree.optim.base_shapes import attach_base_shapes, base_shapes_of, plain_buffers, plain_name, written
 from mufree.optim.evaluation import (
     Optimizers,
     check_covered,
@@ -70,7 +70,7 @@ def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, optimizer: O
         state = {plain_name(model, name): value for name, value in model.state_dict().items()}
         continued = [training_snapshot(each) for each in optimizers]  # inside `evaluating`, those of its beginning
         kept = {id(buffer): value for taken in reversed(snapshots_at_x()) for _, _, buffer, value in taken.buffers}
-        buffers = {plain_name(model, name): kept.get(id(buffer), buffer) for name, buffer in model.named_buffers()}
+        buffers = {name: kept.get(id(buffer), buffer) for name, buffer in plain_buffers(model).items()}
         content = {
             "format": FORMAT,
             "model": state,
@@ -101,9 +101,9 @@ def load_checkpoint(
     """Load a checkpoint and return its `extra`.
 
     Without an optimizer the model gets x. With one, or a list of those that were saved, in their order, all continue as they
-    were: in the same mode, so that
-    `optimizer.train()` before the next step does no harm and is needed if the checkpoint was made in eval mode. The model's
-    own train or eval flags are left alone. A model without base shapes gets those of the checkpoint.
+    were: in the same mode, so that `optimizer.train()` before the next step does no harm and is needed if the checkpoint was
+    made in eval mode. The model's own train or eval flags are left alone. A model without base shapes gets those of the
+    checkpoint.
 
     Raises FileNotFoundError; CheckpointError for a file that is damaged or not ours, or whose model, optimizer or base shapes
     are others, after which part of it may be loaded; RuntimeError inside `evaluating`, which would put the weights back.
@@ -208,6 +208,6 @@ def _resume(optimizer: Optimizer, saved: _Saved) -> None:
 
 @torch.no_grad()
 def _restore_buffers(model: nn.Module, values: Mapping[str, Tensor]) -> None:
-    buffers = {plain_name(model, name): buffer for name, buffer in model.named_buffers()}
+    buffers = plain_buffers(model)
     for name, value in values.items():
         buffers[name].copy_(value)

@@ -163,13 +163,7 @@ def mup_param_groups(
         split: dict[tuple[float, float], dict[str, Any]] = {}
         for name, parameter in given:
             factor, eps_factor = _factors_of(name, parameter, index, owner, family, eps_scale)
-            scaled = {
-                "params": [],
-                "lr": base_lr * factor,
-                "weight_decay": base_decay / factor ** DECAY_POWERS[decay],
-                "lr_multiplier": factor,
-                "split_from": index,
-            }
+            scaled = scaled_group(factor, base_lr, base_decay, decay, index)
             if eps_scale == "gradient":
                 scaled["eps"] = base_eps * eps_factor
             entry = parameter if name is None else (name, parameter)
@@ -178,6 +172,17 @@ def mup_param_groups(
     if not new_groups:
         raise ValueError("All parameter groups are empty; was a generator used up before?")
     return new_groups
+
+
+def scaled_group(factor: float, lr: float, weight_decay: float, decay: Decay, split_from: int) -> dict[str, Any]:
+    """An empty group whose learning rate is multiplied by `factor`, and its weight decay by the rule `decay`."""
+    return {
+        "params": [],
+        "lr": lr * factor,
+        "weight_decay": weight_decay / factor ** DECAY_POWERS[decay],
+        "lr_multiplier": factor,
+        "split_from": split_from,
+    }
 
 
 def _factors_of(

@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from mufree.optim.groups import (
-    DECAY_POWERS,
     Decay,
     Names,
     Params,
@@ -28,6 +27,7 @@ from mufree.optim.groups import (
     growth_of,
     mup_param_groups,
     number,
+    scaled_group,
 )
 from mufree.optim.scaled import keep_scaled
 
@@ -171,14 +171,7 @@ def _muon_groups(matrices: list[Any], settings: dict[str, Any], decay: Decay, sp
     split: dict[float, dict[str, Any]] = {}
     for entry in matrices:
         factor = muon_multiplier(entry[1] if isinstance(entry, tuple) else entry, settings["adjust_lr_fn"])
-        scaled = {
-            "params": [],
-            "lr": lr * factor,
-            "weight_decay": weight_decay / factor ** DECAY_POWERS[decay],
-            "lr_multiplier": factor,
-            "split_from": split_from,
-            "kind": "muon",
-        }
+        scaled = scaled_group(factor, lr, weight_decay, decay, split_from) | {"kind": "muon"}
         split.setdefault(factor, defaults | scaled)["params"].append(entry)
     return list(split.values())
 

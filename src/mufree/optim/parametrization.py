@@ -34,7 +34,7 @@ from mup.infshape import InfDim, InfShape
 from torch import Tensor, nn
 
 from mufree.optim.attention import scale_attention, warn_of_width_in_forward
-from mufree.optim.base_shapes import divide_input, outputs_of
+from mufree.optim.base_shapes import attach, divide_input, outputs_of
 from mufree.optim.groups import BaseShapesError, Growth, Kind, growth_of
 from mufree.optim.uses import Use, uses_of
 
@@ -88,15 +88,14 @@ def parametrize(
     shapes = _infshapes(model, base, wider, base_width)
     if parametrization == "sp":
         for parameter in model.parameters():
-            finite = InfShape([InfDim(None, size) for size in parameter.shape])
-            _attach(parameter, finite, Growth("fixed", (), (), "SP"))
+            attach(parameter, [None] * parameter.dim(), Growth("fixed", (), (), "SP"))
         return model
     _warn_if_nothing_grows(shapes, base_width)
     understood = _understood(model, shapes, rules or {}, base_width)
     for name, parameter in model.named_parameters():
-        _attach(parameter, shapes[name], understood[name])
+        attach(parameter, shapes[name].base_shape(), understood[name])
     if scaled:
-        _scale_initial_weights(model, base, base_width)
+        _scale_initial_weights(model, base, understood)
     for name, growth in understood.items():
         if growth.kind == "tied":
             _divide_inputs_of_outputs(model, name)
@@ -299,15 +298,11 @@ def _forced(name: str, kind: str, shape: InfShape, uses: list[Use]) -> Growth | 
     return "which of its dimensions is the fan-in isn't known."
 
 
-def _attach(parameter: Tensor, shape: InfShape, growth: Growth) -> None:
-    parameter.infshape, parameter.mup_growth = shape, growth  # type: ignore[attr-defined]
-
-
 # --- initial weights -------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
-def _scale_initial_weights(model: nn.Module, base: nn.Module, base_width: int) -> None:
+def _scale_initial_weights(model: nn.Module, base: nn.Module, understood: Mapping[str, Growth]) -> None:
     """Multiply each tensor so that its size has grown since the base width as its kind asks."""
     parameters = dict(model.named_parameters())
     growths = {name: growth_of(parameter)[0] for name, parameter in parameters.items()}
@@ -316,7 +311,7 @@ def _scale_initial_weights(model: nn.Module, base: nn.Module, base_width: int) -
         parameter = parameters[name]
         if parameter.is_meta:
             raise BaseShapesError(f"{name} is on the meta device: give weights first, and then call parametrize.")
-        wanted = growths[name] ** -_POWERS.get(_kind(parameter), 0.0)
+        wanted = growths[name] ** -_POWERS.get(understood[name].kind, 0.0)
         factor = wanted / _own_growth(parameter, at_base, powers)
         if factor != 1.0:
             parameter.mul_(factor)
@@ -356,8 +351,3 @@ def _divide_inputs_of_outputs(model: nn.Module, name: str) -> None:
             "for µP's multiplier. Make one: `self.head = nn.Linear(width, n, bias=False)`, then "
             "`self.head.weight = self.embedding.weight`."
         )
-
-
-def _kind(parameter: Tensor) -> Kind:
-    kind: Kind = parameter.mup_growth.kind  # type: ignore[attr-defined]
-    return kind

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
-from mufree.optim.base_shapes import plain_name
+from mufree.optim.base_shapes import plain_buffers
 from mufree.optim.batches import Forward
 from mufree.optim.evaluation import (
     Optimizers,
@@ -103,7 +103,7 @@ def _what_training_needs(optimizer: Optimizer, model: nn.Module) -> dict[str, An
     snapshot = training_snapshot(optimizer)
     assert isinstance(snapshot, Snapshot)
     saved = {id(buffer): value for _, _, buffer, value in snapshot.buffers}
-    buffers = {plain_name(model, name): buffer for name, buffer in model.named_buffers()}
+    buffers = plain_buffers(model)
     return {
         "train_mode": snapshot.train_mode,
         "weights": snapshot.weights,
@@ -120,7 +120,7 @@ def _restore(optimizer: Optimizer, model: nn.Module, kept: Mapping[str, Any]) ->
         )
     for weight, value in zip(weights, kept["weights"], strict=True):
         weight.copy_(value)
-    buffers: dict[str, Tensor] = {plain_name(model, name): buffer for name, buffer in model.named_buffers()}
+    buffers = plain_buffers(model)
     for name, value in kept["buffers"].items():
         if name in buffers and buffers[name].shape == value.shape:
             buffers[name].copy_(value)

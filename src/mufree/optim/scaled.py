@@ -144,7 +144,6 @@ def _scaled_class(kind: type[Any]) -> type[Any]:
 
 def _step_like(kind: type[Any]) -> Callable[..., Any]:
     """`Scaled.step` with the signature that the step of `kind` has: whether it wants a closure is read from that."""
-
     own = Scaled.step
     # A copy, and no function around it, so that warnings name the line of the user that stepped.
     step = FunctionType(own.__code__, own.__globals__, own.__name__, own.__defaults__, own.__closure__)

@@ -155,14 +155,25 @@ def _in_source(module: nn.Module) -> dict[str, tuple[_Reading, ...]]:
 
 
 @functools.cache
+def source_of(cls: type) -> str:
+    """The source of a class, from its margin on; empty for torch's own, and for one made in a prompt or by code."""
+    if cls.__module__.startswith("torch."):
+        return ""
+    try:
+        return textwrap.dedent(inspect.getsource(cls))
+    except (OSError, TypeError):
+        return ""
+
+
+@functools.cache
 def _read_source(cls: type) -> dict[str, tuple[_Reading, ...]]:
     """How the methods of a class use what `self.` reaches, by dotted path; empty for torch's and where there is no source."""
-    if cls.__module__.startswith("torch.") or issubclass(cls, mup.MuReadout):
+    if issubclass(cls, mup.MuReadout):
         return {}
     found: dict[str, list[_Reading]] = {}
     overridden: set[str] = set()
     for base in cls.__mro__:
-        if not issubclass(base, nn.Module) or base.__module__.startswith("torch."):
+        if not issubclass(base, nn.Module):
             continue
         methods = [each for each in _methods(base) if each.name not in overridden]
         for method in methods:
@@ -175,8 +186,8 @@ def _read_source(cls: type) -> dict[str, tuple[_Reading, ...]]:
 def _methods(cls: type) -> list[ast.FunctionDef]:
     """The methods of a class that use what it holds; none where there is no source."""
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
-    except (OSError, TypeError, SyntaxError):  # made in a prompt, or by code
+        tree = ast.parse(source_of(cls))
+    except SyntaxError:  # a string that begins at the margin, in a class that doesn't
         return []
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     return [each for each in functions if each.name not in ("__init__", "reset_parameters")]

@@ -38,11 +38,11 @@ def layer_type(module: nn.Module, key: str, grows: tuple[bool, ...]) -> str:
     """
     if isinstance(module, NORMS):
         return "norm"
-    if sum(size > 1 for size in module.get_parameter(key).shape) < 2:
-        return "bias"  # a gain of shape [C, 1, 1], say
     if isinstance(module, mup.MuReadout):
         return "readout"
     sums = [use for use in module_uses(module, key) if use.is_sum]
+    if not sums and sum(size > 1 for size in module.get_parameter(key).shape) < 2:
+        return "bias"  # also a gain of shape [C, 1, 1]
     if not sums:
         return "hidden" if sum(grows) > 1 else "embedding"
     fan_in, fan_out = (any(grows[i] for i in dims) for dims in (sums[0].inputs, sums[0].outputs))
