@@ -5,7 +5,7 @@ own 1/√d, so that nothing changes at the base width (Yang et al. 2022, definit
 keep it: in an attribute, or in the default of `scaled_dot_product_attention`, which a hook replaces while the module runs.
 
 What a forward pass multiplies by a function of its width, in attention or elsewhere, can't be seen in weights and shapes: it is
-looked for in attributes and in the source, and named (`warn_of_width_in_forward`).
+looked for in attributes and in the source, and named (`_warn_of_numbers`).
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def scale_attention(model: nn.Module, base: nn.Module, own_scale: Sequence[str] 
     """Give every attention of `model` the scale that it has at base width times √(d_base / d).
 
     `model` carries base shapes, and `base` is the same model at base width. Modules whose names fit a pattern of `own_scale`
-    stay as they are. Warns, naming the module, where a head dimension grows and no scale is found, and where there seems to be
-    attention whose head dimension can't be told.
+    stay as they are. Warns, naming the module, where a head dimension grows and no scale is found, where there seems to be
+    attention whose head dimension can't be told, and of other modules that compute with a number of the width.
     """
     for name, at_base in base.named_modules():
         module = model.get_submodule(name)
@@ -59,6 +59,7 @@ def scale_attention(model: nn.Module, base: nn.Module, own_scale: Sequence[str] 
                 _looks_like_attention(m) or _heads(m) for m in _inside(module)
             ):
                 _warn(name, module, "has attention in its code, but no attribute `head_dim` or `num_heads`")
+            _warn_of_numbers(name, module, at_base)
         elif growth != 1.0:
             _scale(name, module, at_base, growth)
 
@@ -254,28 +255,24 @@ def _scale_queries(given: dict[str, Any], factor: float) -> None:
 _ROOT = re.compile(r"sqrt\(\s*self\.([\w.]+)\s*\)|self\.([\w.]+)\s*\*\*\s*\(?-?0\.5")
 
 
-def warn_of_width_in_forward(model: nn.Module, base: nn.Module, own_scale: Sequence[str] = ()) -> None:
-    """Warn of modules that multiply by a number that grows with width, in an attribute or as the root of one in their source.
+def _warn_of_numbers(name: str, module: nn.Module, at_base: nn.Module) -> None:
+    """Warn if a module computes with a number that grows with width: an attribute, or the root of one in its source.
 
-    `embedding(tokens) * math.sqrt(self.d_model)` is the usual case. Attention's own scale is left to `scale_attention`.
+    `embedding(tokens) * math.sqrt(self.d_model)` is the usual case.
     """
-    for name, at_base in base.named_modules():
-        module = model.get_submodule(name)
-        if _growth_of_heads(module, at_base) is not None or any(fnmatchcase(name, pattern) for pattern in own_scale):
-            continue
-        numbers = [key for key, value in vars(module).items() if isinstance(value, float)]
-        roots = {match[1] or match[2] for match in _ROOT.finditer(_forward_source(module))}
-        for attribute in (*numbers, *sorted(roots)):
-            here, there = (_value(m, attribute) for m in (module, at_base))
-            if here is not None and there is not None and here != there:
-                root = "√" if attribute in roots else ""
-                warnings.warn(
-                    f"{name or 'the model'} ({type(module).__name__}) computes with {root}self.{attribute}, which is {there:g} "
-                    f"at base width and {here:g} here: what it multiplies grows or shrinks with width, which µP's rules don't "
-                    "allow for. Take its value at base width for all widths, or, if it is right, tell parametrize: "
-                    f'own_scale=["{name}"].',
-                    stacklevel=3,
-                )
+    numbers = [key for key, value in vars(module).items() if isinstance(value, float)]
+    roots = {match[1] or match[2] for match in _ROOT.finditer(_forward_source(module))}
+    for attribute in (*numbers, *sorted(roots)):
+        here, there = (_value(m, attribute) for m in (module, at_base))
+        if here is not None and there is not None and here != there:
+            root = "√" if attribute in roots else ""
+            warnings.warn(
+                f"{name or 'the model'} ({type(module).__name__}) computes with {root}self.{attribute}, which is {there:g} at "
+                f"base width and {here:g} here: what it multiplies grows or shrinks with width, which µP's rules don't allow "
+                "for. Take its value at base width for all widths, or, if it is right, tell parametrize: "
+                f'own_scale=["{name}"].',
+                stacklevel=4,
+            )
 
 
 def _value(module: nn.Module, path: str) -> float | None:

@@ -33,7 +33,7 @@ import torch
 from mup.infshape import InfDim, InfShape
 from torch import Tensor, nn
 
-from mufree.optim.attention import scale_attention, warn_of_width_in_forward
+from mufree.optim.attention import scale_attention
 from mufree.optim.base_shapes import attach, divide_input, outputs_of
 from mufree.optim.groups import BaseShapesError, Growth, Kind, growth_of
 from mufree.optim.uses import Use, uses_of
@@ -77,8 +77,8 @@ def parametrize(
 
     Raises BaseShapesError, naming tensor, shapes and cure, for a tensor that grows and whose use isn't clear, for models whose
     parameters differ in name or in number of dimensions, and for a rule that fits no parameter; ValueError for unknown choices
-    and widths below 1. Warns if nothing grows, if a head dimension grows and the scale of its attention isn't found
-    (`attention.scale_attention`), and of other numbers of the width in a forward pass.
+    and widths below 1. Warns if nothing grows, if a head dimension grows and the scale of its attention isn't found, and of
+    other numbers of the width in a forward pass (`attention.scale_attention`).
     Source: Yang et al. 2022 (Tensor Programs V), table 8 and lemma J.1.
     """
     _check(make_model, width, base_width, parametrization, initial, rules or {})
@@ -100,7 +100,6 @@ def parametrize(
         if growth.kind == "tied":
             _divide_inputs_of_outputs(model, name)
     scale_attention(model, base, own_scale)
-    warn_of_width_in_forward(model, base, own_scale)
     return model
 
 

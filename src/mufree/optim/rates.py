@@ -93,9 +93,10 @@ class Rates:
             if any(self._writes[place] for place in family):
                 self._look(family, all_written=False)
         everything = self._at(range(len(self._groups)))
-        if self._in_ratio and not in_ratio(everything):
+        before, self._in_ratio = self._in_ratio, in_ratio(everything)
+        if before and not self._in_ratio:
             self._look_at_all(everything)
-        self._in_ratio = in_ratio(everything)
+            self._in_ratio = in_ratio(everything)
         self._asked.clear()
         self._writes.clear()
         if self._undone and not self.warned:
