@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -127,15 +127,35 @@ def find_optimum(log2_lrs: Floats, mean_loss: Floats, ran: Bools) -> Optimum:
         return Optimum("edge_high", argmin, argmin, loss)
 
     near = usable & (np.abs(log2_lrs - argmin) <= FIT_WINDOW)
-    x, y = log2_lrs[near] - argmin, mean_loss[near] - loss
-    if near.sum() < MIN_POINTS:
+    fit = fit_parabola(log2_lrs[near], mean_loss[near])
+    if fit is None:
         return Optimum("argmin_only", argmin, argmin, loss)
+    return Optimum("ok", fit.log2_lr, argmin, loss, fit.loss, fit.curvature)
+
+
+class Parabola(NamedTuple):
+    """A valley's lowest place, the loss there, and its curvature in nats per doubling²."""
+
+    log2_lr: float
+    loss: float
+    curvature: float
+
+
+def fit_parabola(log2_lrs: Floats, losses: Floats) -> Parabola | None:
+    """The least-squares quadratic through losses at some rates, both [J], its vertex clipped to the range of the rates.
+
+    None for fewer than 3 points, or no upward curvature.
+    """
+    if len(losses) < MIN_POINTS:
+        return None
+    best = int(losses.argmin())
+    x, y = log2_lrs - log2_lrs[best], losses - losses[best]  # near 0, for the sake of rounding
     a, b, c = np.linalg.lstsq(np.stack([x**2, x, np.ones_like(x)], axis=1), y, rcond=None)[0]
-    if a <= ROUNDING * np.abs(mean_loss[near]).max():
-        return Optimum("argmin_only", argmin, argmin, loss)
+    if a <= ROUNDING * np.abs(losses).max():
+        return None
     vertex = float(np.clip(-b / (2 * a), x.min(), x.max()))
-    fit_loss = loss + float(a * vertex**2 + b * vertex + c)
-    return Optimum("ok", argmin + vertex, argmin, loss, fit_loss, float(a))
+    lowest = float(losses[best]) + float(a * vertex**2 + b * vertex + c)
+    return Parabola(float(log2_lrs[best]) + vertex, lowest, float(a))
 
 
 def common_widths(surfaces: Iterable[Surface]) -> Ints:
