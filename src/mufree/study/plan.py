@@ -52,17 +52,30 @@ class Run(Closed):
         return 2.0**self.log2_lr
 
     @property
+    def steps(self) -> int:
+        """Optimizer steps."""
+        return self.training.steps
+
+    @property
+    def evaluations(self) -> int:
+        """How many there are, evenly spread, beside the one before the first step."""
+        return self.training.evaluations
+
+    @property
     def warmup_steps(self) -> int:
-        """Steps of the linear warm-up, at least 1; none for schedule-free RAdam, which starts gently by itself."""
-        if self.method.optimizer == "radam_schedulefree":
-            return 0
-        return max(1, round(self.training.steps * self.training.warmup_fraction))
+        """Steps of the linear warm-up."""
+        return warmup_steps(self.method, self.steps, self.training.warmup_fraction)
 
     @property
     def id(self) -> str:
         """A readable slug and 8 hex digits of the SHA-256 of the canonical JSON."""
         digest = hashlib.sha256(canonical_json(self).encode()).hexdigest()[:8]
         return f"{self.task}.{self.method_name}.w{self.width}.lr{self.log2_lr}.s{self.seed}.{digest}"
+
+
+def warmup_steps(method: Method, steps: int, fraction: float) -> int:
+    """Steps of the linear warm-up, at least 1; none for schedule-free RAdam, which starts gently by itself."""
+    return 0 if method.optimizer == "radam_schedulefree" else max(1, round(steps * fraction))
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,22 @@ import hashlib
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mufree.study.plan import Run
 from mufree.study.record import CURVE_SCHEMA, Record, RecordError, write_table
 
 log = logging.getLogger(__name__)
+
+
+class Run(Protocol):
+    """What is kept here: a study's run, or a trial."""
+
+    @property
+    def id(self) -> str:
+        """Its identity, by which its file is named."""
 
 
 def _checksum(row: str, timing: str, curves: pa.Table) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mufree.study import machine
 
@@ -22,13 +23,20 @@ _side_by_side = False
 
 @contextmanager
 def side_by_side() -> Iterator[None]:
-    """Within it, products are made by operators that `torch.vmap` has rules for, for networks side by side."""
+    """Within it, products are made by operators that `torch.vmap` has rules for, for networks side by side.
+
+    So is torch's own attention, of models that aren't this package's.
+    """
     global _side_by_side
     before, _side_by_side = _side_by_side, True
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
-        yield
+        with sdpa_kernel(SDPBackend.MATH):  # vmap would go through the fused ones network by network, and warn of it
+            yield
     finally:
         _side_by_side = before
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def linear(h: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

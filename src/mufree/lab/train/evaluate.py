@@ -41,14 +41,30 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(fine.flatten(0, -2), targets.flatten())
 
 
+def batch_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """`cross_entropy` of what the model makes of (inputs, targets)."""
+    inputs, targets = batch
+    return cross_entropy(model(inputs), targets)
+
+
+def judged(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """`batch_loss`, and how many of the answers are right."""
+    inputs, targets = batch
+    logits = model(inputs)
+    return cross_entropy(logits, targets), (logits.argmax(-1) == targets).sum()
+
+
+def count_of(batch: Batch) -> int:
+    """How many targets a batch has."""
+    return batch[1].numel()
+
+
 @torch.no_grad()
 def score(model: nn.Module, batches: Sequence[Batch], ranks: Ranks = ALONE) -> Score:
     """Mean loss and accuracy over all processes' batches (inputs, targets), weighted by their number of targets."""
     loss, right, count = 0.0, 0, 0
-    for inputs, targets in batches:
-        logits = model(inputs)
-        loss += float(cross_entropy(logits, targets)) * targets.numel()
-        right += int((logits.argmax(-1) == targets).sum())
-        count += targets.numel()
+    for batch in batches:
+        (mean, hits_here), part = judged(model, batch), count_of(batch)
+        loss, right, count = loss + float(mean) * part, right + int(hits_here), count + part
     losses, hits, targets_seen = ranks.sums(loss, right, count)
     return Score(losses / targets_seen, hits / targets_seen)

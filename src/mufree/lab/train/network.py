@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
@@ -19,16 +19,22 @@ from mufree.optim.groups import Params
 from mufree.study import machine
 from mufree.study.plan import Run
 
+if TYPE_CHECKING:
+    from mufree.study.trials import Trial
+
 T = TypeVar("T")
 
 
-def configure_torch() -> None:
-    """One thread, deterministic kernels, no denormals: what every run has, and its bits depend on. Memory is kept, too."""
+def configure_torch(*, strict: bool = True) -> None:
+    """One thread, deterministic kernels, no denormals: what every run has, and its bits depend on. Memory is kept, too.
+
+    Unless `strict`, operations that have no deterministic kernel are no error: a model of one's own may need them.
+    """
     torch.set_num_threads(1)
     machine.keep_freed_memory()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic
     # What torch.use_deterministic_algorithms(True) does for eager code; that also imports inductor, for seconds.
-    torch.set_deterministic_debug_mode("error")
+    torch.set_deterministic_debug_mode("error" if strict else "default")
     # Else every new tensor is first filled with NaN.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     leave_dynamo_out()
@@ -48,7 +54,7 @@ def make_model(run: Run, classes: int) -> nn.Module:
     return model
 
 
-def make_optimizer(run: Run, model: nn.Module) -> Optimizer:
+def make_optimizer(run: Run | Trial, model: nn.Module) -> Optimizer:
     """The run's optimizer. Under SP every multiplier is 1, so both parametrizations take the same way."""
     settings = run.optimizer
     shared: dict[str, Any] = {
@@ -79,7 +85,7 @@ def by_layer(types: Mapping[str, str], values: Mapping[str, T]) -> dict[str, lis
     return layers
 
 
-def _parameters_with_rates(run: Run, model: nn.Module) -> Params:
+def _parameters_with_rates(run: Run | Trial, model: nn.Module) -> Params:
     """The model's parameters; with embedding_lr "times_width", embedding layers as a group with a learning rate of its own."""
     if run.method.embedding_lr == "shared":
         return model.parameters()

@@ -21,12 +21,13 @@ from torch.optim import Optimizer
 from mufree.lab.data import Prepared
 from mufree.lab.data.batches import Batch, train_batches
 from mufree.lab.parametrization import layer_types
-from mufree.lab.train.evaluate import UNKNOWN, Score, cross_entropy, held_out, score
+from mufree.lab.train.evaluate import UNKNOWN, Score, batch_loss, held_out, score
 from mufree.lab.train.network import by_layer, configure_torch, make_model, make_optimizer
 from mufree.lab.train.ranks import ALONE, Ranks
 from mufree.lab.train.watch import Curves, Seconds, Trace, TrainLoss, conclude
 from mufree.optim import WeightAverage, evaluating, is_schedule_free, warmup_factor
 from mufree.optim.averaging import EMA_SHARE
+from mufree.optim.batches import Forward
 from mufree.study.plan import Run
 
 
@@ -38,13 +39,21 @@ class Course:
     steps: int
     evaluations: int
     """How many there are, evenly spread, beside the one before the first step. Divides `steps`."""
-    batches: Callable[[int], Iterator[Batch]]
-    """Training batches (inputs, targets) without end, from the one after so many steps on."""
-    valid: Sequence[Batch]
-    test: Callable[[], Sequence[Batch]] | None = None
+    batches: Callable[[int], Iterator[Any]]
+    """Training batches without end, from the one after so many steps on: (inputs, targets), or what `loss` takes."""
+    valid: Sequence[Any]
+    test: Callable[[], Sequence[Any]] | None = None
     """The batches of the test split, which are read once, after the last step."""
+    loss: Callable[[nn.Module, Any], Tensor] = batch_loss
+    """The loss of a model on a batch, a tensor of one number."""
+    score: Callable[[nn.Module, Sequence[Any], Ranks], Score] = score
+    """What a model is worth on `valid` or `test`."""
     # The same batches at every evaluation, so that BatchNorm's statistics at x add no noise of their own.
-    batchnorm_inputs: Sequence[Tensor] = ()
+    batchnorm_inputs: Sequence[Any] = ()
+    forward: Forward | None = None
+    """Runs the model on one of them, where it doesn't take it as it is."""
+    at_y: bool = True
+    """Whether evaluations are also made at y."""
     rate_factor: Callable[[int], float] | None = None
     """What every group's learning rate is multiplied by at step k = 0, 1, …; None where the optimizer does so by itself."""
     identity: Mapping[str, str | int] = field(default_factory=dict)
@@ -69,7 +78,7 @@ class Session:
     average: WeightAverage | None
     peak_rates: list[float]
     """The groups' learning rates at a factor of 1."""
-    stream: Iterator[Batch]
+    stream: Iterator[Any]
     losses: TrainLoss
     curves: Curves
     step: int = 0
@@ -94,8 +103,8 @@ class Session:
     def at_x(self) -> AbstractContextManager[None]:
         """Within it, the model has the weights that are evaluated: the average where there is one."""
         if self.average is not None:
-            return self.average.evaluating(self.model, self.course.batchnorm_inputs)
-        return evaluating(self.optimizer, self.model, self.course.batchnorm_inputs)
+            return self.average.evaluating(self.model, self.course.batchnorm_inputs, self.course.forward)
+        return evaluating(self.optimizer, self.model, self.course.batchnorm_inputs, self.course.forward)
 
     def state_dict(self) -> dict[str, Any]:
         """All that a run carries from step to step beside its model and optimizer, in plain numbers, strings and tensors.
@@ -195,7 +204,7 @@ def begin(
     layers: Mapping[str, str] | None = None,
     ranks: Ranks = ALONE,
 ) -> Session:
-    """A session before its first step, for any model that gives logits [..., classes] for inputs.
+    """A session before its first step, for any model that the course has a loss for.
 
     `layers` names the layer type of each parameter, by which norms are recorded; without it they are those of all `weights`.
     """
@@ -225,8 +234,7 @@ def take_step(session: Session, *, watched: bool) -> None:
         factor = session.course.rate_factor(session.step - 1)
         for group, peak in zip(optimizer.param_groups, session.peak_rates, strict=True):
             group["lr"] = peak * factor
-    inputs, targets = next(session.stream)
-    loss = cross_entropy(session.network(inputs), targets)
+    loss = session.course.loss(session.network, next(session.stream))
     loss.backward()  # type: ignore[no-untyped-call]
     # Norms come before the step, since schedulefree overwrites gradients in place.
     grad_norm = float(torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
@@ -251,11 +259,11 @@ def evaluate(session: Session) -> None:
     """
     with session.seconds.timed("evaluate"):
         with session.at_x():
-            at_x = score(session.model, session.course.valid, session.ranks)
+            at_x = session.course.score(session.model, session.course.valid, session.ranks)
         at_y = at_x
-        if session.average is not None or is_schedule_free(session.optimizer):
+        if session.course.at_y and (session.average is not None or is_schedule_free(session.optimizer)):
             session.model.eval()
-            at_y = score(session.model, session.course.valid, session.ranks)
+            at_y = session.course.score(session.model, session.course.valid, session.ranks)
     session.score_x, session.score_y = at_x, at_y
     session.curves.add("val_loss", session.step, at_x.loss)
     session.curves.add("val_loss_y", session.step, at_y.loss)
@@ -266,7 +274,7 @@ def evaluate_test(session: Session) -> Score:
     if session.course.test is None:
         return UNKNOWN
     with session.seconds.timed("evaluate"), session.at_x():
-        return score(session.model, session.course.test(), session.ranks)
+        return session.course.score(session.model, session.course.test(), session.ranks)
 
 
 def _course(

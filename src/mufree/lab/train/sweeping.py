@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
     import torch
 
     from mufree.lab.data import Prepared
+    from mufree.lab.train.many import Many
     from mufree.lab.train.run import Session
-    from mufree.lab.train.stack import Stack
     from mufree.lab.train.watch import Trace
     from mufree.study.record import Record
 
@@ -202,33 +201,19 @@ def _train_stack(
     runs: Sequence[Run], prepared: Prepared, store: Path, device: torch.device, how: How, progress: Progress
 ) -> Iterator[tuple[Run, Trace]]:
     """Train runs side by side, from their checkpoint or anew; those for which memory is short, in two halves."""
-    import torch
-
     from mufree.lab.train import checkpoints
-    from mufree.lab.train.stack import finish
 
-    path = store / f"stack-{hashlib.sha256(' '.join(run.id for run in runs).encode()).hexdigest()[:12]}.checkpoint"
-    try:
-        stack = checkpoints.resumed_stack(path, runs, prepared, device)
-        traces = finish(stack, _after_step(path, stack, how, progress, len(runs)))
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error) or len(runs) == 1:
-            raise
-        traces = None
-    if traces is not None:
-        yield from zip(runs, traces, strict=True)
-        path.unlink(missing_ok=True)  # once the last of them is stored
-        return
-    half = len(runs) // 2
-    log.warning("%d runs side by side don't fit into memory; they are trained in two stacks", len(runs))
-    path.unlink(missing_ok=True)
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    for part in (runs[:half], runs[half:]):
-        yield from _train_stack(part, prepared, store, device, how, progress)
+    return checkpoints.train_many(
+        runs,
+        store,
+        lambda path, part: checkpoints.resumed_stack(path, part, prepared, device),
+        lambda path, stack: _after_step(path, stack, how, progress, stack.asked_for),
+    )
 
 
-def _after_step(path: Path, live: Session | Stack, how: How, progress: Progress, count: int) -> Callable[[], None]:
+def _after_step(
+    path: Path | None, live: Session | Many, how: How, progress: Progress, count: int
+) -> Callable[[], None]:
     """Tells `progress` of the steps that some runs have behind them; gives what to call after each step of all of them."""
     from mufree.lab.train import checkpoints
 
@@ -240,13 +225,6 @@ def _after_step(path: Path, live: Session | Stack, how: How, progress: Progress,
         keep()
 
     return after_step
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error is that of an allocator; PyTorch's on a CPU has no class of its own."""
-    import torch
-
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
 def _free_memory(device: torch.device) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ from torch import Tensor
 
 from mufree.optim import warmup_factor
 from mufree.study.plan import Run
+
+if TYPE_CHECKING:
+    from mufree.study.trials import Trial
 
 Weights = dict[str, Tensor]
 Rows = NDArray[np.float64]
@@ -45,18 +49,18 @@ class Update:
     """What it keeps of each weight."""
     starts_at_weights: tuple[str, ...]
     """Which of these start as the weight, the others as zeros."""
-    scalars: Callable[[Run, NDArray[np.int64]], Rows]
+    scalars: Callable[[Run | Trial, NDArray[np.int64]], Rows]
     """What it needs of a run at steps k = 0, 1, … [T] besides its settings: [T, K]; the first is the factor on the rate."""
     step: Callable[[Tensor, Tensor, Mapping[str, Tensor], Columns], None]
     """One step of a weight and its state, in place, given the gradient, which it may overwrite."""
 
 
-def _warmed_up(run: Run, steps: NDArray[np.int64]) -> Rows:
-    schedule, warmup, total = run.method.schedule, run.warmup_steps, run.training.steps
+def _warmed_up(run: Run | Trial, steps: NDArray[np.int64]) -> Rows:
+    schedule, warmup, total = run.method.schedule, run.warmup_steps, run.steps
     return np.array([warmup_factor(schedule, int(k), warmup, total) for k in steps])
 
 
-def _adamw_scalars(run: Run, steps: NDArray[np.int64]) -> Rows:
+def _adamw_scalars(run: Run | Trial, steps: NDArray[np.int64]) -> Rows:
     settings = run.optimizer
     corrections = [1 - beta ** (steps + 1) for beta in (settings.beta1, settings.beta2)]
     return np.stack([_warmed_up(run, steps), corrections[0], np.sqrt(corrections[1])], axis=-1)
@@ -84,7 +88,7 @@ def _decayed(direction: Tensor, weight: Tensor, c: Columns) -> Tensor:
     return direction if c.decay is None else direction.addcmul_(weight, c.decay)
 
 
-def _shares(run: Run, steps: NDArray[np.int64]) -> Rows:
+def _shares(run: Run | Trial, steps: NDArray[np.int64]) -> Rows:
     """How much the newest z counts in x. A constant factor on the rate cancels out of it, µP's multipliers too."""
     rates = _warmed_up(run, np.arange(steps[-1] + 1))
     weights = np.maximum.accumulate(rates) ** 2
@@ -92,11 +96,11 @@ def _shares(run: Run, steps: NDArray[np.int64]) -> Rows:
     return share
 
 
-def _sgd_schedulefree_scalars(run: Run, steps: NDArray[np.int64]) -> Rows:
+def _sgd_schedulefree_scalars(run: Run | Trial, steps: NDArray[np.int64]) -> Rows:
     return np.stack([_warmed_up(run, steps), _shares(run, steps)], axis=-1)
 
 
-def _adamw_schedulefree_scalars(run: Run, steps: NDArray[np.int64]) -> Rows:
+def _adamw_schedulefree_scalars(run: Run | Trial, steps: NDArray[np.int64]) -> Rows:
     return np.stack([_warmed_up(run, steps), _shares(run, steps), 1 - run.optimizer.beta2 ** (steps + 1)], axis=-1)
 
 

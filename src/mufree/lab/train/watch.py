@@ -77,7 +77,9 @@ class TrainLoss:
         self._weight = decay * self._weight + (1 - decay)
         self.mean = self._sum / self._weight
         self.minimum = min(self.minimum, self.mean)
-        self.blown_up = self.blown_up + 1 if self.mean > 2 * self.initial else 0
+        # Twice the start, where that is a cross-entropy; a loss may also be negative, or start near zero.
+        beyond = self.initial + max(abs(self.initial), REBOUND_FLOOR)
+        self.blown_up = self.blown_up + 1 if self.mean > beyond else 0
 
     def take(self, loss: float, grad_norm: float) -> str | None:
         """Take in what a step gave; return the kind of divergence for which a run has to stop after it, or None."""
