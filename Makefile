@@ -14,7 +14,7 @@ PYTEST := $(BIN)/python -m pytest -n $(shell nproc 2>/dev/null || echo 2) --dist
 SNAKEMAKE := $(BIN)/snakemake --cores all --config study=$(STUDY) $(if $(PRECISION),precision=$(PRECISION))
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: study test test-all test-whole test-cluster slowest-tests lint bench bench-quick setup clean help
+.PHONY: study test test-all test-whole test-cluster slowest-tests lint bench bench-quick package setup clean help
 
 help: ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -53,6 +53,11 @@ bench: $(READY) ## runs per core-hour against a plain loop (an hour or two; resu
 bench-quick: $(READY) ## whether the benchmark works (a minute or two)
 	@$(BIN)/python benchmarks/bench.py --quick --out results/bench-quick
 
+package: $(READY) ## sdist and wheel, checked (dist)
+	@rm -rf dist
+	@$(BIN)/python -m build --no-isolation
+	@$(BIN)/twine check --strict dist/*
+
 setup: $(READY) ## make .venv from envs/requirements.lock
 
 # Installed anew only when the lock or the package's metadata change.
@@ -65,4 +70,4 @@ $(READY): envs/requirements.lock pyproject.toml
 	@touch $@
 
 clean: ## remove what studies and tests made, but not .venv
-	rm -rf results .snakemake .pytest_cache .mypy_cache .ruff_cache
+	rm -rf results dist .snakemake .pytest_cache .mypy_cache .ruff_cache

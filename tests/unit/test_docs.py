@@ -4,63 +4,37 @@ from __future__ import annotations
 
 import ast
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import torch
+import snippets
 import yaml
 
 from mufree.cli import main
 from mufree.study.statistics import ALL, Statistic
 
 DOCS = Path(__file__).parents[2] / "docs"
-BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-FILE = re.compile(r"# (\w+\.py)(, continued)?\n")
-
-
-def _blocks(text: str) -> list[tuple[str, str]]:
-    return BLOCK.findall(text)
 
 
 @pytest.mark.parametrize("path", sorted(DOCS.glob("*.md")), ids=lambda path: path.stem)
 def test_snippets_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python blocks in one namespace, but for those that name a file, which they are put into; then lines with `mufree`."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    namespace: dict[str, object] = {"__name__": "__main__"}
-    files: set[str] = set()
-    monkeypatch.delitem(sys.modules, "model", raising=False)  # of another test's folder
-    torch.manual_seed(0)
-    try:
-        for kind, block in _blocks(path.read_text(encoding="utf-8")):
-            if kind == "sh":
-                for line in block.splitlines():
-                    if line.startswith("mufree "):
-                        assert main(shlex.split(line, comments=True)[1:]) == 0, line
-            elif name := FILE.match(block):
-                files.add(name[1])
-                with Path(name[1]).open("a") as file:
-                    file.write(block)
-            else:
-                exec(compile(block, str(path), "exec"), namespace)
-    finally:
-        for name in files:
-            sys.modules.pop(name.removesuffix(".py"), None)
+    snippets.run(path)
 
 
 def test_the_how_to_needs_the_library_alone_until_the_coordinate_check() -> None:
     """`pip install .` brings torch, mup and schedulefree; the extra comes where the text says so."""
     before, heading, _ = (DOCS / "how-to.md").read_text(encoding="utf-8").partition("## 8. The coordinate check")
     assert heading
-    python = [ast.parse(block) for kind, block in _blocks(before) if kind == "python"]
+    python = [ast.parse(block) for kind, block in snippets.blocks(before) if kind == "python"]
     nodes = [node for tree in python for node in ast.walk(tree)]
     modules = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     modules |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
     assert modules == {"model", "mufree.optim", "torch", "torch.nn"}
-    assert "mufree " not in "".join(block for kind, block in _blocks(before) if kind == "sh")
+    assert "mufree " not in "".join(block for kind, block in snippets.blocks(before) if kind == "sh")
 
 
 @pytest.mark.parametrize("path", sorted(DOCS.glob("*.md")), ids=lambda path: path.stem)
