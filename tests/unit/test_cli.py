@@ -23,6 +23,7 @@ COMMANDS = (
     "data",
     "sweep",
     "coordcheck",
+    "tune",
     "collect",
     "metrics",
     "figure",

@@ -6,7 +6,8 @@ The frames come from `lab.coordcheck`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,18 @@ on one side. Here for all slopes of a place together."""
 
 _KEYS = ("module", "layer", "at", "step")
 _QUANTITIES = {"size": "mean_abs", "change": "mean_abs_change", "relative": "relative"}
+
+
+class Outcome(NamedTuple):
+    """Slopes, verdicts and the word for them all; the first step that is judged, the number of seeds, and the modules in the
+    order in which a forward pass ends them."""
+
+    table: pd.DataFrame
+    verdicts: pd.DataFrame
+    word: str
+    first_step: int
+    seeds: int
+    modules: list[str]
 
 
 def slopes(frame: pd.DataFrame) -> pd.DataFrame:
@@ -143,6 +156,19 @@ def outcome(verdicts: pd.DataFrame) -> str:
     """The word for all places together: "failed" if one failed, else "unsure" if one is, else "passed"."""
     found = set(verdicts["verdict"])
     return next(word for word in ("failed", "unsure", "passed") if word in found)
+
+
+def first_failure(table: pd.DataFrame, first_step: int, modules: Sequence[str]) -> str:
+    """The first of `modules` with a judged slope that surely failed at a step ≥ `first_step`, in words, with its steepest one.
+
+    Give them in the order of a forward pass: what fails in one module shows in all behind it.
+    """
+    judged = table[table["judged"] & (table["step"] >= first_step)]
+    failed = judged[_surely_failed(judged)]
+    first = failed[failed["module"] == min(failed["module"], key=list(modules).index)]
+    worst = first.loc[first["slope"].abs().fillna(math.inf).idxmax()]
+    power = f"goes as width^{worst['slope']:+.2f}" if np.isfinite(worst["slope"]) else "is zero or not finite somewhere"
+    return f"{worst['module']} ({worst['layer']}): {worst['quantity']} {power} at {worst['at']}, step {worst['step']}"
 
 
 def tables(measured: Iterable[pd.DataFrame]) -> dict[str, pd.DataFrame]:

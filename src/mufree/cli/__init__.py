@@ -11,15 +11,15 @@ from typing import Any
 from cyclopts import CycloptsError
 
 # They declare commands, which help lists in this order.
-from mufree.cli import planning, training, coordcheck, analysing, paper, sittings  # noqa: F401  # isort: skip
-from mufree.cli.commands import app
+from mufree.cli import planning, training, coordcheck, tune, analysing, paper, sittings  # noqa: F401  # isort: skip
+from mufree.cli.commands import EXIT_CODES, app
 from mufree.cli.inputs import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code: 0, 1 for something wrong with data or files, 2 for wrong usage.
 
-    75 is a sweep's that was asked to stop and is to be called again.
+    75 is a sweep's that was asked to stop and is to be called again. `tune` has its own.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     command, arguments = _read(words)
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:  # a full disk, a missing file, no permission: finished runs are in the store
         print(f"mufree {words[0]}: {error}", file=sys.stderr)
-        return 1
+        return EXIT_CODES[words[0]][1]
     return 0
 
 
@@ -46,7 +46,7 @@ def _read(words: list[str]) -> tuple[Any, BoundArguments]:
         command, arguments, _ = app.parse_args(words, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         print(f"{asked}: {error}\n`{asked} --help` says more.", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise SystemExit(EXIT_CODES.get(words[0] if words else "", (2, 1))[0]) from None
     if "console" in arguments.arguments:  # what prints help or the version
         from rich.console import Console
 

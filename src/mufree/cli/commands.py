@@ -60,11 +60,19 @@ app = App(
 )
 
 
-def command(example: str) -> Callable[[F], F]:
-    """Makes a function the command of its name, and closes its help with an example of its arguments."""
+EXIT_CODES: dict[str, tuple[int, int]] = {}
+"""Exit codes of commands for wrong usage and for files that can't be read or written, where they aren't 2 and 1."""
+
+
+def command(example: str, exit_codes: tuple[int, int] = (2, 1)) -> Callable[[F], F]:
+    """Makes a function the command of its name, and closes its help with an example of its arguments.
+
+    `exit_codes` are those for wrong usage, and for files that can't be read or written.
+    """
 
     def declare(function: F) -> F:
         name = function.__name__.replace("_", "-")
+        EXIT_CODES[name] = exit_codes
         app.command(function, name=name, help_epilogue=f"example:\n  mufree {name} {example}", sort_key=len(list(app)))
         return function
 

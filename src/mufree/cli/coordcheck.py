@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -18,7 +17,7 @@ from mufree.cli.inputs import UserError, load_study, mendable, task_of
 if TYPE_CHECKING:
     import pandas as pd
 
-log = logging.getLogger(__name__)
+    from mufree.coordcheck import Outcome
 
 FIGURE_KINDS = (".pdf", ".png", ".svg")
 SHOWN_FAILURES = 10
@@ -32,7 +31,7 @@ PACKAGE = Path(__file__).parents[1]
 
 def _widths(_: object, tokens: Sequence[Any]) -> tuple[int, ...]:
     """Two or more different widths from `64,128`."""
-    text = tokens[0].value
+    text = tokens[-1].value  # of an option given twice the last counts
     found = tuple(int(width) for width in text.split(",") if width.isdecimal() and int(width) > 0)
     if len(set(found)) < 2 or len(set(found)) < len(text.split(",")):
         raise ValueError(f"'{text}' must be two or more different widths, whole numbers above 0")
@@ -41,13 +40,13 @@ def _widths(_: object, tokens: Sequence[Any]) -> tuple[int, ...]:
 
 def _learning_rate(_: object, tokens: Sequence[Any]) -> float:
     """A learning rate from `0.002` or `2^-9`."""
-    base, power, exponent = tokens[0].value.partition("^")
+    base, power, exponent = tokens[-1].value.partition("^")
     try:
         rate = float(base) ** float(exponent) if power else float(base)
     except (ValueError, OverflowError, ZeroDivisionError):
         rate = math.nan
     if not (isinstance(rate, float) and 0 < rate < math.inf):
-        raise ValueError(f"'{tokens[0].value}' must be a finite number above 0, such as 0.002 or 2^-9")
+        raise ValueError(f"'{tokens[-1].value}' must be a finite number above 0, such as 0.002 or 2^-9")
     return rate
 
 
@@ -104,22 +103,14 @@ def coordcheck(
         for name, number in numbers.items():
             if number < 1:
                 raise UserError(f"--{name} {number}: must be 1 or more", WRONG_USAGE)
-        _check_own((target, optimizer, lr, loss), _rounds(seeds, max_seeds), figure, out, widths, steps, skip)
+        _check_own((target, optimizer, lr, loss), (seeds, max_seeds), figure, out, widths, steps, skip)
     else:
         raise UserError("give either FILE:FUNCTION, for a model of your own, or --study", WRONG_USAGE)
 
 
-def _rounds(seeds: int, limit: int) -> list[range]:
-    """The seeds that each round adds: as many as there are, up to the limit."""
-    ends = [seeds]
-    while ends[-1] < limit:
-        ends.append(min(2 * ends[-1], limit))
-    return [range(start, end) for start, end in zip([0, *ends], ends, strict=False)]
-
-
 def _check_own(
     asked: tuple[str, str, float | None, str | None],
-    rounds: list[range],
+    seeds: tuple[int, int],
     figure: Path | None,
     out: Path | None,
     widths: tuple[int, ...],
@@ -130,20 +121,21 @@ def _check_own(
 
     Raises `UserError` with the exit code unless it passes.
     """
-    from mufree.lab.coordcheck import CheckError, UserFunctionError, coord_check, own_model
+    from mufree.coordcheck import CheckError, UserFunctionError, coord_check, until_sure
+    from mufree.lab.coordcheck import own_model
     from mufree.optim import BaseShapesError
 
     try:
         own = own_model(*asked)
         functions = own.make_model, own.make_optimizer, widths, own.batch
-        found = _until_sure(partial(coord_check, *functions, loss=own.loss, steps=steps, skip=skip), rounds)
+        found = until_sure(partial(coord_check, *functions, loss=own.loss, steps=steps, skip=skip), *seeds)
     except UserFunctionError as error:
-        _show_traceback(error.__cause__)
+        show_traceback(error.__cause__)
         raise UserError(str(error), CRASHED) from error
     except (CheckError, BaseShapesError) as error:
-        _show_traceback(error.__cause__)
+        show_traceback(error.__cause__)
         raise UserError(str(error), WRONG_USAGE) from error
-    count = f"{found.seeds} seeds" + (f" ({rounds[0].stop} were too few)" if found.seeds > rounds[0].stop else "")
+    count = f"{found.seeds} seeds" + (f" ({seeds[0]} were too few)" if found.seeds > seeds[0] else "")
     print(
         f"{asked[0]}, {own.described}, widths {', '.join(map(str, widths))}, {count}, steps {found.first_step}–{steps}"
     )
@@ -155,39 +147,7 @@ def _check_own(
         raise UserError(_failures(judged, WORDS[found.word]), EXIT_CODES[found.word])
 
 
-class _Found(NamedTuple):
-    """Slopes, verdicts and the word for them all; the first step that is judged, and the number of seeds."""
-
-    table: pd.DataFrame
-    verdicts: pd.DataFrame
-    word: str
-    first_step: int
-    seeds: int
-
-
-def _until_sure(measure: Callable[..., pd.DataFrame], rounds: list[range]) -> _Found:
-    """Judge what `measure(seeds=…)` finds, with the seeds of one round after the other until it passes or surely fails."""
-    import pandas as pd
-
-    from mufree.analysis.coordcheck import first_judged_step, outcome, slopes, verdict
-
-    frames = []
-    for seeds in rounds:
-        frames.append(measure(seeds=seeds))
-        frame = pd.concat(frames, ignore_index=True)
-        table = slopes(frame)
-        with mendable(ValueError, exit_code=WRONG_USAGE):  # too few steps
-            first_step = first_judged_step(frame)
-            verdicts = verdict(table, first_step=first_step, looks=len(rounds))
-        found = _Found(table, verdicts, outcome(verdicts), first_step, seeds.stop)
-        if found.word != "unsure":
-            break
-        if seeds is not rounds[-1]:
-            log.info("unsure with %d seeds, so more are added", seeds.stop)
-    return found
-
-
-def _show_traceback(error: BaseException | None) -> None:
+def show_traceback(error: BaseException | None) -> None:
     """A user's own traceback: it begins where the check called them."""
     if error is None:
         return
@@ -215,7 +175,7 @@ def _check_study(study: Path, task: str | None, data: Path | None, out: Path | N
     record.write_table(out, pa.Table.from_pandas(check_task(planned, task, prepared), preserve_index=False))
 
 
-def _report(found: _Found, target: str, optimizer: str, figure: Path | None, out: Path | None) -> None:
+def _report(found: Outcome, target: str, optimizer: str, figure: Path | None, out: Path | None) -> None:
     """Print the verdict, and write what is asked for."""
     from mufree.analysis import tables
     from mufree.publish import figures

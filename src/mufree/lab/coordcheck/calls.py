@@ -37,11 +37,12 @@ def raised_by(function: str) -> Iterator[None]:
         raise UserFunctionError(f"{function} raised {type(error).__name__}: {error}") from error
 
 
-def seeded(make_model: Callable[..., Any]) -> Callable[[int, int], Any]:
+def seeded(make_model: Callable[..., Any], stream: int = 0) -> Callable[[int, int], Any]:
     """`make_model` as a function of width and seed.
 
-    One that takes a width alone is called after `torch.manual_seed(seed)`; so is one whose further parameters have defaults,
-    unless one of them is called `seed`. Raises `CheckError` for a function that takes neither (width, seed) nor (width).
+    One that takes a width alone is called after `torch.manual_seed(seed ^ stream)`; so is one whose further parameters have
+    defaults, unless one of them is called `seed`. Raises `CheckError` for a function that takes neither (width, seed) nor
+    (width).
     """
     signature = inspect.signature(make_model)
     parameters = signature.parameters
@@ -54,7 +55,7 @@ def seeded(make_model: Callable[..., Any]) -> Callable[[int, int], Any]:
         raise CheckError(f"make_model must take (width, seed) or (width), not {signature}")
 
     def after_seeding(width: int, seed: int) -> Any:
-        torch.manual_seed(seed)
+        torch.manual_seed(seed ^ stream)
         return make_model(width)
 
     return after_seeding

@@ -30,6 +30,7 @@ def coord_check(
     batch: Batch | Callable[[int], Batch],
     *,
     loss: Callable[[Any, Any], Tensor] = default_loss,
+    model_loss: Callable[[nn.Module, Any], Tensor] | None = None,
     steps: int = 10,
     seeds: int | Sequence[int] = 5,
     at: Iterable[At] = ("y", "x"),
@@ -40,7 +41,9 @@ def coord_check(
     `make_model(width, seed)` returns an initialised model; torch is seeded before `make_model(width)`. `make_optimizer(model)`
     returns its optimizer. `batch` is (inputs, targets) or a function of the seed that returns them; inputs that are a dict,
     tuple or list are given as arguments (`calls.call_model`). `loss(outputs, targets)` takes what the model returns
-    (`calls.default_loss`). `seeds` is a number or a list. `skip` are patterns as in a shell of names of modules to leave out.
+    (`calls.default_loss`). `model_loss(model, batch)`, if given, takes the place of both: it runs the model on a batch of any
+    kind and gives the loss. `seeds` is a number or a list. `skip` are patterns as in a shell of names of modules to
+    leave out.
 
     One row for each (width, seed, step = 0…steps, module, at): `layer`, the layer type (`layers.layer_type`); `mean_abs`, the
     mean of |h| over the batch and all coordinates; `mean_abs_change`, that of |h_t − h_0|; `relative`, the relative
@@ -69,6 +72,7 @@ def coord_check(
     seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     _check_numbers(widths, seeds, steps)
     make = seeded(make_model)
+    objective = Objective.of_outputs(loss) if model_loss is None else Objective(model_loss, model_loss)
     layers = module_layers(_made(make, widths[0], seeds[0]), _made(make, widths[1], seeds[0]))
     layers = _without(layers, skip)
     rows: list[dict[str, Any]] = []
@@ -76,7 +80,7 @@ def coord_check(
         for seed in seeds:
             model = _made(make, width, seed)
             try:
-                training = _training(model, make_optimizer, batch, seed, loss, layers)
+                training = _training(model, make_optimizer, batch, seed, objective, layers)
                 rows.extend({"width": width, "seed": seed, **row} for row in training.rows(steps, at, layers))
             except (CheckError, UserFunctionError) as error:
                 raise type(error)(f"at width {width}, seed {seed}: {error}") from error.__cause__
@@ -123,22 +127,41 @@ def _training(
     make_optimizer: Callable[[nn.Module], Optimizer],
     batch: Batch | Callable[[int], Batch],
     seed: int,
-    loss: Callable[[Any, Any], Tensor],
+    objective: Objective,
     layers: dict[str, str],
 ) -> _Training:
     found: Any = batch
     if callable(batch):
         with raised_by("make_batch"):
             found = batch(seed)
-    if not isinstance(found, tuple | list) or len(found) != 2:
+    if objective.takes_pairs and not (isinstance(found, tuple | list) and len(found) == 2):
         raise CheckError(f"a batch must be (inputs, targets), and is {type(found).__name__}")
-    inputs, targets = found
     with raised_by("the function that makes the optimizer"):
         optimizer = make_optimizer(model)
     missing = layers.keys() - {name for name, _ in model.named_modules()}
     if missing:
         raise CheckError(f"models of all widths must have the same modules; one has no {min(missing)}")
-    return _Training(model, optimizer, inputs, targets, loss, Recorder(model, layers))
+    return _Training(model, optimizer, found, objective, Recorder(model, layers))
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is done with a model and a batch."""
+
+    forward: Callable[[nn.Module, Any], object]
+    """Runs the model, and no more than that where it can be had."""
+    loss: Callable[[nn.Module, Any], Tensor]
+    takes_pairs: bool = False
+
+    @classmethod
+    def of_outputs(cls, loss: Callable[[Any, Any], Tensor]) -> Objective:
+        """For batches (inputs, targets), and a loss of outputs and targets."""
+
+        def forward(model: nn.Module, batch: Any) -> Any:
+            with raised_by("the model's forward"):
+                return call_model(model, batch[0])
+
+        return cls(forward, lambda model, batch: loss(forward(model, batch), batch[1]), takes_pairs=True)
 
 
 @dataclass
@@ -147,9 +170,8 @@ class _Training:
 
     model: nn.Module
     optimizer: Optimizer
-    inputs: Any
-    targets: Any
-    loss: Callable[[Any, Any], Tensor]
+    batch: Any
+    objective: Objective
     recorder: Recorder
     measured: dict[str, dict[str, Seen]] = field(default_factory=dict)
 
@@ -180,27 +202,25 @@ class _Training:
 
     def _forward_and_backward(self) -> Tensor:
         first = "y" not in self.measured
-        with self.recorder.recorded() as seen:  # the forward pass of training is the measurement at y
-            with raised_by("the model's forward"):
-                output = call_model(self.model, self.inputs)
-            with raised_by("the loss"):
-                objective = self.loss(output, self.targets)
+        # The forward pass of training is the measurement at y.
+        with self.recorder.recorded() as seen, raised_by("the loss"):
+            found = self.objective.loss(self.model, self.batch)
         self.measured["y"] = seen
-        if not isinstance(objective, Tensor) or objective.numel() != 1:
+        if not isinstance(found, Tensor) or found.numel() != 1:
             raise CheckError("the loss must return a tensor of one number")
-        if first and not objective.isfinite().all():
-            raise CheckError(f"the loss is {objective.item()} before the first step; look at model, batch and loss")
+        if first and not found.isfinite().all():
+            raise CheckError(f"the loss is {found.item()} before the first step; look at model, batch and loss")
         with raised_by("the loss's backward pass"):
             self.optimizer.zero_grad()
-            objective.backward()  # type: ignore[no-untyped-call]
-        return objective
+            found.backward()  # type: ignore[no-untyped-call]
+        return found
 
     def _measure_x(self) -> None:
         # `evaluating` gives weights and buffers back to the bit; the random state is ours to keep.
         with evaluating(self.optimizer, self.model), self.recorder.quietly(), torch.no_grad():
             self.model.train()
             with self.recorder.recorded() as seen, raised_by("the model's forward"):
-                call_model(self.model, self.inputs)
+                self.objective.forward(self.model, self.batch)
         self.measured["x"] = seen
 
     def _step(self, *closure: Callable[[], Tensor]) -> None:

@@ -54,10 +54,10 @@ def own_model(target: str, optimizer: str, lr: float | None, loss: str | None) -
     lacks, for a file that can't be imported, and for an unknown optimizer.
     """
     file, _, name = target.partition(":")
-    module = _load(Path(file))
-    model = _function(module, name or "make_model", "(width, seed), which returns a model with base shapes")
-    batch = _function(module, "make_batch", "(seed), which returns (inputs, targets)")
-    objective = _function(module, loss, "(outputs, targets), the loss") if loss else default_loss
+    module = load_file(Path(file))
+    model = function_of(module, name or "make_model", "(width, seed), which returns a model with base shapes")
+    batch = function_of(module, "make_batch", "(seed), which returns (inputs, targets)")
+    objective = function_of(module, loss, "(outputs, targets), the loss") if loss else default_loss
     make, described = _optimizer(module, optimizer, lr)
     return OwnModel(model, make, batch, objective, described)
 
@@ -77,7 +77,7 @@ def _optimizer(module: ModuleType, name: str, lr: float | None) -> tuple[Callabl
     return getattr(module, name), name
 
 
-def _load(path: Path) -> ModuleType:
+def load_file(path: Path) -> ModuleType:
     """The user's file as a module, which may import its neighbours."""
     if not path.is_file():
         raise CheckError(f"no file {path}")
@@ -95,7 +95,8 @@ def _load(path: Path) -> ModuleType:
     return module
 
 
-def _function(module: ModuleType, name: str, contract: str) -> Callable[..., Any]:
+def function_of(module: ModuleType, name: str, contract: str) -> Callable[..., Any]:
+    """A function of the user's file. Raises `CheckError`, with its contract, where there is none."""
     found = getattr(module, name, None)
     if not callable(found):
         raise CheckError(f"{module.__file__} has no function {name}{contract}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -60,6 +61,8 @@ def loss_vs_lr(rows: DataFrame, loss: DataFrame, optima: DataFrame, *, title: st
     widths = width_styles(sorted(rows["width"].unique()))
     looks = {w: MethodStyle(f"width {w}", colour, marker, "-") for w, (colour, marker) in widths.items()}
     rates = sorted(rows["log2_lr"].unique())
+    whole = all(float(rate).is_integer() for rate in rates)
+    ticks = rates if whole else list(range(math.ceil(rates[0]), math.floor(rates[-1]) + 1))
     strip = 0.04 * (len(looks) + 0.6)
     # from the best seed to where nine in ten means lie, at most the loss at initialisation
     low: float
@@ -67,7 +70,7 @@ def loss_vs_lr(rows: DataFrame, loss: DataFrame, optima: DataFrame, *, title: st
     span = max(min(high, float(rows["initial_loss"].median())) - low, 0.02)
     room = span / (1 - 2 * strip)
     for method, (ax,) in axes.items():
-        ax.set_xticks(rates[:: -(-len(rates) // (12 if across < 3 else 7))])
+        ax.set_xticks(ticks[:: -(-len(ticks) // (12 if across < 3 else 7))])
         ax.set(xlim=(rates[0] - 0.6, rates[-1] + 0.6), ylim=(low - (strip + 0.02) * room, low + (1.02 - strip) * room))
         ax.set_yticks(
             [t for t in MaxNLocator(6).tick_values(float(low), float(low + span)) if low < t < low + 0.95 * span]
