@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks/device.py"
+from scripts import benchmark_script
 
 
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script as a module, with cases of seconds."""
-    spec = importlib.util.spec_from_file_location("device", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "device", module)
-    spec.loader.exec_module(module)
+    module = benchmark_script("device", monkeypatch)
     text, images = {"name": "gpt", "depth": 1, "head_dim": 8, "context_length": 16}, {"name": "mlp"}
     small = [module.Case("GPT", text, 16, 4, 4, 10), module.Case("MLP", images, 16, 8, 4, 10)]
     monkeypatch.setitem(module.CASES, "cpu", small)

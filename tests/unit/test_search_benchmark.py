@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import re
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,22 +11,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from scripts import benchmark_script
 from surfaces import make_surface, parabolas
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "benchmarks/search.py"
 
 
 @pytest.fixture
 def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script as a module."""
-    spec = importlib.util.spec_from_file_location("search_benchmark", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
-    return module
+    return benchmark_script("search", monkeypatch)
 
 
 def test_the_document_has_the_tables_that_the_script_makes(benchmark: ModuleType) -> None:

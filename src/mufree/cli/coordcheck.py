@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -121,20 +122,13 @@ def _check_own(
 
     Raises `UserError` with the exit code unless it passes.
     """
-    from mufree.coordcheck import CheckError, UserFunctionError, coord_check, until_sure
+    from mufree.coordcheck import coord_check, until_sure
     from mufree.lab.coordcheck import own_model
-    from mufree.optim import BaseShapesError
 
-    try:
+    with faults_of_ones_own(unusable=WRONG_USAGE, crashed=CRASHED):
         own = own_model(*asked)
         functions = own.make_model, own.make_optimizer, widths, own.batch
         found = until_sure(partial(coord_check, *functions, loss=own.loss, steps=steps, skip=skip), *seeds)
-    except UserFunctionError as error:
-        show_traceback(error.__cause__)
-        raise UserError(str(error), CRASHED) from error
-    except (CheckError, BaseShapesError) as error:
-        show_traceback(error.__cause__)
-        raise UserError(str(error), WRONG_USAGE) from error
     count = f"{found.seeds} seeds" + (f" ({seeds[0]} were too few)" if found.seeds > seeds[0] else "")
     print(
         f"{asked[0]}, {own.described}, widths {', '.join(map(str, widths))}, {count}, steps {found.first_step}–{steps}"
@@ -147,7 +141,20 @@ def _check_own(
         raise UserError(_failures(judged, WORDS[found.word]), EXIT_CODES[found.word])
 
 
-def show_traceback(error: BaseException | None) -> None:
+@contextmanager
+def faults_of_ones_own(*, unusable: int, crashed: int) -> Iterator[None]:
+    """Within it, what is wrong with a user's file, or raised by its functions, is theirs to mend: these are the exit codes."""
+    from mufree.coordcheck import CheckError, UserFunctionError
+    from mufree.optim import BaseShapesError
+
+    try:
+        yield
+    except (CheckError, BaseShapesError, UserFunctionError) as error:
+        _show_traceback(error.__cause__)
+        raise UserError(str(error), crashed if isinstance(error, UserFunctionError) else unusable) from error
+
+
+def _show_traceback(error: BaseException | None) -> None:
     """A user's own traceback: it begins where the check called them."""
     if error is None:
         return

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from mufree.cli.commands import command
-from mufree.cli.coordcheck import show_traceback
-from mufree.cli.inputs import UserError
+from mufree.cli.coordcheck import faults_of_ones_own
+from mufree.cli.inputs import UserError, mendable
 from mufree.cli.training import EXIT_STOPPED
 from mufree.study.machine import Device, Engine
 
@@ -96,13 +96,11 @@ def tune(
         unchecked: go on without the coordinate check
         out: folder to write: tune.html, tune.json, runs.parquet, and what goes on where it stopped
     """
-    from mufree.coordcheck import CheckError, UserFunctionError
-    from mufree.optim import BaseShapesError
     from mufree.study.trials import Settings
 
     if jobs is not None and jobs < 1:
         raise UserError(f"--jobs {jobs}: must be 1 or more", WRONG_USAGE)
-    try:
+    with mendable(ValueError, exit_code=WRONG_USAGE):
         settings = Settings(
             base_width=base_width,
             check_widths=check_widths,
@@ -116,17 +114,10 @@ def tune(
             target_width=target_width,
             check=not unchecked,
         )
-    except ValueError as error:
-        raise UserError(str(error), WRONG_USAGE) from error
     try:
-        with redirect_stdout(sys.stderr):  # what the file prints is no result
+        # What the file prints is no result.
+        with redirect_stdout(sys.stderr), faults_of_ones_own(unusable=UNUSABLE, crashed=CRASHED):
             result = _tune(target, settings, out, minutes, jobs, engine, device)
-    except UserFunctionError as error:
-        show_traceback(error.__cause__)
-        raise UserError(str(error), CRASHED) from error
-    except (CheckError, BaseShapesError) as error:
-        show_traceback(error.__cause__)
-        raise UserError(str(error), UNUSABLE) from error
     except KeyboardInterrupt:
         raise UserError(
             f"stopped; what was finished is kept in {out}, and the same command goes on", EXIT_STOPPED

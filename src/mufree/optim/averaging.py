@@ -30,6 +30,11 @@ EMA_SHARE = 0.1
 """The time constant of the study's average, as a share of the run's steps."""
 
 
+def time_constant(steps: int) -> float:
+    """That of the study's average for a run of so many steps, in steps, at least 1."""
+    return max(1.0, EMA_SHARE * steps)
+
+
 class WeightAverage:
     """A running average of an optimizer's weights: their plain mean at first, exponential once it is `time_constant` steps old.
 

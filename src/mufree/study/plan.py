@@ -69,8 +69,7 @@ class Run(Closed):
     @property
     def id(self) -> str:
         """A readable slug and 8 hex digits of the SHA-256 of the canonical JSON."""
-        digest = hashlib.sha256(canonical_json(self).encode()).hexdigest()[:8]
-        return f"{self.task}.{self.method_name}.w{self.width}.lr{self.log2_lr}.s{self.seed}.{digest}"
+        return identified(self, f"{self.task}.{self.method_name}.w{self.width}.lr{self.log2_lr}.s{self.seed}")
 
 
 def warmup_steps(method: Method, steps: int, fraction: float) -> int:
@@ -342,6 +341,11 @@ def _chunks(values: Iterable[int], size: int) -> list[tuple[int, ...]]:
     return [tuple(ordered[first : first + size]) for first in range(0, len(ordered), size)]
 
 
+def identified(value: Closed, slug: str) -> str:
+    """The slug and 8 hex digits of the SHA-256 of the canonical JSON."""
+    return f"{slug}.{hashlib.sha256(canonical_json(value).encode()).hexdigest()[:8]}"
+
+
 def runs_from_json(text: str) -> list[Run]:
     """The runs in a `canonical_json`."""
     return TypeAdapter(list[Run]).validate_json(text)
@@ -354,5 +358,4 @@ def study_datasets(study: Study) -> dict[str, str]:
 
 def dataset_id(dataset: Closed) -> str:
     """Name of a prepared data set: two tasks with the same settings share it."""
-    text = canonical_json(dataset)
-    return f"{json.loads(text)['name']}.{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return identified(dataset, json.loads(canonical_json(dataset))["name"])

@@ -5,7 +5,6 @@ A study's run names its model and data set; a trial has the digest of the functi
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 
 from mufree.study.config import METHODS, Method, OptimizerSettings
 from mufree.study.fields import Closed, Float, Int, NonNegative, Positive
-from mufree.study.plan import NUMERICS, canonical_json, warmup_steps
+from mufree.study.plan import NUMERICS, canonical_json, identified, warmup_steps
 
 TUNABLE: dict[str, Method] = METHODS | {
     "mup_adamw_wsd": Method(parametrization="mup", optimizer="adamw", schedule="wsd"),
@@ -115,8 +114,7 @@ class Trial(Closed):
     @property
     def id(self) -> str:
         """A readable slug and 8 hex digits of the SHA-256 of the canonical JSON."""
-        digest = hashlib.sha256(canonical_json(self).encode()).hexdigest()[:8]
-        return f"{self.name}.{self.method_name}.w{self.width}.lr{self.log2_lr:.4g}.s{self.seed}.{digest}"
+        return identified(self, f"{self.name}.{self.method_name}.w{self.width}.lr{self.log2_lr:.4g}.s{self.seed}")
 
     @property
     def planned(self) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -60,11 +60,17 @@ def count_of(batch: Batch) -> int:
 
 
 @torch.no_grad()
-def score(model: nn.Module, batches: Sequence[Batch], ranks: Ranks = ALONE) -> Score:
-    """Mean loss and accuracy over all processes' batches (inputs, targets), weighted by their number of targets."""
-    loss, right, count = 0.0, 0, 0
+def score(
+    model: nn.Module,
+    batches: Iterable[Any],
+    ranks: Ranks = ALONE,
+    judged: Callable[[nn.Module, Any], tuple[Tensor, Tensor]] = judged,
+    count: Callable[[Any], int] = count_of,
+) -> Score:
+    """Mean loss and accuracy over all processes' batches, each weighed by its `count`: the number of its targets."""
+    loss, right, total = 0.0, 0.0, 0
     for batch in batches:
-        (mean, hits_here), part = judged(model, batch), count_of(batch)
-        loss, right, count = loss + float(mean) * part, right + int(hits_here), count + part
-    losses, hits, targets_seen = ranks.sums(loss, right, count)
+        (mean, hits_here), part = judged(model, batch), count(batch)
+        loss, right, total = loss + float(mean) * part, right + float(hits_here), total + part
+    losses, hits, targets_seen = ranks.sums(loss, right, total)
     return Score(losses / targets_seen, hits / targets_seen)

@@ -19,7 +19,7 @@ from mufree.lab.train.ranks import ALONE
 from mufree.lab.train.side_by_side import Log, Networks, taken, total_norm
 from mufree.lab.train.updates import UPDATES, Columns, Weights, at_x, like
 from mufree.lab.train.watch import Seconds, Series, Trace, TrainLoss, conclude, series, sqrt_v
-from mufree.optim.averaging import EMA_SHARE
+from mufree.optim.averaging import time_constant
 from mufree.study.plan import Run
 
 if TYPE_CHECKING:
@@ -89,9 +89,19 @@ class Many(ABC):
     # --- what they learn from -----------------------------------------------------------------------------------------
 
     @property
-    @abstractmethod
     def identity(self) -> dict[str, Any]:
         """What a checkpoint has to agree in to be gone on with."""
+        return {
+            "runs": [run.id for run in self.runs],
+            "numerics": self.runs[0].numerics,
+            "data": self.data_digest,
+            "device": self.device.type,
+        }
+
+    @property
+    @abstractmethod
+    def data_digest(self) -> str:
+        """Digest of the data that they learn from."""
 
     @abstractmethod
     def _make_networks(self) -> Networks:
@@ -164,8 +174,8 @@ class Many(ABC):
             if key not in by_settings:
                 by_settings[key] = self.update.scalars(run, steps)
             self.scalars[first:, :, place] = torch.from_numpy(by_settings[key]).to(self.scalars)
-        time_constant = max(1.0, EMA_SHARE * self.steps)
-        self.ema_shares[first:] = torch.from_numpy(np.maximum(1 / (steps + 1), 1 / time_constant)).to(self.ema_shares)
+        shares = np.maximum(1 / (steps + 1), 1 / time_constant(self.steps))
+        self.ema_shares[first:] = torch.from_numpy(shares).to(self.ema_shares)
         self.cursor.fill_(first)
 
     def take_step(self) -> None:

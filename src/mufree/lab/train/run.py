@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from mufree.lab.data import Prepared
@@ -26,9 +25,13 @@ from mufree.lab.train.network import by_layer, configure_torch, make_model, make
 from mufree.lab.train.ranks import ALONE, Ranks
 from mufree.lab.train.watch import Curves, Seconds, Trace, TrainLoss, conclude
 from mufree.optim import WeightAverage, evaluating, is_schedule_free, warmup_factor
-from mufree.optim.averaging import EMA_SHARE
+from mufree.optim.averaging import time_constant
 from mufree.optim.batches import Forward
+from mufree.optim.evaluation import batchnorm_layers
 from mufree.study.plan import Run
+
+if TYPE_CHECKING:
+    from mufree.study.trials import Trial
 
 
 @dataclass(frozen=True)
@@ -187,12 +190,23 @@ def start(run: Run, data: Prepared, device: torch.device, ranks: Ranks = ALONE) 
         model = make_model(run, data.classes).to(device)
         ranks.check(run.training.batch_size, model)
         optimizer = make_optimizer(run, model)
-        time_constant = max(1.0, EMA_SHARE * run.training.steps)
-        average = WeightAverage(optimizer, time_constant) if run.method.average == "ema" else None
         course = _course(run, data, model, optimizer, device, ranks)
-        session = begin(model, optimizer, course, average=average, layers=layer_types(model), ranks=ranks)
+        session = begin(
+            model, optimizer, course, average=average_of(run, optimizer), layers=layer_types(model), ranks=ranks
+        )
     session.seconds = seconds
     return session
+
+
+def average_of(run: Run | Trial, optimizer: Optimizer) -> WeightAverage | None:
+    """The average of the weights that a run is evaluated at beside its optimizer, if there is one."""
+    return WeightAverage(optimizer, time_constant(run.steps)) if run.method.average == "ema" else None
+
+
+def rate_factor_of(run: Run | Trial, optimizer: Optimizer) -> Callable[[int], float] | None:
+    """What the learning rates are multiplied by at step k = 0, 1, …; None where the optimizer does so by itself."""
+    schedule, warmup, steps = run.method.schedule, run.warmup_steps, run.steps
+    return None if is_schedule_free(optimizer) else lambda step: warmup_factor(schedule, step, warmup, steps)
 
 
 def begin(
@@ -285,11 +299,9 @@ def _course(
     def batches(skip: int) -> Iterator[Batch]:
         return train_batches(data, batch_size=training.batch_size, context_length=context, seed=run.seed, skip=skip)
 
-    has_batchnorm = any(isinstance(module, _BatchNorm) for module in model.modules())
-    schedule, warmup, steps = run.method.schedule, run.warmup_steps, training.steps
     return Course(
         name=run.id,
-        steps=steps,
+        steps=training.steps,
         evaluations=training.evaluations,
         batches=lambda skip: (
             (ranks.part(inputs).to(device), ranks.part(targets).to(device)) for inputs, targets in batches(skip)
@@ -297,8 +309,9 @@ def _course(
         valid=ranks.share(held_out(run, data, "valid", device)),
         test=None if data.test is None else lambda: ranks.share(held_out(run, data, "test", device)),
         batchnorm_inputs=[
-            inputs.to(device) for inputs, _ in islice(batches(0), training.batchnorm_batches if has_batchnorm else 0)
+            inputs.to(device)
+            for inputs, _ in islice(batches(0), training.batchnorm_batches if batchnorm_layers(model) else 0)
         ],
-        rate_factor=None if is_schedule_free(optimizer) else lambda step: warmup_factor(schedule, step, warmup, steps),
+        rate_factor=rate_factor_of(run, optimizer),
         identity={"run": run.id, "numerics": run.numerics, "data": data.digest, "device": device.type},
     )

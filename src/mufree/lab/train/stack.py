@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -57,14 +57,9 @@ class Stack(Many):
         super().__init__(runs, device)
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def data_digest(self) -> str:
         """See `Many`."""
-        return {
-            "runs": [run.id for run in self.runs],
-            "numerics": self.runs[0].numerics,
-            "data": self.data.digest,
-            "device": self.device.type,
-        }
+        return self.data.digest
 
     # --- what they learn from -----------------------------------------------------------------------------------------
 

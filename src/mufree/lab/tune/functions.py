@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
-import random
 import re
 import sys
 import warnings
@@ -15,15 +14,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as trees
 
 from mufree.lab.coordcheck.calls import CheckError, call_model, default_loss, raised_by, seeded
 from mufree.lab.coordcheck.own_file import function_of, load_file
 from mufree.lab.parametrization import SEED_STREAM
-from mufree.lab.train.evaluate import Score
-from mufree.lab.train.ranks import Ranks
+from mufree.lab.train.evaluate import count_of
+from mufree.lab.tune.randomness import seeded_apart
 from mufree.optim import growth_of, parametrize
 
 _WARNS = "tell parametrize"
@@ -182,42 +181,35 @@ class Functions:
         if not isinstance(found, Tensor) or found.numel() != 1:
             what = f"a tensor of shape {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
             raise CheckError(f"the loss must be a tensor of one number, and is {what}")
-        return found
+        return found.reshape(())
 
-    @torch.no_grad()
-    def score(self, model: nn.Module, batches: Iterable[Any], ranks: Ranks) -> Score:
-        """Mean loss over batches, each weighed by its number of targets where it is (inputs, targets)."""
-        total, weights = 0.0, 0
-        for batch in batches:
-            weight = weight_of(batch)
-            total, weights = total + float(self.checked_loss(model, batch)) * weight, weights + weight
-        return Score(total / weights, float("nan"))
+    def judged(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+        """The loss, and NaN for how many answers are right: what an answer is isn't known."""
+        loss = self.checked_loss(model, batch)
+        return loss, torch.full_like(loss, torch.nan)
 
     def _first_batches(self) -> list[Any]:
         """A training batch, and those of validation, as a trial of seed 0 has them."""
         cpu = torch.device("cpu")
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            np.random.seed(0)  # noqa: NPY002 (what a user's functions may use)
-            random.seed(0)
+        with seeded_apart(0):
             return [next(self.batches(0, cpu)), *self.valid(cpu)]
 
     def fingerprint(self, base_width: int) -> str:
         """Digest of the sources and of what the functions give: validation, a first batch, the model at base width."""
         sha = hashlib.sha256(self.sources.encode())
         given = self._first_batches()
-        if _plain_digest(given) != _plain_digest(self._first_batches()):
+        digest = _digest(given)
+        if digest != _digest(self._first_batches()):
             raise CheckError(
                 "train_batches(0) or valid_batches() gives other batches each time that it is called: draw them from the seed, "
                 "so that trials can be compared and gone on with"
             )
-        _digest(given, sha.update)
+        sha.update(digest.encode())
         with torch.random.fork_rng(), raised_by(f"make_model at width {base_width}"):
             model = self._make(0)(base_width)
-        _digest(dict(model.state_dict()), sha.update)
+        sha.update(_digest(dict(model.state_dict())).encode())
         # What the loss does may be written elsewhere. Rounded, since threads sum in another order.
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
+        with seeded_apart(0):
             loss = self.checked_loss(model, given[0])
             with raised_by("the loss's backward pass"):
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -251,15 +243,8 @@ def batch_loss(model: nn.Module, batch: Any) -> Tensor:
 
 def moved(batch: Any, device: torch.device) -> Any:
     """A batch with all its tensors on a device."""
-    if isinstance(batch, Tensor):
-        return batch.to(device)
-    if isinstance(batch, Mapping):
-        return {key: moved(value, device) for key, value in batch.items()}
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(moved(part, device) for part in batch))
-    if isinstance(batch, tuple | list):
-        return type(batch)(moved(part, device) for part in batch)
-    return batch.to(device) if hasattr(batch, "to") else batch
+    plain = dict(batch) if isinstance(batch, Mapping) else batch
+    return trees.tree_map(lambda part: part.to(device) if hasattr(part, "to") else part, plain)
 
 
 def slug(name: str) -> str:
@@ -268,31 +253,23 @@ def slug(name: str) -> str:
 
 
 def weight_of(batch: Any) -> int:
-    """How much a batch counts in the mean of several: its number of targets where it is (inputs, targets)."""
+    """How much a batch counts in a mean: its number of targets where it is (inputs, targets), else 1."""
     pair = isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[1], Tensor)
-    return int(batch[1].numel()) if pair else 1
+    return count_of(batch) if pair else 1
 
 
-def _plain_digest(value: Any) -> str:
+def _digest(value: Any) -> str:
+    """SHA-256 of a batch or of weights."""
     sha = hashlib.sha256()
-    _digest(value, sha.update)
+    for key, leaf in trees.tree_flatten_with_path(value)[0]:
+        sha.update(str(key).encode())
+        if isinstance(leaf, Tensor):
+            plain = leaf.detach().cpu().contiguous()
+            sha.update(f"{plain.dtype}{list(plain.shape)}".encode())
+            sha.update(plain.flatten().view(torch.uint8).numpy().tobytes())
+        else:
+            sha.update(re.sub(r"0x[0-9a-f]+", "", repr(leaf)).encode())
     return sha.hexdigest()
-
-
-def _digest(value: Any, update: Callable[[bytes], object]) -> None:
-    if isinstance(value, Tensor):
-        plain = value.detach().cpu().contiguous()
-        update(f"{plain.dtype}{list(plain.shape)}".encode())
-        update(plain.flatten().view(torch.uint8).numpy().tobytes())
-    elif isinstance(value, Mapping):
-        for key, part in value.items():
-            update(str(key).encode())
-            _digest(part, update)
-    elif isinstance(value, tuple | list):
-        for part in value:
-            _digest(part, update)
-    else:
-        update(re.sub(r"0x[0-9a-f]+", "", repr(value)).encode())
 
 
 def _source_of(function: Any) -> str:

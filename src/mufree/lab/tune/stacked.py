@@ -6,7 +6,6 @@ draw others than by itself. `check` finds out, by a step.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Hashable, Sequence
 from itertools import islice
 from typing import Any
@@ -21,6 +20,7 @@ from mufree.lab.train.many import Many
 from mufree.lab.train.side_by_side import Networks, Objective, taken
 from mufree.lab.train.updates import UPDATES, Weights
 from mufree.lab.tune.functions import Functions, weight_of
+from mufree.lab.tune.randomness import random_state, seed_all, set_random_state
 from mufree.study.config import OptimizerSettings
 from mufree.study.trials import Trial
 
@@ -47,13 +47,6 @@ def shape(trial: Trial) -> Trial:
     return trial.model_copy(update={"log2_lr": 0.0, "seed": 0, "optimizer": OptimizerSettings()})
 
 
-def seed_all(seed: int) -> None:
-    """Begin torch's, NumPy's and Python's random numbers, which a user's functions may use."""
-    torch.manual_seed(seed)
-    np.random.seed(seed)  # noqa: NPY002
-    random.seed(seed)
-
-
 def model_of(trial: Trial, functions: Functions) -> nn.Module:
     """A trial's model as it starts, on the CPU."""
     return functions.model(trial.width, trial.base_width, trial.seed, trial.method.parametrization)
@@ -70,30 +63,18 @@ class Trials(Many):
         self.name = f"a stack of {len(trials)} trials at width {trials[0].width}"
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def data_digest(self) -> str:
         """See `Many`."""
-        return {
-            "runs": [trial.id for trial in self.runs],
-            "numerics": self.runs[0].numerics,
-            "data": self.runs[0].functions,
-            "device": self.device.type,
-        }
+        return str(self.runs[0].functions)
 
     def _make_networks(self) -> Networks:
         objective = Objective(
-            loss=self._loss,
-            judged=self._judged,
+            loss=self.functions.checked_loss,
+            judged=self.functions.judged,
             count=weight_of,
             layers=lambda model: {name: "weights" for name, _ in model.named_parameters()},
         )
         return Networks(self.runs, lambda trial: model_of(trial, self.functions), self.device, objective)
-
-    def _loss(self, model: nn.Module, batch: Any) -> Tensor:
-        return self.functions.checked_loss(model, batch).reshape(())
-
-    def _judged(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
-        loss = self._loss(model, batch)
-        return loss, torch.full_like(loss, torch.nan)
 
     def _read_data(self) -> None:
         first = BATCHNORM_BATCHES if self.networks.batchnorms else 0
@@ -141,21 +122,6 @@ class Stream:
 def _together(batches: Sequence[Any]) -> Any:
     """Batches of the same shapes as one, [S, …]. Raises one of several errors for others."""
     return trees.tree_map(lambda *parts: torch.stack(parts), *batches)
-
-
-def random_state(device: torch.device) -> tuple[Any, ...]:
-    """That of torch, NumPy and Python, and of a GPU."""
-    on_gpu = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    return torch.get_rng_state(), np.random.get_state(), random.getstate(), on_gpu  # noqa: NPY002
-
-
-def set_random_state(state: tuple[Any, ...]) -> None:
-    """Go on from what `random_state` gave."""
-    torch.set_rng_state(state[0])
-    np.random.set_state(state[1])  # noqa: NPY002
-    random.setstate(state[2])
-    if state[3] is not None:
-        torch.cuda.set_rng_state(state[3])
 
 
 # --- which models can be trained so ----------------------------------------------------------------------------------

@@ -6,23 +6,24 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from mufree.lab.coordcheck.calls import CheckError
 from mufree.lab.train import checkpoints
+from mufree.lab.train.evaluate import score
 from mufree.lab.train.many import Many
 from mufree.lab.train.network import make_optimizer
-from mufree.lab.train.run import Course, Session, begin, finish
+from mufree.lab.train.run import Course, Session, average_of, begin, finish, rate_factor_of
 from mufree.lab.train.watch import Seconds, Trace
 from mufree.lab.tune import stacked
-from mufree.lab.tune.functions import Functions
-from mufree.optim import WeightAverage, is_schedule_free, warmup_factor
-from mufree.optim.averaging import EMA_SHARE
+from mufree.lab.tune.functions import Functions, weight_of
+from mufree.lab.tune.randomness import seed_all
+from mufree.optim.evaluation import batchnorm_layers
 from mufree.study import machine, record, run_store
 from mufree.study.machine import Engine
 from mufree.study.record import Record
@@ -189,11 +190,9 @@ def start(trial: Trial, functions: Functions, device: torch.device) -> Session:
     with seconds.timed("setup"):
         model = stacked.model_of(trial, functions).to(device)
         optimizer = make_optimizer(trial, model)
-        stacked.seed_all(trial.seed)
-        average = None
-        if trial.method.average == "ema":
-            average = WeightAverage(optimizer, max(1.0, EMA_SHARE * trial.steps))
-        session = begin(model, optimizer, _course(trial, functions, model, optimizer, device), average=average)
+        seed_all(trial.seed)
+        course = _course(trial, functions, model, optimizer, device)
+        session = begin(model, optimizer, course, average=average_of(trial, optimizer))
     session.seconds = seconds
     return session
 
@@ -201,22 +200,20 @@ def start(trial: Trial, functions: Functions, device: torch.device) -> Session:
 def _course(
     trial: Trial, functions: Functions, model: torch.nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
 ) -> Course:
-    has_batchnorm = any(isinstance(module, _BatchNorm) for module in model.modules())
-    schedule, warmup, steps = trial.method.schedule, trial.warmup_steps, trial.steps
     return Course(
         name=trial.id,
-        steps=steps,
+        steps=trial.steps,
         evaluations=trial.evaluations,
         batches=lambda skip: functions.batches(trial.seed, device, skip),
         valid=functions.valid(device),
         loss=functions.checked_loss,
-        score=functions.score,
+        score=partial(score, judged=functions.judged, count=weight_of),
         batchnorm_inputs=list(
-            islice(functions.batches(trial.seed, device), stacked.BATCHNORM_BATCHES if has_batchnorm else 0)
+            islice(functions.batches(trial.seed, device), stacked.BATCHNORM_BATCHES if batchnorm_layers(model) else 0)
         ),
         forward=functions.checked_loss,
         at_y=False,  # nobody asks
-        rate_factor=None if is_schedule_free(optimizer) else lambda step: warmup_factor(schedule, step, warmup, steps),
+        rate_factor=rate_factor_of(trial, optimizer),
         identity={"run": trial.id, "numerics": trial.numerics, "data": trial.functions, "device": device.type},
     )
 

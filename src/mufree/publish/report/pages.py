@@ -42,11 +42,11 @@ def report(results: Results, shown: Collection[str], *, printed: bool = False) -
         "lead": lead,
         "sections": [
             *(
-                _section(task, results.description(task), _task(results, task, shown, printed=printed))
+                section(task, results.description(task), _task(results, task, shown, printed=printed))
                 for task in results.tasks
             ),
-            _section("setting", "What was run", [("", setting(results))]),
-            *([] if printed else [_section("provenance", "Where it comes from", [("", [provenance(results)])])]),
+            section("setting", "What was run", [("", setting(results))]),
+            *([] if printed else [section("provenance", "Where it comes from", [("", [provenance(results)])])]),
         ],
     }
 
@@ -58,7 +58,7 @@ def supplement(studies: Sequence[Results], shown: Collection[str]) -> Page:
     """
     main = studies[0]
     assert main.hypotheses is not None
-    sections = [_section("verdicts", "Hypotheses and verdicts", _judged(main, main.hypotheses))]
+    sections = [section("verdicts", "Hypotheses and verdicts", _judged(main, main.hypotheses))]
     for results in studies:
         groups = [
             (results.description(task), [block for _, blocks in of_task for block in blocks])
@@ -67,12 +67,12 @@ def supplement(studies: Sequence[Results], shown: Collection[str]) -> Page:
         ]
         title = str(results.study["title"])
         sections += [
-            _section(f"{results.name}-setting", title, [("What was run", setting(results))]),
-            _section(results.name, f"{title}: tables and figures", groups),
+            section(f"{results.name}-setting", title, [("What was run", setting(results))]),
+            section(results.name, f"{title}: tables and figures", groups),
         ]
     frames = {"Calibration of the intervals": main.calibration, "What the design could see": main.power}
     sections += [
-        _section(title.split()[0], title, [("", [show(title, frame, main.names)])])
+        section(title.split()[0], title, [("", [show(title, frame, main.names)])])
         for title, frame in frames.items()
         if frame is not None
     ]
@@ -84,7 +84,8 @@ def supplement(studies: Sequence[Results], shown: Collection[str]) -> Page:
     }
 
 
-def _section(key: str, title: str, groups: Sequence[tuple[str, Sequence[Block]]]) -> dict[str, Any]:
+def section(key: str, title: str, groups: Sequence[tuple[str, Sequence[Block]]]) -> dict[str, Any]:
+    """A section of a page; groups without a block are left out."""
     filled = [{"title": title, "blocks": list(blocks)} for title, blocks in groups if blocks]
     return {"id": key, "title": title, "groups": filled}
 

@@ -15,6 +15,7 @@ from mufree.analysis.tuned import SURE, At, Judgement, Reason, Result, Tuned, Ve
 from mufree.publish import figures
 from mufree.publish.report import to_html
 from mufree.publish.report.blocks import Block, figure, joined, show, table, text
+from mufree.publish.report.pages import section
 from mufree.publish.words import MISSING, interval, known, number
 from mufree.study import files
 from mufree.study.limits import MIN_SEEDS
@@ -126,11 +127,6 @@ def page(result: Result, drawn: set[str]) -> dict[str, Any]:
 
 
 CHECK_CAPTION = "Slope of log2 of activations, and of their change, on log2 width, by module: level under µP."
-
-
-def section(key: str, title: str, groups: Sequence[tuple[str, Sequence[Block]]]) -> dict[str, Any]:
-    """A section of a page."""
-    return {"id": key, "title": title, "groups": [{"title": head, "blocks": list(blocks)} for head, blocks in groups]}
 
 
 def answer(result: Result) -> Block:
