@@ -110,8 +110,7 @@ class Judgement:
     """log2 of the rate to keep."""
     interval: Interval
     optimum: Optimum
-    loss: float
-    """Of the best rate of the grid at base width, a mean over seeds."""
+    """At base width."""
     seeds: list[int]
     checks: list[At]
     slope: Interval
@@ -223,7 +222,7 @@ def judge(
     if warned and verdict != "does not transfer":
         more = f" ({len(warned) - 1} more modules alike.)" if len(warned) > 1 else ""
         verdict, reasons = "can't tell", [Reason("warned", failure=warned[0] + more)]
-    return Judgement(log2_lr, interval, optimum, optimum.loss, seeds, checks, slope, trusted, verdict, reasons)
+    return Judgement(log2_lr, interval, optimum, seeds, checks, slope, trusted, verdict, reasons)
 
 
 def judge_unchecked(failure: str) -> Judgement:
@@ -231,7 +230,7 @@ def judge_unchecked(failure: str) -> Judgement:
     nothing = t_interval(math.nan, math.nan, 0)
     reason = Reason("check_failed", failure=failure)
     return Judgement(
-        math.nan, nothing, Optimum("all_diverged"), math.nan, [], [], nothing, math.nan, "does not transfer", [reason]
+        math.nan, nothing, Optimum("all_diverged"), [], [], nothing, math.nan, "does not transfer", [reason]
     )
 
 
@@ -305,7 +304,7 @@ def _trusted_width(
     steepest = max(abs(float(ends.low)), abs(float(ends.high)))
     if not math.isfinite(steepest) or np.isnan(curvatures).all():
         return float(widest)
-    doublings = math.sqrt(min(check.margin for check in checks) / np.nanmax(curvatures)) / max(steepest, 1e-9)
+    doublings = math.sqrt(checks[-1].margin / np.nanmax(curvatures)) / max(steepest, 1e-9)
     foretold = base_width * 2.0 ** min(doublings, 60.0)
     return float(min(max(foretold, widest), FURTHEST * widest))
 
@@ -352,7 +351,7 @@ def as_dict(judgement: Judgement) -> dict[str, Any]:
         "reasons": [reason.kind for reason in judgement.reasons],
         "lr": 2.0**judgement.log2_lr if math.isfinite(judgement.log2_lr) else None,
         "log2_lr": {**ends(judgement.interval), "estimate": plain(judgement.log2_lr)},
-        "loss_at_base_width": plain(judgement.loss),
+        "loss_at_base_width": plain(judgement.optimum.loss),
         "seeds": judgement.seeds,
         "slope": ends(judgement.slope),
         "trusted_width": plain(judgement.trusted_width),

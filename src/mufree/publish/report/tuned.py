@@ -268,7 +268,7 @@ def methods_table(tuned: Sequence[Tuned], names: dict[str, str]) -> Block:
                 each.judgement.verdict,
                 f"{2.0**judgement.log2_lr:.3g}" if known(judgement.log2_lr) else MISSING,
                 f"{each.beta2:g}",
-                number(judgement.loss, 4),
+                number(judgement.optimum.loss, 4),
                 joined(
                     number(float(judgement.slope.estimate), 2, sign=True),
                     interval(judgement.slope.low, judgement.slope.high, 2, sign=True),
