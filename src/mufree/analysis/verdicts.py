@@ -1,11 +1,11 @@
 """From estimates and hypotheses to verdicts. Frames in, a frame out, no file touched.
 
 Every verdict is computed: by Student's t on the standard error over seeds, with the claim's own margin and level. A claim is
-supported by a one-sided test (two of them for a claim of equivalence, Schuirmann 1987), and refuted where the two-sided
-interval excludes it. Primary hypotheses of a task are one family: both kinds of p are adjusted by Holm's method (1979) over it.
-A hypothesis with several conditions is supported only if each of them is, so that its p is the largest (an
-intersection–union test, which needs no correction of its own); it is refuted if one of them is, so that the least p counts,
-times their number.
+supported by a one-sided test (two of them for a claim of equivalence, Schuirmann 1987). It is refuted where the two-sided
+interval excludes it or, where the condition says what contradicts it, by the same tests of that. Primary hypotheses of a task
+are one family: both kinds of p are adjusted by Holm's method (1979) over it. A hypothesis with several conditions is supported
+only if each of them is, so that its p is the largest (an intersection–union test, which needs no correction of its own); it is
+refuted if one of them is, so that the least p counts, times their number.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ import pandas as pd
 from mufree.analysis.metrics.statistics import Interval, holm, one_sided_p, two_sided_p
 from mufree.analysis.tables.cases import plain_records
 from mufree.analysis.tables.estimates import COLUMNS as ESTIMATE_COLUMNS
+from mufree.analysis.tables.pooled import as_estimates
+from mufree.analysis.tables.pooled import pooled as pooled_table
 from mufree.study.hypotheses import Condition, Hypotheses, Hypothesis, Verdict
 from mufree.study.limits import MIN_SEEDS, PRIMARY_SEEDS
 
@@ -66,14 +68,19 @@ def judge(estimates: pd.DataFrame, hypotheses: Hypotheses) -> pd.DataFrame:
         raise ValueError(f"estimate {tuple(twice[keys].iloc[0])} is there twice; make them again with `mufree metrics`")
     tasks = sorted(map(str, estimates["task"].unique()))
     by_task = {task: _judge_task(estimates[estimates["task"] == task], hypotheses.hypotheses) for task in tasks}
+    pooled = _judge_pooled(estimates, [h for h in hypotheses.hypotheses if h.scope == "pooled"])
     records: list[dict[str, Any]] = []
     for hypothesis in hypotheses.hypotheses:
         for task in tasks:
             parts, whole = by_task[task][hypothesis.id]
             records += [_record(hypothesis, task, "condition", part) for part in parts]
             records.append(_record(hypothesis, task, "task", whole))
-        wholes = {task: by_task[task][hypothesis.id][1] for task in tasks}
-        records.append(_record(hypothesis, OVERALL, "overall", _overall(wholes)))
+        if hypothesis.scope == "pooled":
+            parts, overall = pooled[hypothesis.id]
+            records += [_record(hypothesis, OVERALL, "condition", part) for part in parts]
+        else:
+            overall = _overall({task: by_task[task][hypothesis.id][1] for task in tasks})
+        records.append(_record(hypothesis, OVERALL, "overall", overall))
     frame = pd.DataFrame(records, columns=COLUMNS)
     return frame.astype({"width": "Int64", "n_seeds": "Int64", "condition": "Int64"})
 
@@ -113,6 +120,18 @@ def _judge_task(estimates: pd.DataFrame, hypotheses: Sequence[Hypothesis]) -> di
         h.id: ([replace(part, columns=part.columns | adjusted[h.id]) for part in parts[h.id]], whole[h.id])
         for h in hypotheses
     }
+
+
+def _judge_pooled(estimates: pd.DataFrame, hypotheses: Sequence[Hypothesis]) -> dict[str, tuple[list[Judged], Judged]]:
+    """As in a task, by the means over tasks, which have no width: those of a width are of each task's largest."""
+    if not hypotheses:
+        return {}
+    means = as_estimates(pooled_table(estimates), OVERALL)
+    widthless = [
+        h.model_copy(update={"conditions": [c.model_copy(update={"width": None}) for c in h.conditions]})
+        for h in hypotheses
+    ]
+    return _judge_task(means, widthless)
 
 
 def _adjusted(ps: Sequence[float]) -> list[float]:
@@ -171,13 +190,13 @@ def _conditions(hypothesis: Hypothesis, estimates: pd.DataFrame) -> list[Judged]
     """Each condition of a hypothesis at each of its widths."""
     out = []
     for number, condition in enumerate(hypothesis.conditions, start=1):
-        for row in _rows(condition, estimates):
+        for row in estimates_of(condition, estimates):
             judged = _judge(condition, row, hypothesis.level, estimates)
             out.append(replace(judged, columns=judged.columns | {"condition": number}))
     return out
 
 
-def _rows(condition: Condition, estimates: pd.DataFrame) -> list[dict[str, Any]]:
+def estimates_of(condition: Condition, estimates: pd.DataFrame) -> list[dict[str, Any]]:
     """The estimates that a condition is about; one that says so if there is none.
 
     Raises ValueError if a condition that names no width meets several.
@@ -241,16 +260,25 @@ def _bounds(condition: Condition, row: dict[str, Any], estimates: pd.DataFrame) 
         margins.append(condition.margin_sigmas * _sigma_seed(row, estimates))
     margin = float(np.max(margins)) if margins else math.nan
     if condition.rule == "within":
-        return (
-            -math.inf if condition.low is None else condition.low,
-            math.inf if condition.high is None else condition.high,
-        )
+        return open_ends(condition.low, condition.high)
     return {
         "inside": (-margin, margin),
         "excludes_zero": (-margin, margin),
         "below": (-math.inf, margin),
         "above": (margin, math.inf),
     }[condition.rule]
+
+
+def ranges(
+    condition: Condition, row: dict[str, Any], estimates: pd.DataFrame
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """What supports a condition, and what contradicts it: of several such ranges those on the side of the estimate."""
+    low, high = _bounds(condition, row, estimates)
+    if condition.rule == "excludes_zero":
+        return ((0.0, math.inf) if row["estimate"] > 0 else (-math.inf, 0.0)), (low, high)
+    if condition.contradicted_inside:
+        return (low, high), open_ends(condition.against_low, condition.against_high)
+    return (low, high), ((high, math.inf) if row["estimate"] > high else (-math.inf, low))
 
 
 def _sigma_seed(row: dict[str, Any], estimates: pd.DataFrame) -> float:
@@ -280,11 +308,23 @@ def _why_not(condition: Condition, row: dict[str, Any], bounds: tuple[float, flo
 def _p_values(condition: Condition, row: dict[str, Any], low: float, high: float) -> tuple[float, float]:
     """p of the claim, and p of its refutation."""
     found = _interval(row)
-    inside = max(float(one_sided_p(found, low, "greater")), float(one_sided_p(found, high, "less")))
+    inside = _p_inside(found, low, high)
     if condition.rule == "excludes_zero":
         return float(two_sided_p(found)), inside
+    if condition.contradicted_inside:
+        return inside, _p_inside(found, *open_ends(condition.against_low, condition.against_high))
     outside = min(float(one_sided_p(found, low, "less")), float(one_sided_p(found, high, "greater")))
     return inside, min(1.0, 2 * outside)
+
+
+def _p_inside(found: Interval, low: float, high: float) -> float:
+    """p of two one-sided tests that the truth lies between two ends, either of which may be infinite."""
+    return max(float(one_sided_p(found, low, "greater")), float(one_sided_p(found, high, "less")))
+
+
+def open_ends(low: float | None, high: float | None) -> tuple[float, float]:
+    """A range, with infinity for an end that is open."""
+    return -math.inf if low is None else low, math.inf if high is None else high
 
 
 def _interval(row: dict[str, Any]) -> Interval:
@@ -310,9 +350,9 @@ def _range(condition: Condition, low: float, high: float) -> str:
     if condition.rule in ("inside", "excludes_zero"):
         return f"inside ±{high:.3g}"
     if math.isinf(low):
-        return f"below {high:.3g}" if condition.rule == "below" else f"at most {high:.3g}"
+        return f"at most {high:.3g}" if condition.rule == "within" else f"below {high:.3g}"
     if math.isinf(high):
-        return f"above {low:.3g}" if condition.rule == "above" else f"at least {low:.3g}"
+        return f"at least {low:.3g}" if condition.rule == "within" else f"above {low:.3g}"
     return f"within [{low:.3g}, {high:.3g}]"
 
 
@@ -326,6 +366,13 @@ def _why(condition: Condition, verdict: Verdict, row: dict[str, Any], bounds: tu
             "refuted": f"the {narrow} interval is {target}",
             "inconclusive": f"the {wide} interval includes 0, and the {narrow} interval is not {target}",
         }[verdict]
+    elif condition.contradicted_inside:
+        against = _range(condition, *open_ends(condition.against_low, condition.against_high))
+        text = {
+            "supported": f"the {narrow} interval is {target}",
+            "refuted": f"the {narrow} interval is {against}",
+            "inconclusive": f"the {narrow} interval is neither {target} nor {against}",
+        }[verdict]
     else:
         text = {
             "supported": f"the {narrow} interval is {target}",
@@ -334,6 +381,6 @@ def _why(condition: Condition, verdict: Verdict, row: dict[str, Any], bounds: tu
         }[verdict]
     if row["se"] == 0:
         text += f"; {POINT}"
-    if row["n_seeds"] < PRIMARY_SEEDS:
+    if row["n_seeds"] < PRIMARY_SEEDS and row["task"] != OVERALL:
         text += f"; exploratory: {row['n_seeds']} seeds, {PRIMARY_SEEDS} are wanted"
     return text

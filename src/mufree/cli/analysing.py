@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from mufree.cli.commands import AT_LEAST_ONE, Checks, Kind, StudyFile, Sweeps, command
-from mufree.cli.inputs import UserError, load_study, mendable, task_of
+from mufree.cli.inputs import UserError, load_hypotheses, load_study, mendable, task_of
 
 
 @command("--study experiments/quickstart.yaml --sweeps 'sweeps/{task}/{method}/w{widths}/s{seeds}' --out results")
@@ -206,3 +206,23 @@ def power(*, pilot: Path, study: Path, seeds: tuple[int, ...] = (3, 5, 8), simul
     files.write_text(out, table.to_csv(index=False, float_format="%.4g"))
     shown = table[table["planned"]].drop(columns=["planned", "reason"])
     print(shown.to_string(index=False, float_format="%.3g"))
+
+
+@command("--frozen paper/data --hypotheses experiments/confirm.hypotheses.yaml --out experiments/confirm.seeds.csv")
+def seeds(*, frozen: Path, hypotheses: Path, out: Path) -> None:
+    """Say how many seeds hypotheses need to be decided, and at what price, by the estimates of a frozen study.
+
+    Args:
+        frozen: folder of the frozen study whose estimates are taken for the truth
+        hypotheses: the hypotheses (YAML)
+        out: the table (CSV)
+    """
+    import pandas as pd
+
+    from mufree.analysis.tables.seeds import seeds_table
+    from mufree.study import files
+
+    estimates, timings = (pd.read_csv(frozen / name) for name in ("tables/estimates.csv", "timings.csv"))
+    table = seeds_table(estimates, load_hypotheses(hypotheses).hypotheses, timings)
+    files.write_text(out, table.to_csv(index=False, float_format="%.4g"))
+    print(f"{out}: {len(table)} rows")

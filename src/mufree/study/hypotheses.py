@@ -45,8 +45,17 @@ class Condition(Closed):
     """Lower end for `within`; open if null."""
     high: float | None = None
     """Upper end for `within`; open if null."""
+    against_low: float | None = None
+    """Lower end of what contradicts the claim, where that is not all that it excludes; open if null."""
+    against_high: float | None = None
+    """Upper end of it; open if null. An effect that is surely there and surely smaller than is worth knowing contradicts."""
     exact: bool = False
     """The statistic is counted and not estimated (FLOPs, say): it is judged without an interval."""
+
+    @property
+    def contradicted_inside(self) -> bool:
+        """Whether it says which range contradicts it."""
+        return self.against_low is not None or self.against_high is not None
 
     @model_validator(mode="after")
     def _statistic_is_known(self) -> Self:
@@ -69,6 +78,10 @@ class Condition(Closed):
             raise ValueError(f"margin_sigmas goes with rule below, not with {self.rule}")
         if self.rule in ("inside", "excludes_zero") and not (self.margin or 0) > 0:
             raise ValueError(f"rule {self.rule} takes a positive margin, got {self.margin}")
+        if self.contradicted_inside and (self.exact or self.rule == "excludes_zero"):
+            raise ValueError(
+                f"against_low and against_high go with an interval, and not with rule {self.rule}, exact={self.exact}"
+            )
         if self.exact and self.rule not in ("below", "above", "within"):
             raise ValueError(f"rule {self.rule} needs an interval, so it can't be exact")
         return self
@@ -83,10 +96,11 @@ class Hypothesis(Closed):
     """In a sentence, without its subject's praise."""
     decided_by: str
     """The rule in words."""
-    kind: Literal["primary", "replication", "control"]
-    """Primary ones are one family of tests in each task (Holm 1979)."""
-    scope: Literal["each_task"] = "each_task"
-    """Judged in each task; overall it is supported or refuted only if it is in every task where it can be estimated."""
+    kind: Literal["primary", "secondary", "replication", "control"]
+    """Primary ones are one family of tests in each task (Holm 1979); the others are judged alone."""
+    scope: Literal["each_task", "pooled"] = "each_task"
+    """Judged in each task, and overall: `each_task`, supported or refuted only if it is in every task where it can be
+    estimated; `pooled`, by the random-effects mean over tasks, of a width's statistic at each task's largest width."""
     level: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     """α of the tests."""
     expects: Literal["supported", "refuted", "open"]
@@ -103,8 +117,16 @@ class Hypothesis(Closed):
     """What has to hold."""
 
     @model_validator(mode="after")
+    def _can_be_pooled(self) -> Self:
+        if self.scope == "pooled" and any(c.exact or c.margin_sigmas is not None for c in self.conditions):
+            raise ValueError(
+                f"{self.id}: what is pooled has an interval and a margin in its own unit: no exact, no margin_sigmas"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _id_says_the_kind(self) -> Self:
-        letter = {"primary": "H", "replication": "R", "control": "C"}[self.kind]
+        letter = {"primary": "H", "secondary": "H", "replication": "R", "control": "C"}[self.kind]
         if not re.match(letter, self.id):
             raise ValueError(f"the id of a {self.kind} hypothesis starts with {letter}, got {self.id}")
         return self

@@ -58,11 +58,20 @@ FIRST_STEP = 2
 MIN_SEEDS = 3
 """With fewer nothing is judged: an interval over two seeds is one degree of freedom."""
 
+MIN_TASKS = 3
+"""With fewer nothing is pooled: the spread between two tasks is one degree of freedom."""
+
 PRIMARY_SEEDS = 5
 """With fewer a verdict is exploratory, and says so."""
 
 POWER = 0.8
 """Probability with which an effect that is called detectable is found."""
+
+POWER_WANTED = 0.9
+"""Probability with which a planned study is to decide what it is made for. Our choice."""
+
+MOST_SEEDS = 1000
+"""More seeds than anybody trains; a hypothesis that needs them is beyond reach."""
 
 DRIFT_TO_DETECT = -0.5
 """Doublings per doubling, of which a power table tells how often it would be found: half of SP's drift under Adam."""

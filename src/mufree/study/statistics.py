@@ -265,6 +265,14 @@ DECLARED: tuple[Statistic, ...] = (
         0,
         of="contrast",
     ),
+    Statistic(
+        "embedding_gap_closed_loss",
+        f"share of SP's excess best loss {_EMBEDDING}",
+        "share",
+        "transfer",
+        0,
+        of="contrast",
+    ),
     *_per_layer(),
 )
 """All but the effects."""

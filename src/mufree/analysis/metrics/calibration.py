@@ -10,7 +10,8 @@ have. `regret_cf_expected` is the same estimate, held against what it is unbiase
 one seed fewer. The two part where rates at base width are nearly tied. `regret_held` is held against the true regret of the
 rate that was chosen in this very study. All at the widest width, and on the grid: beyond its edge no regret is defined.
 
-The valleys are exact parabolas with normal noise: what a skewed valley does to the fit doesn't show here.
+The rates that are fitted are chosen anew for each replicate of the jackknife. `drift_window_held` is the same slope with those
+that all seeds choose (`Surface.hold_window`): as good in an even valley, too sure in a lopsided one between two rates.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ class Scenario:
     """True surfaces to simulate. `drift` is that of SP under AdamW; SP under ScheduleFree has half of it, µP none.
 
     `best` is log2 of the optimal rate at base width, `curvature` in nats per doubling², `lowest` the low end of the grid. A
-    run diverges more than `cliff` doublings above its width's optimum, give or take `ragged`, uniform by width and seed.
+    run diverges more than `cliff` doublings above its width's optimum, give or take `ragged`, uniform by width and seed. The
+    valley is steeper above the optimum than below by `skew`: its depth at distance d is curvature · d² · (1 + skew · tanh d).
     """
 
     name: str
@@ -57,6 +59,7 @@ class Scenario:
     lowest: float = -14.0
     cliff: float = np.inf
     ragged: float = 0.5
+    skew: float = 0.0
 
     @property
     def log2_lrs(self) -> Floats:
@@ -73,11 +76,15 @@ class Scenario:
         optima: Floats = self.best + drift * np.log2(WIDTHS / WIDTHS[0])
         return self.log2_lrs - optima[:, None]
 
+    def valley(self, distance: Floats) -> Floats:
+        """The mean loss of runs that don't diverge, by their distance from the optimum."""
+        return np.asarray(1 + self.curvature * distance**2 * (1 + self.skew * np.tanh(distance)))
+
     def expected_cost(self, drift: float) -> Floats:
         """The true mean cost of a run, [K, J]."""
         distance = self.distances(drift)
         diverges = np.clip((distance - self.cliff) / (2 * self.ragged) + 0.5, 0, 1)
-        return np.asarray((1 - diverges) * (1 + self.curvature * distance**2) + diverges * START)
+        return np.asarray((1 - diverges) * self.valley(distance) + diverges * START)
 
 
 SCENARIOS = (
@@ -88,6 +95,8 @@ SCENARIOS = (
     Scenario("flat valley", -1.0, curvature=0.005),
     Scenario("tied rates", -1.0, best=-8.5),
     Scenario("transfer onto the cliff", -0.75, cliff=2.5),
+    Scenario("lopsided valley", -1.0, curvature=0.01, skew=0.5),
+    Scenario("lopsided and tied", 0.0, best=-8.5, curvature=0.01, skew=0.5),
 )
 """The first four are what a good study should look like. The others are made to break: in a flat valley noise moves the
 argmin, between tied rates it decides it, and on the cliff a few seeds can't show how often runs diverge."""
@@ -102,13 +111,15 @@ class Statistic:
     """A statistic of a study and its truth.
 
     `truth` gets the scenario and the cells with all seeds. A bias is in grid steps; of a statistic that is a `cost`, in
-    what one step costs at the optimum. With `averaged`, the truth is the mean of `truth` over the simulations.
+    what one step costs at the optimum. With `averaged`, the truth is the mean of `truth` over the simulations. `held`
+    says whether the rates that are fitted are.
     """
 
     of: Of
     truth: Callable[[Scenario, Sequence[Surface]], float]
     cost: bool = False
     averaged: bool = False
+    held: bool = False
 
 
 def _regret_cf(cells: Sequence[Surface], transferred: int) -> float:
@@ -135,8 +146,13 @@ def _true_regret_held(scenario: Scenario, cells: Sequence[Surface]) -> float:
     return float(cost[transferred_rate(cells[0])] - cost.min())
 
 
+def _drift(cells: Sequence[Surface], transferred: int) -> float:
+    return drift(cells[0])
+
+
 STATISTICS = {
-    "drift": Statistic(lambda cells, _: drift(cells[0]), lambda scenario, _: scenario.drift),
+    "drift": Statistic(_drift, lambda scenario, _: scenario.drift),
+    "drift_window_held": Statistic(_drift, lambda scenario, _: scenario.drift, held=True),
     "did_drift": Statistic(
         lambda cells, _: difference_in_differences(*map(drift, cells)),
         lambda scenario, _: float(difference_in_differences(*scenario.drifts)),
@@ -156,7 +172,7 @@ def simulate(scenario: Scenario, n_seeds: int, rng: np.random.Generator) -> list
     for cell_drift in scenario.drifts:
         distance = scenario.distances(cell_drift)[:, :, None]
         own = rng.normal(0, CELL_LEVEL, n_seeds) + rng.normal(0, RUN_NOISE, (k, j, n_seeds))
-        loss = 1 + scenario.curvature * distance**2 + slope * distance + level + own
+        loss = scenario.valley(distance) + slope * distance + level + own
         cliff = scenario.cliff + rng.uniform(-scenario.ragged, scenario.ragged, (k, 1, n_seeds))
         cells.append(
             Surface(
@@ -200,9 +216,10 @@ def calibrate(
             results: dict[str, list[tuple[float, float, float, float]]] = {name: [] for name in names}
             for _ in range(n_simulations):
                 cells = simulate(scenario, n_seeds, rng)
-                found = _intervals(cells, dict.fromkeys(STATISTICS[name].of for name in names), interval)
+                found = _intervals(cells, [STATISTICS[name] for name in names], interval)
                 for name in names:
-                    one, truth = found[STATISTICS[name].of], STATISTICS[name].truth(scenario, cells)
+                    of = STATISTICS[name]
+                    one, truth = found[of.of, of.held], of.truth(scenario, cells)
                     results[name].append((float(one.estimate), float(one.low), float(one.high), truth))
             records += [
                 {
@@ -219,16 +236,18 @@ def calibrate(
 
 def _intervals(
     cells: Sequence[Surface],
-    statistics: Iterable[Of],
+    statistics: Iterable[Statistic],
     interval: Callable[[Callable[[Ints], ArrayLike], int], Interval],
-) -> dict[Of, Interval]:
-    """The interval of each statistic, once where two have different targets."""
+) -> dict[tuple[Of, bool], Interval]:
+    """The interval of each statistic, with the window held or not; once where two have different targets."""
     rate = transferred_rate(cells[0])
+    windows = {True: [cell.hold_window() for cell in cells], False: cells}
 
-    def on_seeds(of: Of) -> Callable[[Ints], ArrayLike]:
-        return lambda kept: of([cell.keep(kept) for cell in cells], rate)
+    def on_seeds(of: Of, held: bool) -> Callable[[Ints], ArrayLike]:
+        return lambda kept: of([cell.keep(kept) for cell in windows[held]], rate)
 
-    return {of: interval(on_seeds(of), cells[0].n_seeds) for of in statistics}
+    wanted = dict.fromkeys((statistic.of, statistic.held) for statistic in statistics)
+    return {key: interval(on_seeds(*key), cells[0].n_seeds) for key in wanted}
 
 
 def _judge(results: Floats, statistic: Statistic, scenario: Scenario) -> dict[str, float | bool]:

@@ -6,6 +6,8 @@ loss is and how much runs scatter; `power` simulates studies of the planned size
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +17,7 @@ from mufree.analysis.metrics.interaction import difference_in_differences
 from mufree.analysis.metrics.statistics import Floats, Interval, at_level, jackknife, t_interval
 from mufree.analysis.metrics.surface import Surface, optima
 from mufree.analysis.metrics.transfer import drift
-from mufree.study.limits import DRIFT_TO_DETECT, EQUIVALENCE_MARGIN, FIT_WINDOW, MIN_SEEDS
+from mufree.study.limits import DRIFT_TO_DETECT, EQUIVALENCE_MARGIN, FIT_WINDOW, MIN_SEEDS, MOST_SEEDS, POWER_WANTED
 
 BASE_WIDTH = 2**16
 """Of simulated studies: wide enough that widths below it are whole."""
@@ -134,3 +136,41 @@ def _simulated_cell(noise: Noise, design: Design, true_drift: float, rng: np.ran
 
 def _half(interval: Interval) -> float:
     return float(interval.high - interval.low) / 2
+
+
+def seeds_needed(
+    truth: float, sd: float, within: tuple[float, float], level: float, power: float = POWER_WANTED
+) -> float:
+    """The least number of seeds with which one-sided tests at `level` find, with that power, that a mean lies in a range.
+
+    sd is the standard error of one seed, in the unit of the truth, and that of n seeds sd/√n with Student's t of n − 1 degrees
+    of freedom. Either end may be infinite; of two ends both tests have to succeed, whose failures are added up. At least
+    `MIN_SEEDS`; infinite where the truth is not in the range, or more than `MOST_SEEDS` are needed; NaN without an sd.
+    """
+    if math.isnan(sd) or math.isnan(truth):
+        return math.nan
+    distances = [d for d in (truth - within[0], within[1] - truth) if not math.isinf(d)]
+    if not all(d > 0 for d in distances):
+        return math.inf
+    if sd == 0:
+        return MIN_SEEDS
+
+    def enough(n: int) -> bool:
+        missed = sum(_missed(d / sd * math.sqrt(n), level, n - 1) for d in distances)
+        return 1 - missed >= power
+
+    if not enough(MOST_SEEDS):
+        return math.inf
+    return bisect_left(range(MOST_SEEDS), True, lo=MIN_SEEDS, key=enough)
+
+
+def _missed(distance: float, level: float, freedom: int) -> float:
+    """How often a one-sided t test at `level` misses a truth that lies so many standard errors away.
+
+    The noncentral t distribution, as the mean over the standard error that is estimated; scipy's own fails far away.
+    """
+    from scipy.stats import chi2, norm, t  # slow to import
+
+    shares = (np.arange(1000) + 0.5) / 1000
+    estimated = np.sqrt(chi2.ppf(shares, freedom) / freedom)
+    return float(norm.cdf(t.ppf(1 - level, freedom) * estimated - distance).mean())

@@ -19,6 +19,7 @@ from mufree.analysis.tables import inside, schedule, stability, transfer, tuning
 from mufree.analysis.tables import weight_decay as decay
 from mufree.analysis.tables.cases import PRIMARY, Records, make_cases, primary
 from mufree.analysis.tables.contrasts import contrasts
+from mufree.analysis.tables.pooled import pooled
 
 __all__ = ["COLUMNS", "build", "read_tables", "to_csv"]
 
@@ -102,7 +103,8 @@ def build(rows: pd.DataFrame, curves: pd.DataFrame) -> dict[str, pd.DataFrame]:
     for name, column in (("transfer", "equivalent"), ("regret", "good")):
         tables[name][column] = tables[name][column].astype("boolean")  # a verdict may be missing
     others = pd.DataFrame(list(contrasts(cases, horizons, maps)))
-    return tables | {"estimates": long_form.estimates(tables, others)}
+    estimates = long_form.estimates(tables, others)
+    return tables | {"estimates": estimates, "pooled": pooled(estimates)}
 
 
 def surfaces(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:

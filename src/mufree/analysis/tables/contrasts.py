@@ -116,7 +116,7 @@ def _embedding_arms(four: list[Case], cases: Sequence[Case]) -> Iterator[dict[st
 
 
 def _embedding_arm(plain: Case, arm: Case, mup: Case) -> Records:
-    """The share of the gap in |drift|, and in regret at the widest width, over the widths that all three have."""
+    """The share of the gap in |drift|, and in regret and best loss at the widest width, over the widths that all three have."""
     parts = [plain, arm, mup]
     widest, places = widest_shared(parts)
     held = [case.transferred for case in parts]
@@ -129,6 +129,8 @@ def _embedding_arm(plain: Case, arm: Case, mup: Case) -> Records:
     yield _row(arm.task, arm.method, None, "embedding_gap_closed_drift", drift, why)
     regret = joint(parts, lambda s: _share_closed(*regrets(s)))
     yield _row(arm.task, arm.method, widest, "embedding_gap_closed_regret", regret, why)
+    loss = joint(parts, lambda s: _share_closed(*(float(stability.best_loss(x)[places[i]]) for i, x in enumerate(s))))
+    yield _row(arm.task, arm.method, widest, "embedding_gap_closed_loss", loss, why)
 
 
 def _share_closed(plain: float, arm: float, mup: float) -> float:

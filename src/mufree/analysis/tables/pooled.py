@@ -1,0 +1,69 @@
+"""Each estimate over all tasks at once: their random-effects mean, and what they differ by."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from mufree.analysis.metrics.pooled import pool
+from mufree.analysis.metrics.statistics import at_level
+from mufree.analysis.tables.cases import Records, plain_records
+from mufree.analysis.tables.estimates import COLUMNS as ESTIMATE_COLUMNS
+from mufree.study.limits import MIN_SEEDS, MIN_TASKS
+
+LARGEST = "largest"
+"""What stands in `at` for an estimate that has a width: it is that of each task's largest width."""
+
+COLUMNS = [
+    *("subject", "at", "statistic", "estimate", "low", "high", "low90", "high90", "se", "tau", "i2", "p_same"),
+    *("n_tasks", "tasks", "left_out", "unit"),
+]
+
+
+def pooled(estimates: pd.DataFrame) -> pd.DataFrame:
+    """The pooled estimates of a table of estimates; of a statistic by width, that of each task's largest width.
+
+    A task is left out, and named, where its estimate has no standard error above 0 or fewer seeds than are judged. With fewer
+    than `MIN_TASKS` left there is no row.
+    """
+    widest = estimates.groupby("task")["width"].transform("max")
+    here = estimates[estimates["width"].isna() | estimates["width"].eq(widest)]
+    here = here.assign(at=np.where(here["width"].isna(), "", LARGEST))
+    return pd.DataFrame(_rows(here), columns=COLUMNS)
+
+
+def _rows(here: pd.DataFrame) -> Records:
+    for (subject, at, statistic), found in here.groupby(["subject", "at", "statistic"], sort=True):
+        usable = found["se"].gt(0) & found["n_seeds"].ge(MIN_SEEDS) & np.isfinite(found["estimate"])
+        tasks = found[usable]
+        if len(tasks) < MIN_TASKS:
+            continue
+        result = pool(tasks["estimate"].to_numpy(np.float64), tasks["se"].to_numpy(np.float64))
+        at90 = at_level(result.mean, 0.90)
+        yield {
+            "subject": subject,
+            "at": at,
+            "statistic": statistic,
+            "estimate": float(result.mean.estimate),
+            "low": float(result.mean.low),
+            "high": float(result.mean.high),
+            "low90": float(at90.low),
+            "high90": float(at90.high),
+            "se": float(result.mean.se),
+            "tau": result.tau,
+            "i2": result.i2,
+            "p_same": result.p,
+            "n_tasks": len(tasks),
+            "tasks": " ".join(tasks["task"]),
+            "left_out": " ".join(found[~usable]["task"]),
+            "unit": found["unit"].iloc[0],
+        }
+
+
+def as_estimates(table: pd.DataFrame, task: str) -> pd.DataFrame:
+    """The table in the columns of `estimates`, under the name of a task; what was judged by seeds is judged by tasks."""
+    rows = [
+        {**row, "task": task, "width": pd.NA, "n_seeds": row["n_tasks"], "status": "ok", "reason": ""}
+        for row in plain_records(table)
+    ]
+    return pd.DataFrame(rows, columns=ESTIMATE_COLUMNS)
