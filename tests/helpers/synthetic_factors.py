@@ -28,6 +28,14 @@ COLUMNS = {
         *("task", "method", "mean", "mean_low", "mean_high", "max", "max_low", "max_high", "n_pairs"),
         *STATUS,
     ],
+    "fast_transfer": [
+        *("task", "method", "base_width", "source", "width", "lost", "lost_low", "lost_high"),
+        *("gain", "gain_low", "gain_high", "rho", "rho_low", "rho_high", *STATUS),
+    ],
+    "scaling": [
+        *("task", "statistic", "method", "rival", "estimate", "low", "high", "n_widths", "n_seeds", "unit"),
+        *("status", "reason"),
+    ],
     "wider_is_better": [
         *("task", "method", "log2_lr", "share_worse", "n_points", "tau", "tau_low", "tau_high", "n_widths"),
         *STATUS,
@@ -102,6 +110,8 @@ def make_factor_tables(study: Mapping[str, pd.DataFrame], seeds: int) -> dict[st
     arms = make_arms(study["rows"])
     made: dict[str, Records | pd.DataFrame] = {
         "transfer_error": make_transfer_error(study["transfer"], seeds),
+        "fast_transfer": make_fast_transfer(study["regret"], study["optima"], seeds),
+        "scaling": make_scaling(study["transfer"], seeds),
         "wider_is_better": make_wider_is_better(study["transfer"], study["optima"], seeds),
         "spikes": make_spikes(study["optima"]),
         "arms": arms,
@@ -154,6 +164,41 @@ def make_transfer_error(transfer: pd.DataFrame, seeds: int) -> Records:
             **status(row.drift, seeds),
         }
         for row in transfer.itertuples()
+    ]
+
+
+def make_fast_transfer(regret: pd.DataFrame, optima: pd.DataFrame, seeds: int) -> Records:
+    """From base width to each wider one, which is 0.1 nats better."""
+    base = optima.groupby("task").base_width.first()
+    return [
+        {
+            **{"task": row.task, "method": row.method, "base_width": base[row.task], "source": base[row.task]},
+            **{"width": row.width, "lost": row.regret_cf, "gain": 0.1, "rho": 10 * row.regret_cf},
+            **interval(row.regret_cf, 0.01, seeds, "lost"),
+            **interval(0.1, 0.02, seeds, "gain"),
+            **interval(10 * row.regret_cf, 0.2, seeds, "rho"),
+            **status(row.regret_cf, seeds),
+        }
+        for row in regret.itertuples()
+        if row.width > base[row.task]
+    ]
+
+
+def make_scaling(transfer: pd.DataFrame, seeds: int) -> Records:
+    """A trend and an exponent that follow the drift, and a limit that no width tells."""
+    return [
+        {
+            **{"task": row.task, "statistic": name, "method": row.method, "rival": "", "unit": unit},
+            **{"estimate": value, "n_widths": row.n_widths},
+            **interval(value, 0.1, seeds),
+            **status(value, seeds),
+        }
+        for row in transfer.itertuples()
+        for name, unit, value in (
+            ("rho_trend", "1", 0.2 * row.drift),
+            ("robustness_exponent", "1", 0.5 + row.drift),
+            ("loss_limit", "nats", np.nan),
+        )
     ]
 
 

@@ -112,6 +112,17 @@ TABLES = {
         "Share of points after warm-up at which the wider of two neighbouring widths has the higher training "
         "loss by two standard errors (good: 0), and Kendall's τ of width and final training loss (good: −1)."
     ),
+    "fast_transfer": (
+        "What the rate tuned at one width (source) costs at a wider one, cross-fitted (lost, nats); how much lower the "
+        "best loss is there (gain, nats); and ρ, the first as a share of the second: from base width to each width, and "
+        "from each width to the widest. A share of no gain has no meaning and is left empty."
+    ),
+    "scaling": (
+        "How transfer changes with width. Of ρ at the widest width: its trend with the width that was tuned, and the "
+        "exponent, below 0 where transfer is fast (Ghosh et al. 2025). In our reading of Kalra & Barkeshli 2026: the "
+        "error E of the line of best rates, the exponents of curvature and best loss and their sum κ, and R(∞), the "
+        "limit of the best loss less that of µP. Limits reach far beyond the widths: see whether they have intervals."
+    ),
     "rate_ratio": ("log2 of the schedule-free best rate over the scheduled one, by width."),
     "stability": (
         "Runs that diverged, by kind, and those that learnt nothing; share diverged in a window of rates of "
@@ -193,7 +204,7 @@ QUESTIONS = (
     Question(
         "Does the best rate transfer?",
         ("loss_vs_lr", "optimum_vs_width", "regret_vs_width"),
-        ("transfer", "regret", "optima", "transfer_error", "wider_is_better", "rate_ratio"),
+        ("transfer", "regret", "optima", "transfer_error", "fast_transfer", "scaling", "wider_is_better", "rate_ratio"),
     ),
     Question("Is training more stable?", ("lr_sensitivity",), ("stability", "spikes", "smoothness")),
     Question("Do the two factors help each other?", ("interaction",), ("interaction",)),

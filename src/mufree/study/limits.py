@@ -35,6 +35,13 @@ FIT_WINDOW = 2
 MIN_POINTS = 3
 """Points that a slope or a fit needs: two always lie on a line."""
 
+LAW_POINTS = 4
+"""Widths that a power law with a limit needs: its three parameters go through any three losses."""
+
+LAW_EXPONENTS = (1 / 16, 4.0)
+"""Exponents between which a power law of the loss in width is sought. Below, few widths can't tell it from a fall without a
+limit; above, all but the narrowest are at the limit. Our choice."""
+
 BASIN_TOLERANCE = 0.02
 """Nats above the best loss at which a basin ends, and ε of k_ε. Our choice."""
 

@@ -88,6 +88,54 @@ def _per_layer() -> list[Statistic]:
     ]
 
 
+def _laws() -> list[Statistic]:
+    of: list[tuple[str, str, str, int, bool]] = [
+        (
+            "rho_trend",
+            "trend, with the width that is tuned, of what transfer costs as a share of the gain",
+            "1",
+            2,
+            True,
+        ),
+        (
+            "rho_exponent",
+            "exponent, in the width that is tuned, of what transfer costs as a share of the gain",
+            "1",
+            2,
+            True,
+        ),
+        ("rate_fit_error", "error E of the best rates' line in width", "doublings", 2, False),
+        ("curvature_slope", "exponent in width of what a wrong rate costs", "1", 2, True),
+        ("loss_exponent", "exponent with which the best loss falls to its limit", "1", 2, False),
+        ("loss_limit", "limit of the best loss at infinite width", "nats", 3, False),
+        (
+            "robustness_exponent",
+            "exponent κ in width of what a wrong rate costs, over what is left to gain",
+            "1",
+            2,
+            True,
+        ),
+        ("limit_penalty", "penalty R(∞), the limit of the best loss against that under µP", "nats", 3, True),
+    ]
+    return [
+        Statistic(
+            name,
+            words,
+            unit,
+            "transfer",
+            digits,
+            sign,
+            of="pair" if name == "limit_penalty" else "method",
+            table="scaling",
+            column="estimate",
+            ends="",
+            subject="{method} - {rival}" if name == "limit_penalty" else "{method}",
+            where=f"statistic == '{name}'",
+        )
+        for name, words, unit, digits, sign in of
+    ]
+
+
 _SINGLE = "against the better single factor"
 _EMBEDDING = "that the embedding's rate removes"
 
@@ -130,6 +178,17 @@ DECLARED: tuple[Statistic, ...] = (
         table="wider_is_better",
         column="tau",
     ),
+    Statistic(
+        "rho",
+        "regret as a share of the gain by widening",
+        "share",
+        "transfer",
+        0,
+        True,
+        table="fast_transfer",
+        where="source == base_width",
+    ),
+    *_laws(),
     Statistic("lr_sensitivity", "LR sensitivity", "nats", "stability", table="stability", crossed=True),
     Statistic(
         "lr_sensitivity_normalised",

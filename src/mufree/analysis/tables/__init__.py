@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from mufree.analysis.tables import estimates as long_form
-from mufree.analysis.tables import inside, schedule, stability, transfer, tuning
+from mufree.analysis.tables import inside, scaling, schedule, stability, transfer, tuning
 from mufree.analysis.tables import weight_decay as decay
 from mufree.analysis.tables.cases import PRIMARY, Records, make_cases, primary
 from mufree.analysis.tables.contrasts import contrasts
@@ -46,6 +46,14 @@ COLUMNS: dict[str, list[str]] = {
     "rate_ratio": [
         *("task", "parametrization", "numerator", "denominator", "width", "log2_ratio", "low", "high"),
         *("n_seeds", "status", "reason"),
+    ],
+    "fast_transfer": [
+        *("task", "method", "base_width", "source", "width", "lost", "lost_low", "lost_high"),
+        *("gain", "gain_low", "gain_high", "rho", "rho_low", "rho_high", "n_seeds", "status", "reason"),
+    ],
+    "scaling": [
+        *("task", "statistic", "method", "rival", "estimate", "low", "high"),
+        *("n_widths", "n_seeds", "unit", "status", "reason"),
     ],
     "interaction": ["task", "statistic", "effect", "estimate", "low", "high", "n_seeds", "unit", "status", "reason"],
     "weight_decay": [
@@ -87,6 +95,8 @@ def build(rows: pd.DataFrame, curves: pd.DataFrame) -> dict[str, pd.DataFrame]:
         "epsilon": inside.epsilon(cases, curves),
         "transfer_error": transfer.transfer_error(cases),
         "wider_is_better": transfer.wider_is_better(cases, curves),
+        "fast_transfer": scaling.fast_transfer(cases),
+        "scaling": scaling.laws(cases),
         "spikes": stability.spikes(cases, curves),
         "arms": schedule.arms(everything),
         "anytime": schedule.anytime(horizons),
