@@ -76,7 +76,7 @@ rule verdicts:
     input:
         source_files("verdicts"),
         estimates="results/{study}/tables/estimates.csv",
-        hypotheses="experiments/hypotheses.yaml",
+        hypotheses=HYPOTHESES,
     output:
         report(
             "results/{study}/verdicts.csv",

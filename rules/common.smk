@@ -29,8 +29,12 @@ DATASETS = plan.study_datasets(STUDY)
 FIRST_TASK = next(iter(STUDY.tasks))
 # A figure as files: for print, for the page with what the pointer finds in it, and what it plots.
 KINDS = ["pdf", "png", "csv", "points.json"]
-# Of all studies, the one whose hypotheses were written down before its runs.
-JUDGED = ["cifar_wikitext"]
+# Of all studies, those whose hypotheses were written down before their runs; some have a file of their own.
+JUDGED = ["cifar_wikitext", "confirm"]
+OWN_HYPOTHESES = Path(f"experiments/{STUDY.name}.hypotheses.yaml")
+HYPOTHESES = (
+    str(OWN_HYPOTHESES) if OWN_HYPOTHESES.exists() else "experiments/hypotheses.yaml"
+)
 # Cores to divide the time by; where jobs are submitted, how many of them may run.
 CORES = workflow.resource_settings.cores or workflow.resource_settings.nodes or 1
 

@@ -22,13 +22,12 @@ rule freeze:
         rows=f"results/{STUDY.name}/rows.parquet",
         timings=f"results/{STUDY.name}/timings.parquet",
         provenance=f"results/{STUDY.name}/provenance.json",
-        tables=[f"results/{STUDY.name}/tables/{table}.csv" for table in TABLES],
         coordcheck=[
             f"results/{STUDY.name}/coordcheck/{task}.parquet" for task in STUDY.tasks
         ],
         study=STUDY_FILE,
         power=those_there(f"experiments/{STUDY.name}.power.csv"),
-        hypotheses="experiments/hypotheses.yaml",
+        hypotheses=HYPOTHESES,
     log:
         f"results/{STUDY.name}/logs/freeze.log",
     conda:
@@ -43,7 +42,7 @@ rule freeze:
     # No output: what is frozen is a source of the article, which must not pull training in.
     shell:
         "mufree freeze --study {input.study:q} --hypotheses {input.hypotheses:q} --rows {input.rows:q}"
-        " --timings {input.timings:q} --store {params.store:q} --tables $(dirname {input.tables[0]:q})"
+        " --timings {input.timings:q} --store {params.store:q}"
         " --coordcheck {input.coordcheck:q} --provenance {input.provenance:q} {params.calibration} {params.power}"
         " --out {params.out} 2> {log:q}"
 

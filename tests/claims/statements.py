@@ -62,6 +62,15 @@ def drift(found: Evidence) -> bool:
     return all((sp["high"] < 0).all() and (mup["estimate"].abs() < sp["estimate"].abs() / 2).all() for sp, mup in pairs)
 
 
+def upward(found: Evidence) -> bool:
+    return all(above_zero(found.one(task, f"mup_{o}", "drift")) for task in (MLP, VIT) for o in OPTIMIZERS)
+
+
+def embedding_loss(found: Evidence) -> bool:
+    """Surely more than half."""
+    return bool(found.one(GPT, "sp_adamw_embedding", "embedding_gap_closed_loss")["low"] > 0.5)
+
+
 def h1a(found: Evidence) -> bool:
     alone = [h for h in found.hypotheses if h["id"] == "H1a"]
     corrected, uncorrected = (decide(some, found.main)["H1a"] for some in (found.hypotheses, alone))
@@ -196,6 +205,7 @@ PAPER: dict[str, Statement] = {
     "coordinate-check": (coordinate_check, mup_fails),
     "positive-control": (positive_control, swapped),
     "drift": (drift, swapped),
+    "upward": (upward, flipped),
     "h1a": (h1a, swapped),
     "again": (again, flipped),
     "resnet": (resnet, sharpened),
@@ -216,6 +226,7 @@ PAPER: dict[str, Statement] = {
     "ratio": (ratio, flipped),
     "sgd-ratio": (sgd_ratio, flipped),
     "embedding": (embedding, flipped),
+    "embedding-loss": (embedding_loss, flipped),
     "minus-one": (minus_one, flipped),
     "not-minus-one": (not_minus_one, lowered),
     "sensitivity": (sensitivity, flipped),

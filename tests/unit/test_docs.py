@@ -60,9 +60,9 @@ def test_a_table_of_speed_is_the_one_that_was_measured(measured: str) -> None:
 
 def statistics_table() -> str:
     """The table of `docs/metrics.md`, from the declarations and from what the hypotheses name."""
-    file = yaml.safe_load((DOCS.parent / "experiments/hypotheses.yaml").read_text(encoding="utf-8"))
+    files = [DOCS.parent / f"experiments/{name}.yaml" for name in ("hypotheses", "confirm.hypotheses")]
     judged: dict[Statistic, dict[str, None]] = {}
-    for hypothesis in file["hypotheses"]:
+    for hypothesis in (h for file in files for h in yaml.safe_load(file.read_text(encoding="utf-8"))["hypotheses"]):
         for condition in hypothesis["conditions"]:
             judged.setdefault(general(condition["statistic"]), {})[hypothesis["id"]] = None
     lines = ["| statistic | in words | unit | of | table | hypotheses |", *["| --- " * 6 + "|"]]

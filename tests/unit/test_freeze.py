@@ -37,7 +37,6 @@ def inputs(tmp_path: Path, study: str = "quickstart") -> dict[str, Any]:
     (tmp_path / "tables").mkdir(exist_ok=True)
     (tmp_path / "tables/optima.csv").write_text("task,method\na,b\n")
     (tmp_path / "study.yaml").write_text("name: x\n")
-    (tmp_path / "tables/coordcheck.csv").write_text("task,method\na,b\n")
     store_of(tmp_path / "store", FULL)
     keys = {"run_id": IDS, "task": ["a", "a"], "method": ["m", "m"], "width": [16, 16]}
     return {
@@ -46,8 +45,8 @@ def inputs(tmp_path: Path, study: str = "quickstart") -> dict[str, Any]:
             "study.yaml": tmp_path / "study.yaml",
             "hypotheses.yaml": tmp_path / "study.yaml",
             "power.csv": None,
+            "tables/optima.csv": tmp_path / "tables/optima.csv",
         },
-        "tables": tmp_path / "tables",
         "rows": pa.table(keys),
         "store": tmp_path / "store",
         "runs": FULL,
@@ -62,7 +61,7 @@ def inputs(tmp_path: Path, study: str = "quickstart") -> dict[str, Any]:
 def test_the_manifest_signs_every_file(tmp_path: Path) -> None:
     manifest = freeze(tmp_path / "data", **inputs(tmp_path))
     assert verify(tmp_path / "data") == manifest == json.loads((tmp_path / "data/MANIFEST.json").read_text())
-    copied = {"study.yaml", "hypotheses.yaml", "tables/optima.csv"}  # and no slopes of coordinate checks
+    copied = {"study.yaml", "hypotheses.yaml", "tables/optima.csv"}
     assert set(manifest["files"]) == copied | {"rows.parquet", "runs/001.parquet", "timings.csv", "provenance.json"}
     assert manifest["run_set"] == manifest["files"]["rows.parquet"]["sha256"][:8]
     assert (manifest["runs"], manifest["core_hours"], manifest["data"]) == (2, 1.5, {"photo_patches": "d1"})

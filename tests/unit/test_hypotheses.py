@@ -45,6 +45,30 @@ def test_the_file_is_valid_and_has_every_hypothesis_of_the_plan() -> None:
     assert found.deviations
 
 
+def test_the_second_studys_hypotheses_are_those_of_the_first_with_a_range_either_way() -> None:
+    file = yaml.safe_load((ROOT / "experiments/confirm.hypotheses.yaml").read_text())
+    first, second = (Hypotheses.model_validate(each).hypotheses for each in (plain(), file))
+    assert [h.id for h in second] == [h.id for h in first if not h.id.startswith("R")]
+    assert [h.id for h in second if h.kind == "primary"] == ["H1a", "H1b", "H7"]
+    assert {h.scope for h in second if h.kind != "control"} == {"pooled"}
+    # "inside", "excludes_zero" and "within" contradict by what they exclude.
+    below = [c for h in second for c in h.conditions if c.rule == "below"]
+    assert all(c.contradicted_inside or c.margin for c in below)
+
+
+@pytest.mark.parametrize("change", [{"exact": True}, {"rule": "excludes_zero", "margin": 0.1}])
+def test_what_contradicts_needs_an_interval(change: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="against_low and against_high go with an interval"):
+        Hypotheses.model_validate(one(**{"rule": "below", "margin": 0.0, "against_low": -0.1} | change))
+
+
+def test_what_is_pooled_has_a_margin_in_its_own_unit() -> None:
+    file = one(rule="below", margin=0.0, margin_sigmas=2.0)
+    file["hypotheses"][0]["scope"] = "pooled"
+    with pytest.raises(ValidationError, match="no margin_sigmas"):
+        Hypotheses.model_validate(file)
+
+
 def test_its_sources_are_in_the_bibliography() -> None:
     keys = re.findall(r"^@\w+\{(\w+),", (ROOT / "paper/references.bib").read_text(), flags=re.MULTILINE)
     assert {source for h in Hypotheses.model_validate(plain()).hypotheses for source in h.sources} <= set(keys)

@@ -3,12 +3,15 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import t
 from studies import with_grid
 from surfaces import make_rows, parabolas
+from test_verdicts import estimate, frame, hypotheses
 
-from mufree.analysis.metrics.power import Design, Noise, measure_noise, power
+from mufree.analysis.metrics.power import Design, Noise, measure_noise, power, seeds_needed
 from mufree.analysis.metrics.surface import Surface
 from mufree.analysis.tables.power import power_table
+from mufree.analysis.tables.seeds import seeds_table
 from mufree.study.config import Study
 
 FOUR_WIDTHS = np.array([0.0, 1.0, 2.0, 3.0])
@@ -112,3 +115,58 @@ def test_what_the_study_does_not_plan_is_an_error() -> None:
     pilot = pd.concat([make_rows(surface, task="photo", method=m) for m in ("mup_adamw", "sp_adamw")])
     with pytest.raises(ValueError, match="plans no primary runs of photo, sp_adamw"):
         power_table(pilot, Study.model_validate(with_grid()), n_simulations=5)
+
+
+@pytest.mark.parametrize(("within", "truth"), [((-np.inf, 0.0), -0.3), ((-0.25, 0.25), 0.05)])
+def test_so_many_seeds_find_it_nine_times_in_ten_and_one_fewer_does_not(
+    within: tuple[float, float], truth: float
+) -> None:
+    n, rng = seeds_needed(truth, 0.4, within, 0.05), np.random.default_rng(0)
+
+    def found(seeds: int) -> float:
+        samples = rng.normal(truth, 0.4, (40_000, int(seeds)))
+        mean, half = samples.mean(axis=1), t.ppf(0.95, seeds - 1) * samples.std(axis=1, ddof=1) / seeds**0.5
+        return float(((mean - half > within[0]) & (mean + half < within[1])).mean())
+
+    assert found(int(n)) >= 0.895
+    assert found(int(n) - 1) < 0.905
+
+
+def test_seeds_at_the_ends() -> None:
+    assert seeds_needed(-1.0, 0.0, (-np.inf, 0.0), 0.05) == 3
+    assert seeds_needed(-1.0, 1e-6, (-np.inf, 0.0), 0.05) == 3
+    assert seeds_needed(0.1, 1.0, (-np.inf, 0.0), 0.05) == np.inf  # the truth is on the other side
+    assert seeds_needed(-1e-6, 1.0, (-np.inf, 0.0), 0.05) == np.inf
+    assert np.isnan(seeds_needed(np.nan, 1.0, (-np.inf, 0.0), 0.05))
+    assert np.isnan(seeds_needed(-1.0, np.nan, (-np.inf, 0.0), 0.05))
+    assert seeds_needed(-0.3, 0.4, (-np.inf, 0.0), 0.05) < seeds_needed(-0.3, 0.4, (-np.inf, 0.0), 0.05 / 3)
+
+
+def test_the_table_of_seeds_names_the_range_that_would_decide_and_its_price() -> None:
+    conditions = [
+        {"statistic": "drift", "subject": "mup_adamw", "rule": "below", "margin": 0.0, "against_low": -0.1},
+        {"statistic": "drift", "subject": "sp_adamw", "rule": "excludes_zero", "margin": 0.25},
+        {"statistic": "rate_ratio_slope", "subject": "a / b", "rule": "inside", "margin": 0.25},
+    ]
+    file = hypotheses(*conditions, kind="primary", n=2)
+    rows = [estimate("drift", "mup_adamw", -0.05, 0.02), estimate("drift", "sp_adamw", -0.5, 0.1)]
+    timings = pd.DataFrame(
+        {
+            "task": "a",
+            "method": ["mup_adamw", "other"],
+            "setup_seconds": 0.0,
+            "train_seconds": 3600.0,
+            "evaluate_seconds": 0.0,
+        }
+    )
+    table = seeds_table(frame(*rows), file.hypotheses[:2], timings)
+    first, second, third = table[table["id"] == "H1"].to_dict("records")
+    sd = 0.02 * 5**0.5
+    assert first["outcome"] == "refuted"
+    assert first["seeds"] == seeds_needed(-0.05, sd, (-0.1, np.inf), 0.05)
+    assert first["seeds_holm"] == seeds_needed(-0.05, sd, (-0.1, np.inf), 0.025)
+    assert first["core_hours"] == first["seeds"] * 1 / 5  # an hour for five seeds; the other method is none of the four
+    assert second["outcome"] == "supported"
+    assert second["seeds"] == seeds_needed(-0.5, 0.1 * 5**0.5, (-np.inf, 0.0), 0.025)  # two-sided
+    assert np.isnan(third["seeds"])
+    assert third["reason"]

@@ -55,6 +55,12 @@ def hypotheses(*conditions: dict[str, Any], kind: str = "control", n: int = 1) -
     return Hypotheses.model_validate({"hypotheses": each})
 
 
+def two_ranges(value: float, se: float, **other: Any) -> str:
+    """The verdict on a statistic that should be below 0, and is contradicted above −0.1."""
+    found = hypotheses(condition("below", margin=0.0, against_low=-0.1))
+    return str(judge(frame(estimate("drift", "mup_adamw", value, se, **other)), found)["verdict"].iloc[0])
+
+
 def condition(rule: str, **other: Any) -> dict[str, Any]:
     margin = {} if rule == "within" else {"margin": 0.25}
     return {"statistic": "drift", "subject": "mup_adamw", "rule": rule} | margin | other
@@ -311,3 +317,75 @@ def test_errors_name_the_cure() -> None:
         judge(rows.drop(columns="se"), REAL)
     with pytest.raises(ValueError, match="is there twice"):
         judge(pd.concat([rows, rows]), REAL)
+
+
+@pytest.mark.parametrize(
+    ("value", "se", "wanted"),
+    [
+        (-0.5, 0.05, "supported"),
+        (0.0, 0.02, "refuted"),  # surely above −0.1, though it may be below 0
+        (0.5, 0.05, "refuted"),
+        (-0.05, 0.01, "refuted"),  # surely below 0, and surely smaller than is worth knowing
+        (-0.05, 0.05, "inconclusive"),
+        (-0.2, 0.2, "inconclusive"),
+    ],
+)
+def test_a_range_that_contradicts(value: float, se: float, wanted: str) -> None:
+    assert two_ranges(value, se) == wanted
+
+
+def test_where_no_range_contradicts_no_effect_is_undecided() -> None:
+    plain = hypotheses(condition("below", margin=0.0))
+    assert judge(frame(estimate("drift", "mup_adamw", 0.0, 0.02)), plain)["verdict"].iloc[0] == "inconclusive"
+
+
+@pytest.mark.parametrize("at", [-0.1, 0.0])
+def test_both_ranges_end_where_the_90_percent_interval_does(at: float) -> None:
+    quantile = float(t_interval(0.0, 1.0, 5, 0.90).high)
+    for inside, wanted in ((1.001, {-0.1: "refuted", 0.0: "supported"}[at]), (0.999, "inconclusive")):
+        sign = 1 if at == -0.1 else -1
+        assert two_ranges(at + sign * inside * 0.2, 0.2 / quantile) == wanted
+
+
+def pooled_hypotheses(*conditions: dict[str, Any]) -> Hypotheses:
+    file = hypotheses(*conditions).model_dump(mode="json")
+    for each in file["hypotheses"]:
+        each["scope"] = "pooled"
+    return Hypotheses.model_validate(file)
+
+
+def test_pooled_it_may_be_decided_where_no_task_is() -> None:
+    rows = [estimate("drift", "mup_adamw", 0.0, 0.2, task=task) for task in "abcd"]
+    verdicts = judge(frame(*rows), pooled_hypotheses(condition("inside")))
+    assert set(verdicts[verdicts["scope"] == "task"]["verdict"]) == {"inconclusive"}
+    (overall,) = verdicts[verdicts["scope"] == "overall"].to_dict("records")
+    assert overall["verdict"] == "supported"
+    (part,) = verdicts[(verdicts["scope"] == "condition") & (verdicts["task"] == "all")].to_dict("records")
+    assert (part["estimate"], part["n_seeds"]) == (0.0, 4)
+    assert part["high"] == pytest.approx(float(t_interval(0.0, 0.1, 4).high))
+
+
+def test_pooled_it_is_not_what_most_tasks_say_where_they_differ() -> None:
+    rows = [
+        estimate("drift", "mup_adamw", value, 0.01, task=task)
+        for task, value in zip("abcd", (0.0, 0.0, 0.0, 1.0), strict=True)
+    ]
+    verdicts = judge(frame(*rows), pooled_hypotheses(condition("inside")))
+    assert verdicts[verdicts["scope"] == "overall"]["verdict"].tolist() == ["inconclusive"]
+
+
+def test_two_tasks_are_not_pooled() -> None:
+    rows = [estimate("drift", "mup_adamw", 0.0, 0.01, task=task) for task in "ab"]
+    verdicts = judge(frame(*rows), pooled_hypotheses(condition("inside")))
+    assert verdicts[verdicts["scope"] == "overall"]["verdict"].tolist() == ["not_estimable"]
+
+
+def test_pooled_by_width_is_at_each_tasks_largest() -> None:
+    def of(width: int, value: float, task: str) -> dict[str, Any]:
+        return estimate("best_of_3_excess", "mup_adamw", value, 0.01, task=task, width=width)
+
+    rows = [of(8, 9.0, "a"), of(16, 0.1, "a"), of(32, 0.1, "b"), of(8, 0.1, "c")]
+    rule = {"statistic": "best_of_3_excess", "subject": "mup_adamw", "width": "largest", "rule": "below", "margin": 0.2}
+    verdicts = judge(frame(*rows), pooled_hypotheses(rule))
+    (overall,) = verdicts[verdicts["scope"] == "overall"].to_dict("records")
+    assert (overall["verdict"], overall["estimate"]) == ("supported", pytest.approx(0.1))

@@ -15,7 +15,7 @@ from mufree.study.config import Study
 from mufree.study.jobs import deal
 from mufree.study.plan import Sweep, expand
 
-STUDIES = sorted(path.stem for path in (ROOT / "experiments").glob("*.yaml") if path.stem != "hypotheses")
+STUDIES = sorted(path.stem for path in (ROOT / "experiments").glob("*.yaml") if not path.stem.endswith("hypotheses"))
 
 
 def sweeps_of(name: str) -> list[Sweep]:

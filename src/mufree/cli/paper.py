@@ -36,7 +36,7 @@ def verdicts(*, estimates: Path, hypotheses: Path, out: Path) -> None:
 
 @command(
     "--study experiments/quickstart.yaml --hypotheses experiments/hypotheses.yaml --rows rows.parquet "
-    "--timings timings.parquet --store runs --tables tables --coordcheck coordcheck/*.parquet "
+    "--timings timings.parquet --store runs --coordcheck coordcheck/*.parquet "
     "--provenance provenance.json --out paper/data"
 )
 def freeze(
@@ -46,7 +46,6 @@ def freeze(
     rows: Path,
     timings: Path,
     store: Path,
-    tables: Path,
     coordcheck: Checks = (),
     provenance: Path,
     calibration: Path | None = None,
@@ -57,7 +56,6 @@ def freeze(
 
     Args:
         store: folder of the run store
-        tables: folder of the tables
         calibration: the simulation of the intervals (CSV), if it was made
         power: what the study was sized by (CSV of `mufree power`)
         out: folder to write; what stands there is replaced
@@ -81,19 +79,45 @@ def freeze(
     }
     with mendable(RecordError, frozen.FrozenError):
         check_collected(runs, of_rows)
-        manifest = frozen.freeze(
+        frozen.freeze(
             out,
             study=planned.name,
             copies=copies,
-            tables=tables,
             rows=of_rows,
             timings=of_timings,
             store=store,
             runs=runs,
             provenance=read_json(provenance),
         )
+        manifest = frozen.make_tables(out)
     size = sum(file["bytes"] for file in manifest["files"].values()) / 1e6
     print(f"{out}: {manifest['runs']} runs of {planned.name}, run set {manifest['run_set']}, {size:.1f} MB")
+
+
+@command("paper/data paper/follow_ups")
+def freeze_tables(
+    frozen: Annotated[tuple[Path, ...], AT_LEAST_ONE],
+    /,
+    *,
+    calibration: Path | None = None,
+    validation_noise: Path | None = None,
+) -> None:
+    """Make the tables of frozen studies anew from their runs, after a change of the metrics.
+
+    Args:
+        frozen: frozen folders
+        calibration: a new simulation of the intervals (CSV), for the first of them
+        validation_noise: what the choice of held-out examples adds (CSV of benchmarks/validation_noise.py), likewise
+    """
+    from mufree.publish import freeze
+
+    copies = {"calibration.csv": calibration, "validation_noise.csv": validation_noise}
+    for folder in frozen:
+        with mendable(freeze.FrozenError):
+            freeze.verify(folder)
+            manifest = freeze.make_tables(folder, copies)
+        copies = {}
+        print(f"{folder}: {len(manifest['files'])} files")
 
 
 @command("paper/data --recompute --out checked.json")

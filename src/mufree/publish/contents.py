@@ -112,6 +112,12 @@ TABLES = {
         "Share of points after warm-up at which the wider of two neighbouring widths has the higher training "
         "loss by two standard errors (good: 0), and Kendall's τ of width and final training loss (good: −1)."
     ),
+    "pooled": (
+        "The mean over tasks of each estimate that three tasks or more have, each weighed by its variance and τ², that of the "
+        "truth over tasks (random effects; Student's t of tasks − 1 degrees of freedom). i2: share of the estimates' variance "
+        "that is not their own noise; p_same: how likely they are to differ so if their truth is one. At each task's largest "
+        "width, where there are several. left_out: tasks whose estimate has no error above 0."
+    ),
     "fast_transfer": (
         "What the rate tuned at one width (source) costs at a wider one, cross-fitted (lost, nats); how much lower the "
         "best loss is there (gain, nats); and ρ, the first as a share of the second: from base width to each width, and "
@@ -204,7 +210,17 @@ QUESTIONS = (
     Question(
         "Does the best rate transfer?",
         ("loss_vs_lr", "optimum_vs_width", "regret_vs_width"),
-        ("transfer", "regret", "optima", "transfer_error", "fast_transfer", "scaling", "wider_is_better", "rate_ratio"),
+        (
+            "transfer",
+            "regret",
+            "optima",
+            "transfer_error",
+            "pooled",
+            "fast_transfer",
+            "scaling",
+            "wider_is_better",
+            "rate_ratio",
+        ),
     ),
     Question("Is training more stable?", ("lr_sensitivity",), ("stability", "spikes", "smoothness")),
     Question("Do the two factors help each other?", ("interaction",), ("interaction",)),

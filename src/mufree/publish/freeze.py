@@ -1,7 +1,7 @@
 """From a finished study to the few megabytes that the paper is built from, with a manifest of digests; and back.
 
-`freeze` copies, rounds and signs; `verify` says whether a frozen folder is what its manifest says; `recompute` makes every
-table from the frozen runs, and compares it with the frozen one; `thaw` gives what the figures read. No torch.
+`freeze` copies, rounds and signs; `make_tables` makes every table from the frozen runs, and `recompute` makes them again and
+compares; `verify` says whether a frozen folder is what its manifest says; `thaw` gives what the figures read. No torch.
 """
 
 from __future__ import annotations
@@ -32,18 +32,8 @@ NOT_KEPT = "coordcheck"
 
 ROUNDING = (
     f"Curves are in runs/, with every point: {', '.join(packs.WHOLE)} are whole, values of all other series have {packs.BITS} "
-    f"significant bits. The tables were computed before rounding. Of them, {NOT_KEPT} is left out: the raw checks give it."
+    f"significant bits. The tables are made of these. Of them, {NOT_KEPT} is left out: the raw checks give it."
 )
-
-TOLERANCE = {"dynamics_points": (5e-4, 0.0), "dynamics": (0.0, 5e-3), "wider_is_better": (0.0, 0.05)}
-"""Relative and absolute, for tables made again of rounded curves; numbers of all others are the same to 1e-6.
-
-A median is off by no more than its points. That moves its log2 by 7e-4 at most, and a slope against width by a few times that,
-the interval's t included. Whether one loss is clearly above another is counted, and where it hardly is, rounding decides.
-"""
-
-REPEATED = {"_slope_": "dynamics", "wider_share": "wider_is_better"}
-"""What is in the name of the estimates that come from such a table, and the table."""
 
 
 class FrozenError(Exception):
@@ -55,28 +45,23 @@ def freeze(
     *,
     study: str,
     copies: Mapping[str, Path | None],
-    tables: Path,
     rows: pa.Table,
     timings: pa.Table,
     store: Path,
     runs: Iterable[Run],
     provenance: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write the frozen folder `out` in place of what stands there, and return its manifest.
+    """Write the frozen folder `out`, but for its tables, in place of what stands there, and return its manifest.
 
     `runs` are the study's, which `store` has. `copies` are files that are copied as they are, if there are any, by their names
-    in the folder; of the folder `tables` it is all but `NOT_KEPT`. Either the whole folder is replaced or nothing is. The same
+    in the folder. Either the whole folder is replaced or nothing is. The same
     input gives the same bytes. Raises `FrozenError`, naming the largest files, above `MAX_BYTES`, and where `store` lacks a
     run; `RecordError` where one is damaged.
     """
     import pyarrow.parquet as pq
 
     with replacing(out) as folder:
-        kept = {f"tables/{path.name}": path for path in tables.glob("*.csv") if path.stem != NOT_KEPT}
-        for name, source in {**kept, **copies}.items():
-            if source is not None:
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, folder / name)
+        _copy(copies, folder)
         pq.write_table(rows, folder / "rows.parquet", compression="zstd")
         _, packed = packs.pack(store, runs, folder / "runs", rounding=True)
         if packed != rows.num_rows:
@@ -87,6 +72,25 @@ def freeze(
         files.write_json(folder / "provenance.json", provenance)
         manifest = _manifest(folder, study, provenance, rows)
         files.write_json(folder / MANIFEST, manifest)
+    return manifest
+
+
+def make_tables(folder: Path, copies: Mapping[str, Path | None] | None = None) -> dict[str, Any]:
+    """Make every table of a frozen folder from its runs, in place of those that it has, and return the new manifest.
+
+    That is enough where the metrics were changed. `copies` are files that replace others as well, as in `freeze`. Raises
+    `FrozenError` above `MAX_BYTES`.
+    """
+    from mufree.analysis.tables import to_csv
+
+    with replacing(folder) as new:
+        shutil.copytree(folder, new, dirs_exist_ok=True, ignore=shutil.ignore_patterns("tables"))
+        _copy(copies or {}, new)
+        for name, table in _tables(new).items():
+            files.write_text(new / f"tables/{name}.csv", to_csv(table))
+        old = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = {**old, "rounding": ROUNDING, "files": _signed(new)}
+        files.write_json(new / MANIFEST, manifest)
     return manifest
 
 
@@ -122,17 +126,11 @@ def recompute(folder: Path) -> dict[str, int]:
     """
     import pandas as pd
 
-    from mufree.analysis import tables
-
-    made = tables.build(pd.read_parquet(folder / "rows.parquet"), packs.curves(folder / "runs").to_pandas())
-    made |= _checks(folder)
     compared = {}
-    for name, table in made.items():
-        if name == NOT_KEPT:
-            continue
+    for name, table in _tables(folder).items():
         path = folder / "tables" / f"{name}.csv"
         if not path.exists():
-            raise FrozenError(f"{path} is missing; freeze the study again with `snakemake freeze`")
+            raise FrozenError(f"{path} is missing; make the tables anew with `mufree freeze-tables {folder}`")
         again, frozen = _as_read(table), pd.read_csv(path)
         _same(name, again, frozen)
         compared[name] = len(frozen)
@@ -161,6 +159,16 @@ def coordinate_checks(folder: Path) -> list[Path]:
 # --- inside ----------------------------------------------------------------------------------------------------------
 
 
+def _tables(folder: Path) -> dict[str, pd.DataFrame]:
+    """Every table that is kept, made from the runs and coordinate checks of a frozen folder."""
+    import pandas as pd
+
+    from mufree.analysis import tables
+
+    made = tables.build(pd.read_parquet(folder / "rows.parquet"), packs.curves(folder / "runs").to_pandas())
+    return {name: table for name, table in (made | _checks(folder)).items() if name != NOT_KEPT}
+
+
 def _checks(folder: Path) -> dict[str, pd.DataFrame]:
     """The tables of the coordinate checks of a frozen folder."""
     import pandas as pd
@@ -176,17 +184,30 @@ def _files(folder: Path) -> dict[str, Path]:
     return {name: path for name, path in found.items() if name != MANIFEST}
 
 
-def _manifest(folder: Path, study: str, provenance: Mapping[str, Any], rows: pa.Table) -> dict[str, Any]:
-    files: dict[str, dict[str, Any]] = {
+def _copy(copies: Mapping[str, Path | None], folder: Path) -> None:
+    for name, source in copies.items():
+        if source is not None:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, folder / name)
+
+
+def _signed(folder: Path) -> dict[str, dict[str, Any]]:
+    """Digest and size of every file but the manifest. Raises `FrozenError` where they are too large."""
+    signed: dict[str, dict[str, Any]] = {
         name: {"sha256": sha256(path), "bytes": path.stat().st_size} for name, path in _files(folder).items()
     }
-    total = sum(file["bytes"] for file in files.values())
+    total = sum(file["bytes"] for file in signed.values())
     if total >= MAX_BYTES:
-        largest = sorted(files, key=lambda name: -files[name]["bytes"])[:3]
-        sizes = ", ".join(f"{name} ({files[name]['bytes'] / 1e6:.1f} MB)" for name in largest)
+        largest = sorted(signed, key=lambda name: -signed[name]["bytes"])[:3]
+        sizes = ", ".join(f"{name} ({signed[name]['bytes'] / 1e6:.1f} MB)" for name in largest)
         raise FrozenError(
             f"the frozen study would be {total / 1e6:.1f} MB, more than {MAX_BYTES / 1e6:.0f}; the largest files are {sizes}"
         )
+    return signed
+
+
+def _manifest(folder: Path, study: str, provenance: Mapping[str, Any], rows: pa.Table) -> dict[str, Any]:
+    files = _signed(folder)
     return {
         "study": study,
         "run_set": files["rows.parquet"]["sha256"][:8],
@@ -228,31 +249,24 @@ def _as_read(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _same(name: str, made: pd.DataFrame, frozen: pd.DataFrame) -> None:
-    """Raise `FrozenError` at the first cell that differs; numbers may by `TOLERANCE`, or a hundredth of that of the largest."""
+    """Raise `FrozenError` at the first cell that differs; numbers may by 1e-6, or 1e-8 of the largest in their column."""
     import numpy as np
     from pandas.api.types import is_numeric_dtype
 
     again = "The frozen runs give other numbers than the frozen table"
     if list(made.columns) != list(frozen.columns) or len(made) != len(frozen):
         raise FrozenError(f"{again}: {name} has other columns or rows ({made.shape} made, {frozen.shape} frozen)")
-    sources = [_source(text) for text in frozen["statistic"]] if name == "estimates" else [name] * len(frozen)
-    relative, absolute = np.array([TOLERANCE.get(source, (1e-6, 0.0)) for source in sources]).reshape(-1, 2).T
     for column in made:
         a, b = made[column], frozen[column]
         if is_numeric_dtype(a) and is_numeric_dtype(b):
             x, y = a.to_numpy(np.float64), b.to_numpy(np.float64)
             size = np.abs(y[np.isfinite(y)]).max(initial=0.0)
-            equal = np.isclose(x, y, rtol=relative, atol=absolute + relative * size * 1e-2, equal_nan=True)
+            equal = np.isclose(x, y, rtol=1e-6, atol=1e-8 * size, equal_nan=True)
         else:
             equal = (a.fillna("").astype(str) == b.fillna("").astype(str)).to_numpy()
         if not equal.all():
             at = int(np.flatnonzero(~equal)[0])
             raise FrozenError(
                 f"{again}: {name}, row {at + 1}, {column}: {a.iloc[at]} made, {b.iloc[at]} frozen. If the metrics were changed "
-                "on purpose, freeze the study again with `snakemake freeze`."
+                "on purpose, make the tables anew with `mufree freeze-tables FOLDER`."
             )
-
-
-def _source(statistic: str) -> str:
-    """The table in `TOLERANCE` that a statistic of the table of estimates comes from, if it does."""
-    return next((table for part, table in REPEATED.items() if part in statistic), "estimates")

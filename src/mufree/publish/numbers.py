@@ -9,6 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from mufree.analysis.metrics.stability import best_loss
+from mufree.analysis.tables.cases import joint, make_cases, primary
 from mufree.analysis.tables.cases import plain_records as records
 from mufree.publish.results import Results
 from mufree.publish.words import bounds, known, number, percent, statistic, thousands, value, with_unit
@@ -29,7 +31,16 @@ def collect(studies: Sequence[Results]) -> Numbers:
     tasks = [task for study in studies for task in study.tasks]
     if len(set(tasks)) < len(tasks):
         raise ValueError(f"studies share a task name: {sorted({task for task in tasks if tasks.count(task) > 1})}")
-    found = counts(main) | judged(main) | checks(main) | ranges(main) | coverage(main)
+    found = (
+        counts(main)
+        | judged(main)
+        | checks(main)
+        | ranges(main)
+        | over_all(main)
+        | coverage(main)
+        | sampling(main)
+        | across(studies)
+    )
     for study in studies:
         found |= design(study) | estimates(study)
     for study in later:
@@ -81,7 +92,7 @@ def counts(study: Results) -> Numbers:
 
 
 def design(study: Results) -> Numbers:
-    """What was planned for each task: widths, steps, batch, runs by method, and Adam's β₂ where it is the task's own."""
+    """What was planned for each task: widths, steps, batch, warm-up, ε, runs by method, and Adam's β where they are its own."""
     out = {}
     for task in study.tasks:
         runs = study.primary(task)
@@ -89,12 +100,17 @@ def design(study: Results) -> Numbers:
         out[f"widths/{task}"] = _number(study.widths_words(task), None, f"rows.parquet: task={task}")
         out[f"steps/{task}"] = _count(int(first["steps"]), f"rows.parquet: task={task}")
         out[f"batch/{task}"] = _count(int(first["batch_size"]), f"rows.parquet: task={task}")
+        warmup = float(first["warmup_steps"] / first["steps"])
+        out[f"warmup/{task}"] = _number(percent(warmup, 0), warmup, f"rows.parquet: task={task}")
+        out[f"eps/{task}"] = _number(f"{first['eps']:g}", float(first["eps"]), f"rows.parquet: task={task}")
         for method, n in runs.groupby("method").size().items():
             out[f"runs/{task}/{method}"] = _count(int(n), f"rows.parquet: task={task}, method={method}")
         for optimizer, settings in study.study["tasks"][task]["optimizers"].items():
-            beta2 = settings.get("beta2")
-            if known(beta2):
-                out[f"beta2/{task}/{optimizer}"] = _number(f"{beta2:g}", beta2, f"study.yaml: {task}")
+            for beta in ("beta1", "beta2"):
+                if known(settings.get(beta)):
+                    out[f"{beta}/{task}/{optimizer}"] = _number(
+                        f"{settings[beta]:g}", settings[beta], f"study.yaml: {task}"
+                    )
     return out
 
 
@@ -185,6 +201,54 @@ def ranges(study: Results) -> Numbers:
     return out
 
 
+def over_all(study: Results) -> Numbers:
+    """Means over tasks, keyed `all/subject/statistic`; inside what margin each drift is shown to lie, `drift_bound/…`."""
+    out = {}
+    for row in records(study.tables["pooled"]):
+        what, key = statistic(row["statistic"]), f"{row['subject']}/{row['statistic']}"
+        source = f"tables/pooled.csv: subject={row['subject']}, statistic={row['statistic']}"
+        ends = bounds(row["low"], row["high"], what)
+        out[f"all/{key}"] = _number(
+            with_unit(row["estimate"], what), row["estimate"], source, ends, value(row["estimate"], what)
+        )
+        out[f"tau/{key}"] = _number(number(row["tau"]), row["tau"], source)
+    for row in records(study.tables["transfer"]):
+        if known(row["drift_bound"]):
+            source = f"tables/transfer.csv: task={row['task']}, method={row['method']}"
+            key = f"drift_bound/{row['task']}/{row['method']}"
+            out[key] = _number(number(row["drift_bound"], 2), row["drift_bound"], source)
+    return out
+
+
+ACROSS = (
+    (("gpt-same-beta2", "mup_schedulefree"), ("wikitext2-gpt", "mup_schedulefree"), 64),
+    (("gpt-same-beta2", "mup_schedulefree"), ("wikitext2-gpt", "mup_adamw_constant_ema"), 64),
+    (("gpt-twice-as-long", "mup_schedulefree"), ("gpt-twice-as-long", "mup_adamw"), 64),
+    (("gpt-twice-as-long", "mup_schedulefree"), ("gpt-twice-as-long", "mup_adamw_constant_ema"), 64),
+)
+"""Pairs of a task and a method, and the width, whose best losses a text compares. Their seeds draw the same data alike."""
+
+
+def across(studies: Sequence[Results]) -> Numbers:
+    """Differences of best losses that no table has, of two tasks or of methods at one horizon, with their intervals."""
+    out, what = {}, statistic("loss_vs_best")
+    rows = pd.concat([study.rows for study in studies], ignore_index=True)
+    for one, other, width in ACROSS:
+        both = [
+            rows[rows["task"].eq(task) & rows["method"].eq(method) & rows["width"].eq(width)]
+            for task, method in (one, other)
+        ]
+        if any(part.empty for part in both):
+            continue
+        cases = [make_cases(primary(part))[0] for part in both]
+        found = joint(cases, lambda surfaces: float(best_loss(surfaces[0])[0] - best_loss(surfaces[1])[0]))
+        key = f"{'/'.join(one)} - {'/'.join(other)}/best_loss/w{width}"
+        estimate, low, high = float(found.estimate), float(found.low), float(found.high)
+        source = f"rows.parquet: {key}, seeds {', '.join(map(str, sorted(set(cases[0].seeds) & set(cases[1].seeds))))}"
+        out[key] = _number(with_unit(estimate, what), estimate, source, bounds(low, high, what), value(estimate, what))
+    return out
+
+
 def over_tasks(study: Results, name: str, subject: str) -> list[float]:
     """The estimates of a statistic in all tasks where it is known, of all widths or at each task's largest."""
     table = study.tables["estimates"]
@@ -214,6 +278,16 @@ def coverage(study: Results) -> Numbers:
         for name, rows in mine.groupby("statistic")
         for end, found in _ends(list(rows["coverage"]))
     }
+
+
+def sampling(study: Results) -> Numbers:
+    """What the choice of held-out examples adds to the error of a difference of losses, by task, in nats; and the range."""
+    if study.validation_noise is None:
+        return {}
+    found = {str(row["task"]): float(row["se"]) for row in records(study.validation_noise)}
+    source = "validation_noise.csv: se"
+    out = {f"sampling/{task}": _number(number(se), se, f"{source}, task={task}") for task, se in found.items()}
+    return out | {f"sampling/{end}": _number(number(se), se, source) for end, se in _ends(list(found.values()))}
 
 
 def _ends(found: list[float]) -> Iterator[tuple[str, float]]:

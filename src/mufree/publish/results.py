@@ -26,8 +26,8 @@ ROLES = {"train": "trained", "valid": "validated", "test": "tested"}
 class Results:
     """One study. `rows` has a row a run, `tables` are frames by name, `verdicts` is empty where nothing is judged.
 
-    What only a frozen study has is None elsewhere: `manifest`, `hypotheses`, and the frames `calibration` (of the intervals)
-    and `power` (of the design).
+    What only a frozen study has is None elsewhere: `manifest`, `hypotheses`, and the frames `calibration` (of the intervals),
+    `power` (of the design) and `validation_noise` (of the held-out examples).
     """
 
     study: Mapping[str, Any]
@@ -39,6 +39,7 @@ class Results:
     hypotheses: Hypotheses | None = None
     calibration: pd.DataFrame | None = None
     power: pd.DataFrame | None = None
+    validation_noise: pd.DataFrame | None = None
 
     @property
     def name(self) -> str:
@@ -150,7 +151,7 @@ def read(
 
 def read_frozen(folder: Path, manifest: Mapping[str, Any], verdicts: Path | None = None) -> Results:
     """A frozen folder that `freeze.verify` has passed."""
-    more = {name: folder / f"{name}.csv" for name in ("calibration", "power")}
+    more = {name: folder / f"{name}.csv" for name in ("calibration", "power", "validation_noise")}
     return read(
         folder / "study.yaml",
         folder / "rows.parquet",

@@ -57,7 +57,7 @@ def read_yaml(path: Path) -> Any:
 def load_study(path: Path) -> Study:
     """The study in a file, checked as a whole. Raises `StudyFileError`, also where the file has another name than the study."""
     if not path.exists():
-        known = sorted(p.stem for p in path.parent.glob("*.yaml") if p.stem != "hypotheses")
+        known = sorted(p.stem for p in path.parent.glob("*.yaml") if not p.stem.endswith("hypotheses"))
         raise StudyFileError(f"Unknown study '{path.stem}': no file {path}. Known: {', '.join(known) or 'none'}")
     try:
         study = Study.model_validate(read_yaml(path))

@@ -14,6 +14,9 @@ from mufree.study.limits import MIN_SEEDS, MIN_TASKS
 LARGEST = "largest"
 """What stands in `at` for an estimate that has a width: it is that of each task's largest width."""
 
+OF_ONE_TASK = ("best_loss", "log2_lr_opt", "loss_limit")
+"""Statistics whose mean over tasks says nothing: each task has a level of its own."""
+
 COLUMNS = [
     *("subject", "at", "statistic", "estimate", "low", "high", "low90", "high90", "se", "tau", "i2", "p_same"),
     *("n_tasks", "tasks", "left_out", "unit"),
@@ -28,6 +31,7 @@ def pooled(estimates: pd.DataFrame) -> pd.DataFrame:
     """
     widest = estimates.groupby("task")["width"].transform("max")
     here = estimates[estimates["width"].isna() | estimates["width"].eq(widest)]
+    here = here[~here["statistic"].isin(OF_ONE_TASK)]
     here = here.assign(at=np.where(here["width"].isna(), "", LARGEST))
     return pd.DataFrame(_rows(here), columns=COLUMNS)
 

@@ -71,6 +71,7 @@ def drift(cases: Sequence[Case]) -> Records:
             **interval_columns("drift", drift),
             "drift_low90": float(drift90.low),
             "drift_high90": float(drift90.high),
+            "drift_bound": bound(drift90),
             "equivalent": None if np.isnan(drift90.se) else is_equivalent(drift90.low, drift90.high),
             "drift_range": float(np.ptp(used)) if len(used) > 1 else math.nan,
             "n_widths": len(used),
@@ -79,6 +80,11 @@ def drift(cases: Sequence[Case]) -> Records:
             "status": "ok" if estimable else "not_estimable",
             "reason": _why_no_interval(case, drift) if estimable else _why_no_drift(case),
         }
+
+
+def bound(drift90: Interval) -> float:
+    """The least margin inside which the drift is shown to lie, by its 90 % interval; NaN without one."""
+    return float(max(abs(drift90.low), abs(drift90.high)))
 
 
 def is_equivalent(low90: SupportsFloat, high90: SupportsFloat) -> bool:
