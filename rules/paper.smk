@@ -7,7 +7,9 @@ PAPER_FIGURES = [
     for figure in stems(study["tasks"])
     for kind in KINDS
 ]
-IS_FOLLOW_UP = STUDY.name == "follow_ups"
+# Frozen beside the study that the article's verdicts come from, not in its place.
+BESIDE = ["follow_ups", "confirm"]
+FREEZE_TO = f"paper/{STUDY.name}" if STUDY.name in BESIDE else "paper/data"
 # Hours of simulation, and of no study: taken along from where it was made, or from what was frozen before.
 CALIBRATION = those_there("results/calibration.csv", "paper/data/calibration.csv")
 
@@ -17,7 +19,7 @@ localrules:
 
 
 rule freeze:
-    """Freeze the study of --config study=NAME into paper/data, which the article is built from; or follow_ups, beside it."""
+    """Freeze the study of --config study=NAME for the article: into paper/data; one of BESIDE, beside it."""
     input:
         rows=f"results/{STUDY.name}/rows.parquet",
         timings=f"results/{STUDY.name}/timings.parquet",
@@ -33,10 +35,12 @@ rule freeze:
     conda:
         "../envs/mufree.yaml"
     params:
-        calibration=option("calibration", [] if IS_FOLLOW_UP else CALIBRATION),
+        calibration=option(
+            "calibration", CALIBRATION if FREEZE_TO == "paper/data" else []
+        ),
         power=lambda wildcards, input: option("power", input.power),
         store=f"results/{STUDY.name}/runs",
-        out="paper/follow_ups" if IS_FOLLOW_UP else "paper/data",
+        out=FREEZE_TO,
     message:
         "Freeze study {STUDY.name} for the paper"
     # No output: what is frozen is a source of the article, which must not pull training in.

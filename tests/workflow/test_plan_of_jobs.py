@@ -65,11 +65,13 @@ def test_follow_ups_are_frozen_beside_the_study_and_not_in_its_place(checkout: C
         (command,) = (line for line in said.splitlines() if "mufree freeze" in line)
         return command
 
-    study, later = freezing("cifar_wikitext"), freezing("follow_ups")
+    study, later, second = map(freezing, ("cifar_wikitext", "follow_ups", "confirm"))
     assert " --out paper/data " in study
     assert "--power experiments/cifar_wikitext.power.csv" in study
     assert " --out paper/follow_ups " in later
     assert "cifar_wikitext" not in later
+    assert " --out paper/confirm " in second
+    assert "--hypotheses experiments/confirm.hypotheses.yaml" in second
 
 
 def test_an_unknown_study_is_an_error_that_names_the_known_ones(checkout: Checkout) -> None:
