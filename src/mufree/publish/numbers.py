@@ -186,6 +186,7 @@ def estimates(study: Results) -> Numbers:
 def ranges(study: Results) -> Numbers:
     """The least and the greatest over tasks, keyed `statistic/subject/least` and `…/most`.
 
+    `moved/subject/4` and `…/16` are by what factor a network so many times as wide wants another rate, by the drift.
     `rate_ratio` is ScheduleFree's best rate over AdamW's, at every width under µP.
     """
     out = {}
@@ -194,6 +195,10 @@ def ranges(study: Results) -> Numbers:
         source = f"tables/estimates.csv: statistic={name}, subject={subject}, all tasks{widths}"
         for end, found in _ends(over_tasks(study, name, subject)):
             out[f"{name}/{subject}/{end}"] = _number(value(found, statistic(name)), found, source)
+    for subject, wider in product(METHODS, (4, 16)):
+        source = f"tables/estimates.csv: {wider} to the power of drift, subject={subject}, all tasks"
+        for end, found in _ends([wider**drift for drift in over_tasks(study, "drift", subject)]):
+            out[f"moved/{subject}/{wider}/{end}"] = _number(number(found, 1), found, source)
     for end, found in _ends(rate_ratios(study)):
         out[f"rate_ratio/{end}"] = _number(
             number(found, 1), found, "tables/rate_ratio.csv: under µP, over AdamW, all tasks and widths"
