@@ -15,7 +15,7 @@ from mufree.cli import main
 from mufree.cli.inputs import load_study
 from mufree.study import record, run_store
 from mufree.study.config import Study
-from mufree.study.packs import WHOLE, curves, pack, rounded, unpack
+from mufree.study.packs import WHOLE, curves, pack, pack_in_pieces, rounded, unpack
 from mufree.study.plan import Run, expand
 from mufree.study.record import RecordError
 
@@ -178,3 +178,21 @@ def test_packed_and_unpacked_by_hand(tmp_path: Path, capsys: pytest.CaptureFixtu
     (tmp_path / "packs/001.parquet").write_bytes(b"PAR1")
     assert main(["unpack", path, "--store", str(tmp_path / "new"), "--packs", packs]) == 1
     assert "restore it from version control" in capsys.readouterr().err
+
+
+def test_a_pack_that_would_be_too_large_becomes_several(tmp_path: Path) -> None:
+    store = store_of(tmp_path / "store", RUNS)
+    whole, _ = pack(store, RUNS, tmp_path / "whole")
+    assert whole is not None
+    made = pack_in_pieces(store, RUNS, tmp_path / "one", whole.stat().st_size)
+    assert made == [(tmp_path / "one/001.parquet", len(RUNS))]
+    assert files(tmp_path / "one") == files(tmp_path / "whole")
+    # A byte less, and it is halved; where no pack can be small enough, there is one for each run.
+    halves = pack_in_pieces(store, RUNS, tmp_path / "two", whole.stat().st_size - 1)
+    assert [count for _, count in halves] == [2, 2]
+    single = pack_in_pieces(store, RUNS, tmp_path / "four", 1)
+    assert [path.name for path, _ in single] == [f"00{number}.parquet" for number in (1, 2, 3, 4)]
+    for folder in ("two", "four"):
+        assert unpack(tmp_path / folder, RUNS, tmp_path / f"again-{folder}") == len(RUNS)
+        assert files(tmp_path / f"again-{folder}") == files(store)
+        assert pack_in_pieces(store, RUNS, tmp_path / folder, 1) == []
