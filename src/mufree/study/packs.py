@@ -83,8 +83,8 @@ def pack_in_pieces(store: Path, runs: Sequence[Run], out: Path, most_bytes: int)
     new = [run for run in runs if run.id not in known and run_store.store_path(store, run).exists()]
     if not new:
         return []
-    # Far more than fits is halved at once: a pack takes a third of what its runs take.
-    fits = sum(run_store.store_path(store, run).stat().st_size for run in new) <= 3 * most_bytes
+    # What is likely not to fit is halved at once: a pack takes a third of what its runs take, and time that is short.
+    fits = sum(run_store.store_path(store, run).stat().st_size for run in new) <= 2 * most_bytes
     if fits or len(new) == 1:
         path, count = pack(store, new, out)
         if path is None or len(new) == 1 or path.stat().st_size <= most_bytes:
