@@ -242,6 +242,7 @@ def make_transfer(optima: pd.DataFrame, seeds: int) -> pd.DataFrame:
                 "drift_high": drift + 0.12 if known else np.nan,
                 "drift_low90": drift - 0.08 if known else np.nan,
                 "drift_high90": drift + 0.08 if known else np.nan,
+                "drift_bound": abs(drift) + 0.08 if known else np.nan,
                 "equivalent": bool(abs(drift) + 0.08 < 0.25) if known else np.nan,
                 "drift_range": np.ptp(fitted.log2_lr_opt) if enough else np.nan,
                 "n_widths": len(fitted),

@@ -15,7 +15,7 @@ from mufree.cli import main
 from mufree.cli.inputs import load_study
 from mufree.study import record, run_store
 from mufree.study.config import Study
-from mufree.study.packs import WHOLE, curves, pack, rounded, unpack
+from mufree.study.packs import WHOLE, curves, pack, pack_in_pieces, rounded, unpack
 from mufree.study.plan import Run, expand
 from mufree.study.record import RecordError
 
@@ -178,3 +178,27 @@ def test_packed_and_unpacked_by_hand(tmp_path: Path, capsys: pytest.CaptureFixtu
     (tmp_path / "packs/001.parquet").write_bytes(b"PAR1")
     assert main(["unpack", path, "--store", str(tmp_path / "new"), "--packs", packs]) == 1
     assert "restore it from version control" in capsys.readouterr().err
+
+
+def test_a_pack_that_would_be_too_large_becomes_several(tmp_path: Path) -> None:
+    store = store_of(tmp_path / "store", RUNS)
+    whole, _ = pack(store, RUNS, tmp_path / "whole")
+    assert whole is not None
+    halves = [pack(store, runs, tmp_path / runs[0].id)[0] for runs in (RUNS[:2], RUNS[2:])]
+    half = min(path.stat().st_size for path in halves if path)
+    kept = sum(path.stat().st_size for path in store.iterdir())
+    enough = (kept + 1) // 2  # by what the runs take in the store
+    assert whole.stat().st_size < enough < 2 * half
+    assert pack_in_pieces(store, RUNS, tmp_path / "one", enough) == [(tmp_path / "one/001.parquet", 4)]
+    assert files(tmp_path / "one") == files(tmp_path / "whole")
+    assert [count for _, count in pack_in_pieces(store, RUNS, tmp_path / "two", enough - 1)] == [2, 2]
+    # Halves that turn out too large are cut again, and leave nothing behind.
+    made = pack_in_pieces(store, RUNS, tmp_path / "cut", half - 1)
+    assert [count for _, count in made] == [1, 1, 1, 1]
+    assert {path for path, _ in made} == set((tmp_path / "cut").iterdir())
+    single = pack_in_pieces(store, RUNS, tmp_path / "four", 1)
+    assert [path.name for path, _ in single] == [f"00{number}.parquet" for number in (1, 2, 3, 4)]
+    for folder in ("two", "cut", "four"):
+        assert unpack(tmp_path / folder, RUNS, tmp_path / f"again-{folder}") == len(RUNS)
+        assert files(tmp_path / f"again-{folder}") == files(store)
+        assert pack_in_pieces(store, RUNS, tmp_path / folder, 1) == []

@@ -89,7 +89,16 @@ def test_the_order_of_rows_and_curves_does_not_matter() -> None:
     )
     first = tables.build(rows, curves)
     second = tables.build(rows.sample(frac=1, random_state=1), curves.sample(frac=1, random_state=2))
-    beyond = {"anytime", "horizon", "premium", "interaction", "rate_ratio", "weight_decay", "weight_decay_optimum"}
+    beyond = {
+        "anytime",
+        "horizon",
+        "premium",
+        "interaction",
+        "rate_ratio",
+        "weight_decay",
+        "weight_decay_optimum",
+        "pooled",
+    }
     for name, table in first.items():
         assert len(table) or name in beyond, name
         pd.testing.assert_frame_equal(table, second[name], check_exact=True)

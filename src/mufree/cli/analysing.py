@@ -219,7 +219,7 @@ def seeds(*, frozen: Path, hypotheses: Path, out: Path) -> None:
     """
     import pandas as pd
 
-    from mufree.analysis.tables.seeds import seeds_table
+    from mufree.analysis.seeds import seeds_table
     from mufree.study import files
 
     estimates, timings = (pd.read_csv(frozen / name) for name in ("tables/estimates.csv", "timings.csv"))

@@ -25,6 +25,7 @@ Sweeps = Annotated[str, Parameter(help="folder of a sweep, with {task}, {method}
 Store = Annotated[Path, Parameter(help="folder of the run store")]
 Packs = Annotated[Path, Parameter(help="folder of the packs")]
 Checks = Annotated[tuple[Path, ...], Parameter(help="raw coordinate checks, one a task")]
+Part = Annotated[int | None, Parameter(help="a part of the study, by the number that its grids name")]
 Kind = Annotated[Device, Parameter(help="kind of device")]
 
 

@@ -43,12 +43,14 @@ def valid(what: str) -> Iterator[None]:
         raise UserError(mistakes(what, error), 2) from error
 
 
-def load_study(path: Path) -> config.Study:
-    """Read and check a study file. Raises `UserError` that says what is wrong, where."""
+def load_study(path: Path, part: int | None = None) -> config.Study:
+    """Read and check a study file; of a `part`, its grids alone. Raises `UserError` that says what is wrong, where."""
     from mufree.study import yaml_files
+    from mufree.study.plan import only_part
 
-    with mendable(yaml_files.StudyFileError, exit_code=2):
-        return yaml_files.load_study(path)
+    with mendable(ValueError, exit_code=2):  # a `StudyFileError` is one
+        study = yaml_files.load_study(path)
+        return study if part is None else only_part(study, part)
 
 
 def load_hypotheses(path: Path) -> Hypotheses:

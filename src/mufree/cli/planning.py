@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from mufree.cli.commands import Kind, StudyFile, command
+from mufree.cli.commands import Kind, Part, StudyFile, command
 from mufree.cli.inputs import UserError, load_study
 from mufree.study.machine import Engine
 
@@ -15,6 +15,7 @@ def plan(
     study: StudyFile,
     /,
     *,
+    part: Part = None,
     store: Path | None = None,
     cores: int = 1,
     sweeps: bool = False,
@@ -37,7 +38,7 @@ def plan(
 
     if cores < 1:
         raise UserError(f"--cores is {cores}; give a number of cores, 1 or more", 2)
-    planned = load_study(study)
+    planned = load_study(study, part)
     runs = expand(planned)
     dealt = jobs.deal(planned, runs, device)
     if sweeps:

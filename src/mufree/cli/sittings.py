@@ -1,23 +1,33 @@
-"""`mufree pack`, `mufree unpack`, `mufree part`: a study that takes several sittings, on machines that don't last."""
+"""`mufree pack`, `unpack`, `part`, `lease`: a study that takes several sittings, on machines that don't last."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from mufree.cli.commands import Packs, Store, StudyFile, command
+from cyclopts import Parameter
+
+from mufree.cli.commands import Packs, Part, Store, StudyFile, command
 from mufree.cli.inputs import UserError, load_study, mendable
 
 
 @command("experiments/cifar_wikitext.yaml --store results/cifar_wikitext/runs --packs kept")
-def pack(study: StudyFile, /, *, store: Store, packs: Packs) -> None:
-    """Put the finished runs of a study that no pack has into a new one: one small file, to keep between sittings."""
+def pack(study: StudyFile, /, *, store: Store, packs: Packs, most_mb: float = 1000.0) -> None:
+    """Put the finished runs of a study that no pack has into a new one: one small file, to keep between sittings.
+
+    Args:
+        most_mb: megabytes that a pack may have; where that is too little, there are more of them
+    """
     from mufree.study import packs as packing
     from mufree.study.plan import expand
     from mufree.study.record import RecordError
 
     with mendable(RecordError):
-        path, count = packing.pack(store, expand(load_study(study)), packs)
-    print(f"{path}: {count} runs" if path else f"{packs} has every finished run of {store} already")
+        made = packing.pack_in_pieces(store, expand(load_study(study)), packs, int(1e6 * most_mb))
+    for path, count in made:
+        print(f"{path}: {count} runs")
+    if not made:
+        print(f"{packs} has every finished run of {store} already")
 
 
 @command("experiments/cifar_wikitext.yaml --store results/cifar_wikitext/runs --packs paper/data/runs")
@@ -60,3 +70,49 @@ def part(study: StudyFile, /, *, store: Store, out: Path) -> None:
         ) from error
     files.write_text(out, to_yaml(found, f"Made by `mufree part` from {study.name}: what was finished of it."))
     print(f"{out}: {len(expand(found))} of the {len(runs)} runs of {whole.name}")
+
+
+@command("scale --part 1 --out lease")
+def lease(
+    study: StudyFile,
+    /,
+    *,
+    part: Part = None,
+    out: Path,
+    minutes: float = 9.0,
+    python: str = "3.12",
+    there: tuple[str, ...] = (),
+    without_packages: bool = False,
+    most_mb: float = 60.0,
+    prepared: Path = Path("results/prepared"),
+    data_dir: Annotated[Path, Parameter(env_var="MUFREE_DATA_DIR")] = Path("data"),
+    lock: Path = Path("envs/requirements.lock"),
+) -> None:
+    """Prepare a folder by which a machine with a GPU, PyTorch and no network trains a part of a study (docs/scale.md).
+
+    There, `run.sh` trains until its time is up and leaves packs, which `mufree unpack` takes in here. The study may be named
+    alone, if its file is in experiments.
+
+    Args:
+        out: the folder to write
+        minutes: minutes after which run.sh stops training
+        python: version of Python there
+        there: packages that the machine has already, such as numpy and pyarrow
+        without_packages: take no package along: the machine has them all
+        most_mb: megabytes that the folder may have
+        prepared: folder of prepared data sets; those missing are prepared there
+        data_dir: where raw data is staged or downloaded to
+        lock: exact versions of the packages
+    """
+    from mufree.lab import lease as leasing
+    from mufree.lab.data import DataError
+
+    named = Path("experiments") / f"{study}.yaml"
+    file = named if not study.suffix and named.exists() else study
+    what = leasing.Lease(load_study(file, part), file, part, minutes)
+    target = leasing.Target(python, not without_packages, there, most_mb)
+    with mendable(leasing.LeaseError, DataError):
+        sizes = leasing.prepare(what, target, out, prepared=prepared, data_dir=data_dir, lock=lock)
+    for name, size in sizes.items():
+        print(f"{size / 1e6:8.2f} MB  {out / name}")
+    print(f"{sum(sizes.values()) / 1e6:8.2f} MB of {most_mb:g}. On the machine: {out / 'run.sh'}")

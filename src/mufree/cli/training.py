@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from mufree.cli.commands import Kind, Store, command
+from mufree.cli.commands import Kind, Part, Store, command
 from mufree.cli.inputs import UserError, load_study, mendable, task_of, valid
 from mufree.study.machine import Device, Engine
 
@@ -61,6 +61,8 @@ def sweep(
     runs: str | None = None,
     study: Path | None = None,
     sweep: str | None = None,
+    part: Part = None,
+    task: str | None = None,
     data: Path,
     store: Store,
     out: Path,
@@ -82,8 +84,9 @@ def sweep(
 
     Args:
         runs: the runs as JSON
-        study: a study file, in place of --runs; needs --sweep
+        study: a study file, in place of --runs; needs --sweep or --task
         sweep: id of the sweep in --study, as `mufree plan --sweeps` lists them
+        task: in place of --sweep: all sweeps of this task, the most valuable first
         data: folder of the prepared data set
         out: folder for rows.parquet, curves.parquet, timings.parquet
         digest: digest of the sweep that is meant; an error if the study file says another one
@@ -104,7 +107,10 @@ def sweep(
     wrong_here = mendable(ranks.RanksError, exit_code=2)
     asked = sweeping.asked_to_stop(minutes, until)
     with asked as stop_requested, wrong_here, ranks.together(ddp, device) as together:
-        chosen, planned = _chosen(runs, study, sweep, digest, device, progress)
+        if task is None:
+            chosen, planned = _chosen(runs, study, sweep, part, digest, device, progress)
+        else:
+            chosen, planned = _of_task(runs or sweep, study, task, part, device)
         how = sweeping.How(device, engine, runs_per_gpu, 60 * checkpoint_minutes, stop_requested, together)
         with mendable(sweeping.SweepError, DataError), mendable(sweeping.Stopped, exit_code=EXIT_STOPPED):
             done = sweeping.train(chosen, data, store, how)
@@ -126,7 +132,13 @@ def _one_of(option: str, value: str | None, other: str, instead: object) -> str:
 
 
 def _chosen(
-    text: str | None, study: Path | None, name: str | None, digest: str | None, device: Device, progress: bool
+    text: str | None,
+    study: Path | None,
+    name: str | None,
+    part: int | None,
+    digest: str | None,
+    device: Device,
+    progress: bool,
 ) -> tuple[list[Run], list[Run]]:
     """The runs that are asked for, as JSON or as a sweep of a study, and all of the study."""
     from mufree.study import jobs
@@ -138,7 +150,7 @@ def _chosen(
             raise UserError("--progress is of a study; give --study and --sweep instead of --runs", 2)
         with valid("--runs"):
             return runs_from_json(text), []
-    planned = load_study(study)
+    planned = load_study(study, part)
     runs = expand(planned)
     sweeps = {sweep.id: sweep for sweep in jobs.deal(planned, runs, device)}
     if name not in sweeps:
@@ -150,3 +162,22 @@ def _chosen(
             "Run the workflow again."
         )
     return list(found.runs), runs
+
+
+def _of_task(
+    instead: str | None, study: Path | None, name: str, part: int | None, device: Device
+) -> tuple[list[Run], list[Run]]:
+    """The runs of a task of a study in the order of what they are worth, and all of the study."""
+    from mufree.study import jobs
+    from mufree.study.plan import expand
+
+    if study is None or instead is not None:
+        raise UserError("--task is of a study; give --study, and neither --runs nor --sweep", 2)
+    planned = load_study(study, part)
+    task_of(planned, name)
+    runs = expand(planned)
+    ordered = jobs.most_valuable_first(planned, jobs.deal(planned, runs, device))
+    chosen = [run for sweep in ordered for run in sweep.runs if run.task == name]
+    if not chosen:
+        raise UserError(f"task '{name}' has no run in part {part} of {study}", 2)
+    return chosen, runs

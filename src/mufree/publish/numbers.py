@@ -209,7 +209,7 @@ def ranges(study: Results) -> Numbers:
 def over_all(study: Results) -> Numbers:
     """Means over tasks, keyed `all/subject/statistic`; inside what margin each drift is shown to lie, `drift_bound/…`."""
     out = {}
-    for row in records(study.tables["pooled"]):
+    for row in records(study.tables.get("pooled", pd.DataFrame())):
         what, key = statistic(row["statistic"]), f"{row['subject']}/{row['statistic']}"
         source = f"tables/pooled.csv: subject={row['subject']}, statistic={row['statistic']}"
         ends = bounds(row["low"], row["high"], what)
@@ -217,7 +217,7 @@ def over_all(study: Results) -> Numbers:
             with_unit(row["estimate"], what), row["estimate"], source, ends, value(row["estimate"], what)
         )
         out[f"tau/{key}"] = _number(number(row["tau"]), row["tau"], source)
-    for row in records(study.tables["transfer"]):
+    for row in records(study.tables.get("transfer", pd.DataFrame())):
         if known(row["drift_bound"]):
             source = f"tables/transfer.csv: task={row['task']}, method={row['method']}"
             key = f"drift_bound/{row['task']}/{row['method']}"

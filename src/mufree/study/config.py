@@ -190,6 +190,9 @@ class Grid(Closed):
     A run in which every setting is the task's own is a primary one; the other axes make variants of it (`plan.variant`).
     """
 
+    part: NonNegative | None = None
+    """Number of the part that it belongs to, of a study that is trained in parts (`mufree lease`). It belongs to no run's
+    identity."""
     tasks: Annotated[list[Name], Field(min_length=1)]
     """Tasks, by name."""
     methods: Annotated[list[MethodName], Field(min_length=1)]
@@ -213,7 +216,7 @@ class Grid(Closed):
 
     @model_validator(mode="after")
     def _nothing_twice(self) -> Self:
-        for field in type(self).model_fields:
+        for field in set(type(self).model_fields) - {"part"}:
             values = getattr(self, field) or []
             twice = sorted({str(value) for value in values if values.count(value) > 1})
             if twice:

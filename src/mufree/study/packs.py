@@ -77,6 +77,23 @@ def pack(store: Path, runs: Iterable[Run], out: Path, *, rounding: bool = False)
     return path, len(new)
 
 
+def pack_in_pieces(store: Path, runs: Sequence[Run], out: Path, most_bytes: int) -> list[tuple[Path, int]]:
+    """`pack`, into as many new packs as it takes for each to have at most `most_bytes`, or one run; path and count of each."""
+    known = _packed_ids(out)
+    new = [run for run in runs if run.id not in known and run_store.store_path(store, run).exists()]
+    if not new:
+        return []
+    # What is likely not to fit is halved at once: a pack takes a third of what its runs take, and time that is short.
+    fits = sum(run_store.store_path(store, run).stat().st_size for run in new) <= 2 * most_bytes
+    if fits or len(new) == 1:
+        path, count = pack(store, new, out)
+        if path is None or len(new) == 1 or path.stat().st_size <= most_bytes:
+            return [(path, count)] if path else []
+        path.unlink()
+    half = (len(new) + 1) // 2
+    return [found for part in (new[:half], new[half:]) for found in pack_in_pieces(store, part, out, most_bytes)]
+
+
 def unpack(folder: Path, runs: Iterable[Run], store: Path) -> int:
     """Put into `store` those of `runs` that it lacks and a pack in `folder` has; return how many. They come back to the bit.
 

@@ -83,7 +83,17 @@ class WikiSample(Text):
     """Take only the first so many articles; all of them (104) if null."""
 
 
-Dataset = Annotated[Cifar10 | WikiText2 | PhotoPatches | WikiSample, Field(discriminator="name")]
+class PythonSource(Text):
+    """The Python files of the locked packages in the running environment, split by package. Works offline."""
+
+    name: Literal["python_source"]
+    train_bytes: Positive | None = None
+    """Take only so many bytes of the training text, of all packages alike; all of them if null."""
+    valid_bytes: Positive | None = None
+    """Likewise of the validation text."""
+
+
+Dataset = Annotated[Cifar10 | WikiText2 | PhotoPatches | WikiSample | PythonSource, Field(discriminator="name")]
 
 
 class Network(Closed):

@@ -193,6 +193,18 @@ def _settled(settings: OptimizerSettings, method: Method) -> OptimizerSettings:
     return settings.model_copy(update={"weight_decay_scaling": "coupled"}) if makes_no_difference else settings
 
 
+def only_part(study: Study, number: int) -> Study:
+    """The study with the grids of one part alone; its tasks and methods stay. Raises ValueError where no grid is of that part.
+
+    It may lack a task's base width, which another part has.
+    """
+    grids = [grid for grid in study.grids if grid.part == number]
+    if not grids:
+        known = sorted({grid.part for grid in study.grids if grid.part is not None})
+        raise ValueError(f"{study.name} has no part {number}. Known: {', '.join(map(str, known)) or 'none'}")
+    return study.model_copy(update={"grids": grids})
+
+
 def finished_part(study: Study, finished: Collection[str], name: str) -> Study:
     """What is whole of a study that is still being trained, as a study `name` of its own.
 

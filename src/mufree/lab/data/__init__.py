@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mufree.lab.data import cifar10, photo_patches, prepared, wiki_sample, wikitext2
+from mufree.lab.data import cifar10, photo_patches, prepared, python_source, wiki_sample, wikitext2
 from mufree.lab.data.prepared import Built, DataError, Prepared, Split, load
 from mufree.study.parts import Dataset
 
@@ -18,6 +18,7 @@ __all__ = ["BUILDERS", "DataError", "Prepared", "Split", "load", "prepare"]
 BUILDERS: dict[str, Callable[[Any, Path], Built]] = {
     "cifar10": cifar10.build,
     "photo_patches": photo_patches.build,
+    "python_source": python_source.build,
     "wiki_sample": wiki_sample.build,
     "wikitext2": wikitext2.build,
 }
