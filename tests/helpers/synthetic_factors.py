@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mufree.analysis.tables.pooled import pooled
+
 CANONICAL = {
     "sp_adamw": (0, 0),
     "sp_schedulefree": (0, 1),
@@ -128,10 +130,11 @@ def make_factor_tables(study: Mapping[str, pd.DataFrame], seeds: int) -> dict[st
     tables["cost"] = pd.DataFrame(make_cost(tables["best_of_k"], study["regret"], seeds), columns=COLUMNS["cost"])
     best = make_weight_decay_optimum(tables["weight_decay"])
     tables["weight_decay_optimum"] = pd.DataFrame(best, columns=COLUMNS["weight_decay_optimum"])
-    estimates = make_estimates(study, tables, seeds)
-    verdicts = make_verdicts(estimates)
+    found = make_estimates(study, tables, seeds)
+    verdicts, estimates = make_verdicts(found), pd.DataFrame(found, columns=COLUMNS["estimates"])
     return tables | {
-        "estimates": pd.DataFrame(estimates, columns=COLUMNS["estimates"]),
+        "estimates": estimates,
+        "pooled": pooled(estimates),
         "verdicts": pd.DataFrame(verdicts, columns=COLUMNS["verdicts"]),
     }
 
