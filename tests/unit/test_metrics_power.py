@@ -10,8 +10,8 @@ from test_verdicts import estimate, frame, hypotheses
 
 from mufree.analysis.metrics.power import Design, Noise, measure_noise, power, seeds_needed
 from mufree.analysis.metrics.surface import Surface
-from mufree.analysis.tables.power import power_table
 from mufree.analysis.seeds import seeds_table
+from mufree.analysis.tables.power import power_table
 from mufree.study.config import Study
 
 FOUR_WIDTHS = np.array([0.0, 1.0, 2.0, 3.0])
