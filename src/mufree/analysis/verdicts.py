@@ -24,6 +24,7 @@ from mufree.analysis.tables.cases import plain_records
 from mufree.analysis.tables.estimates import COLUMNS as ESTIMATE_COLUMNS
 from mufree.study.hypotheses import Condition, Hypotheses, Hypothesis, Verdict
 from mufree.study.limits import MIN_SEEDS, PRIMARY_SEEDS
+from mufree.study.reading import RecordError
 
 COLUMNS = [
     *("id", "task", "scope", "condition", "kind", "claim", "statistic", "subject", "width", "rule", "margin"),
@@ -55,15 +56,14 @@ class Judged:
 def judge(estimates: pd.DataFrame, hypotheses: Hypotheses) -> pd.DataFrame:
     """Verdicts of all hypotheses: a row each condition and task, each task, and one overall, in the file's order.
 
-    Raises ValueError for missing columns and for an estimate that is there twice.
+    Raises `RecordError` for an estimate that is there twice.
     """
-    missing = [name for name in ESTIMATE_COLUMNS if name not in estimates]
-    if missing:
-        raise ValueError(f"estimates have no column {', '.join(missing)}; make them again with `mufree metrics`")
     keys = ["task", "subject", "width", "statistic"]
     twice = estimates[estimates.duplicated(keys)]
     if len(twice):
-        raise ValueError(f"estimate {tuple(twice[keys].iloc[0])} is there twice; make them again with `mufree metrics`")
+        raise RecordError(
+            f"estimate {tuple(twice[keys].iloc[0])} is there twice; make them again with `mufree metrics`"
+        )
     tasks = sorted(map(str, estimates["task"].unique()))
     by_task = {task: _judge_task(estimates[estimates["task"] == task], hypotheses.hypotheses) for task in tasks}
     records: list[dict[str, Any]] = []

@@ -5,18 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from mufree.cli.commands import Packs, Store, StudyFile, command
-from mufree.cli.inputs import UserError, load_study, mendable
+from mufree.cli.inputs import UserError, load_study
 
 
 @command("experiments/cifar_wikitext.yaml --store results/cifar_wikitext/runs --packs kept")
 def pack(study: StudyFile, /, *, store: Store, packs: Packs) -> None:
     """Put the finished runs of a study that no pack has into a new one: one small file, to keep between sittings."""
     from mufree.study import packs as packing
+    from mufree.study import run_store
     from mufree.study.plan import expand
-    from mufree.study.record import RecordError
 
-    with mendable(RecordError):
-        path, count = packing.pack(store, expand(load_study(study)), packs)
+    path, count = packing.pack(run_store.existing(store), expand(load_study(study)), packs)
     print(f"{path}: {count} runs" if path else f"{packs} has every finished run of {store} already")
 
 
@@ -24,12 +23,11 @@ def pack(study: StudyFile, /, *, store: Store, packs: Packs) -> None:
 def unpack(study: StudyFile, /, *, store: Store, packs: Packs) -> None:
     """Put packed runs of a study into a run store, which then serves them like those trained here."""
     from mufree.study import packs as packing
-    from mufree.study import record, run_store
+    from mufree.study import run_store
     from mufree.study.plan import expand
 
     runs = expand(load_study(study))
-    with mendable(record.RecordError):
-        count = packing.unpack(packs, runs, store)
+    count = packing.unpack(packs, runs, store)
     there = sum(run_store.store_path(store, run).exists() for run in runs)
     print(f"{store}: {count} runs put there, {there} of {len(runs)} runs of the study are there now")
 
@@ -51,7 +49,7 @@ def part(study: StudyFile, /, *, store: Store, out: Path) -> None:
 
     whole = load_study(study)
     runs = expand(whole)
-    finished = [run.id for run in runs if run_store.store_path(store, run).exists()]
+    finished = [run.id for run in runs if run_store.store_path(run_store.existing(store), run).exists()]
     try:
         found = finished_part(whole, finished, out.stem)
     except ValidationError as error:

@@ -6,7 +6,6 @@ table from the frozen runs, and compares it with the frozen one; `thaw` gives wh
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mufree.study import files, packs, record
 from mufree.study.files import replacing, sha256
+from mufree.study.reading import RecordError, read_frame, read_json
 from mufree.study.yaml_files import read_yaml
 
 if TYPE_CHECKING:
@@ -46,8 +46,10 @@ REPEATED = {"_slope_": "dynamics", "wider_share": "wider_is_better"}
 """What is in the name of the estimates that come from such a table, and the table."""
 
 
-class FrozenError(Exception):
-    """A frozen folder is too large, incomplete, or not what its manifest says."""
+CURE = "Restore it from version control, or freeze the study again with `snakemake freeze`"
+
+SIGNED = {"study": str, "run_set": str, "runs": int, "numerics": list, "files": {...: {"sha256": str, "bytes": int}}}
+"""What a manifest has at least."""
 
 
 def freeze(
@@ -66,8 +68,8 @@ def freeze(
 
     `runs` are the study's, which `store` has. `copies` are files that are copied as they are, if there are any, by their names
     in the folder; of the folder `tables` it is all but `NOT_KEPT`. Either the whole folder is replaced or nothing is. The same
-    input gives the same bytes. Raises `FrozenError`, naming the largest files, above `MAX_BYTES`, and where `store` lacks a
-    run; `RecordError` where one is damaged.
+    input gives the same bytes. Raises `RecordError`, naming the largest files, above `MAX_BYTES`, and where `store` lacks a
+    run or has a damaged one.
     """
     import pyarrow.parquet as pq
 
@@ -80,7 +82,7 @@ def freeze(
         pq.write_table(rows, folder / "rows.parquet", compression="zstd")
         _, packed = packs.pack(store, runs, folder / "runs", rounding=True)
         if packed != rows.num_rows:
-            raise FrozenError(
+            raise RecordError(
                 f"{store} has {packed} of the {rows.num_rows} runs; run the workflow again to complete it"
             )
         (folder / "timings.csv").write_text(_summed(rows, timings).to_csv(index=False, float_format="%.6g"))
@@ -93,14 +95,11 @@ def freeze(
 def verify(folder: Path) -> dict[str, Any]:
     """The manifest of a frozen folder in which every file is there, and is what the manifest says.
 
-    Raises `FrozenError`, naming the file, where one is missing, changed or unknown.
+    Raises `RecordError`, naming the file, where one is missing, changed or unknown.
     """
     path = folder / MANIFEST
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        files: dict[str, dict[str, Any]] = manifest["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FrozenError(f"{path} can't be read ({error}); freeze a study with `snakemake freeze`") from error
+    manifest = read_json(path, SIGNED, CURE)
+    files: dict[str, dict[str, Any]] = manifest["files"]
     found = _files(folder)
     problems = [
         *(f"missing: {name}" for name in sorted(set(files) - set(found))),
@@ -108,32 +107,25 @@ def verify(folder: Path) -> dict[str, Any]:
         *(f"changed: {name}" for name in files if name in found and sha256(found[name]) != files[name]["sha256"]),
     ]
     if problems:
-        raise FrozenError(
-            f"{folder} is not what was frozen:\n  " + "\n  ".join(problems) + "\n"
-            "Restore it from version control, or freeze the study again with `snakemake freeze`."
-        )
+        raise RecordError(f"{folder} is not what was frozen:\n  " + "\n  ".join(problems) + f"\n{CURE}.")
     return manifest
 
 
 def recompute(folder: Path) -> dict[str, int]:
     """Make every table anew from the frozen runs, and compare; return how many rows each has.
 
-    Raises `FrozenError`, naming the table, the row and the column, where numbers differ.
+    Raises `RecordError`, naming the table, the row and the column, where numbers differ.
     """
-    import pandas as pd
-
     from mufree.analysis import tables
+    from mufree.analysis.tables.cases import COLUMNS_NEEDED
 
-    made = tables.build(pd.read_parquet(folder / "rows.parquet"), packs.curves(folder / "runs").to_pandas())
+    made = tables.build(read_frame(folder / "rows.parquet", COLUMNS_NEEDED), packs.curves(folder / "runs").to_pandas())
     made |= _checks(folder)
     compared = {}
     for name, table in made.items():
         if name == NOT_KEPT:
             continue
-        path = folder / "tables" / f"{name}.csv"
-        if not path.exists():
-            raise FrozenError(f"{path} is missing; freeze the study again with `snakemake freeze`")
-        again, frozen = _as_read(table), pd.read_csv(path)
+        again, frozen = _as_read(table), tables.read_table(folder / "tables" / f"{name}.csv")
         _same(name, again, frozen)
         compared[name] = len(frozen)
     return compared
@@ -163,11 +155,9 @@ def coordinate_checks(folder: Path) -> list[Path]:
 
 def _checks(folder: Path) -> dict[str, pd.DataFrame]:
     """The tables of the coordinate checks of a frozen folder."""
-    import pandas as pd
-
     from mufree.analysis import coordcheck
 
-    return coordcheck.tables(pd.read_parquet(path) for path in coordinate_checks(folder))
+    return coordcheck.tables(read_frame(path, coordcheck.RAW) for path in coordinate_checks(folder))
 
 
 def _files(folder: Path) -> dict[str, Path]:
@@ -184,7 +174,7 @@ def _manifest(folder: Path, study: str, provenance: Mapping[str, Any], rows: pa.
     if total >= MAX_BYTES:
         largest = sorted(files, key=lambda name: -files[name]["bytes"])[:3]
         sizes = ", ".join(f"{name} ({files[name]['bytes'] / 1e6:.1f} MB)" for name in largest)
-        raise FrozenError(
+        raise RecordError(
             f"the frozen study would be {total / 1e6:.1f} MB, more than {MAX_BYTES / 1e6:.0f}; the largest files are {sizes}"
         )
     return {
@@ -209,6 +199,8 @@ def _manifest(folder: Path, study: str, provenance: Mapping[str, Any], rows: pa.
 def _summed(rows: pa.Table, timings: pa.Table) -> pd.DataFrame:
     """Times and FLOPs by task, method and width."""
     keys = ["task", "method", "width"]
+    if sorted(rows.column("run_id").to_pylist()) != sorted(timings.column("run_id").to_pylist()):
+        raise RecordError("the times are not those of the rows' runs; collect the study again")
     joined = rows.select(["run_id", *keys]).to_pandas().merge(timings.to_pandas(), on="run_id", validate="one_to_one")
     sums = [name for name in timings.column_names if name.endswith("_seconds") or name == "flops"]
     summed: pd.DataFrame = joined.groupby(keys, sort=True)[sums].sum()
@@ -228,13 +220,13 @@ def _as_read(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _same(name: str, made: pd.DataFrame, frozen: pd.DataFrame) -> None:
-    """Raise `FrozenError` at the first cell that differs; numbers may by `TOLERANCE`, or a hundredth of that of the largest."""
+    """Raise `RecordError` at the first cell that differs; numbers may by `TOLERANCE`, or a hundredth of that of the largest."""
     import numpy as np
     from pandas.api.types import is_numeric_dtype
 
     again = "The frozen runs give other numbers than the frozen table"
     if list(made.columns) != list(frozen.columns) or len(made) != len(frozen):
-        raise FrozenError(f"{again}: {name} has other columns or rows ({made.shape} made, {frozen.shape} frozen)")
+        raise RecordError(f"{again}: {name} has other columns or rows ({made.shape} made, {frozen.shape} frozen)")
     sources = [_source(text) for text in frozen["statistic"]] if name == "estimates" else [name] * len(frozen)
     relative, absolute = np.array([TOLERANCE.get(source, (1e-6, 0.0)) for source in sources]).reshape(-1, 2).T
     for column in made:
@@ -247,7 +239,7 @@ def _same(name: str, made: pd.DataFrame, frozen: pd.DataFrame) -> None:
             equal = (a.fillna("").astype(str) == b.fillna("").astype(str)).to_numpy()
         if not equal.all():
             at = int(np.flatnonzero(~equal)[0])
-            raise FrozenError(
+            raise RecordError(
                 f"{again}: {name}, row {at + 1}, {column}: {a.iloc[at]} made, {b.iloc[at]} frozen. If the metrics were changed "
                 "on purpose, freeze the study again with `snakemake freeze`."
             )
