@@ -159,11 +159,14 @@ def test_a_damaged_file_is_one_error_that_names_it(
     assert not [found for found in folder.rglob("out*") if found not in before and found.is_file()]
 
 
-@pytest.mark.parametrize("words", READS, ids=lambda words: words.split()[0])
+@pytest.mark.parametrize(
+    # A report needs figures, and rerun trains: tests/workflow runs them.
+    "words",
+    [words for words in READS if words.split()[0] not in ("report", "rerun")],
+    ids=lambda words: words.split()[0],
+)
 def test_undamaged_they_end_well(folder: Path, words: str) -> None:
     """Or the errors above would say nothing."""
-    if words.split()[0] in ("report", "rerun"):
-        pytest.skip("needs figures, or trains: tests/workflow runs it")
     assert call(folder, words) == 0
 
 
@@ -304,7 +307,9 @@ def test_a_flipped_byte_is_found_or_changes_nothing(
     for place in places:
         path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
         try:
-            assert read_parquet(path, schema.names).equals(whole), f"byte {place} of {len(data)}"
+            read = read_parquet(path, schema.names)
+            # Types may be others that hold the same, such as text without a dictionary.
+            assert read.equals(whole) or str(read.to_pylist()) == str(whole.to_pylist()), f"byte {place} of {len(data)}"
         except RecordError as error:
             found += str(path) in str(error)
     with capsys.disabled():

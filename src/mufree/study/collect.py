@@ -11,7 +11,7 @@ import pyarrow as pa
 from mufree.study import record, sources
 from mufree.study.config import Study
 from mufree.study.plan import Run, Sweep
-from mufree.study.reading import read_json, read_parquet
+from mufree.study.reading import CURE, RecordError, read_json, read_parquet
 from mufree.study.record import Record
 
 
@@ -48,7 +48,11 @@ def _of_sweeps(name: str, sweeps: Sequence[Sweep], pattern: str) -> list[pa.Tabl
     """The file `name`.parquet of each sweep."""
     schema = {"rows": record.ROW_SCHEMA, "timings": record.TIMING_SCHEMA, "curves": record.CURVE_SCHEMA}[name]
     paths = [Path(pattern.format(**sweep.labels)) / f"{name}.parquet" for sweep in sweeps]
-    return [read_parquet(path, schema.names).select(schema.names) for path in paths]
+    tables = [read_parquet(path, schema.names).select(schema.names) for path in paths]
+    for path, table in zip(paths, tables, strict=True):
+        if table.schema != schema:
+            raise RecordError(f"{path}: its columns hold other types than this version writes. {CURE}")
+    return tables
 
 
 def provenance(study: Study, rows: Path, timings: Path, manifests: Sequence[Path]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Whatever is wrong with a file is one `RecordError`, which names it, what is wron
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -99,7 +100,9 @@ def read_csv(path: Path, columns: Collection[str], *, empty: bool = False) -> pd
     """A CSV table that has these columns, with numbers where they belong; and a row, unless it may be `empty`."""
     import pandas as pd
 
-    with _readable(path, "CSV", CURE, pd.errors.ParserError, pd.errors.EmptyDataError):
+    odd = pd.errors.ParserWarning  # rows that are longer than the header
+    with _readable(path, "CSV", CURE, odd), warnings.catch_warnings():
+        warnings.simplefilter("error", odd)
         if not path.read_bytes().endswith(b"\n"):
             raise ValueError("its end is missing")
         frame = pd.read_csv(path, dtype=dict.fromkeys(KEYS, str), index_col=False)
