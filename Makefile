@@ -11,10 +11,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # A process a core, and a file of tests stays in one of them, since its tests share what they look at.
 PYTEST := $(BIN)/python -m pytest -n $(shell nproc 2>/dev/null || echo 2) --dist loadfile --no-loadscope-reorder
-SNAKEMAKE := $(BIN)/snakemake --cores all --config study=$(STUDY) $(if $(PRECISION),precision=$(PRECISION))
+SNAKEMAKE := $(BIN)/python rules/after_a_kill.py $(BIN)/snakemake --cores all --config study=$(STUDY) $(if $(PRECISION),precision=$(PRECISION))
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: study test test-all test-whole test-cluster slowest-tests lint bench bench-quick package setup clean help
+.PHONY: study test test-all test-whole test-faults test-cluster slowest-tests lint bench bench-quick package setup clean help
 
 help: ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -31,6 +31,9 @@ test-all: test test-whole ## linters and all tests but those on a SLURM
 
 test-whole: $(READY) ## what test-all has beside test
 	@$(PYTEST) -m "whole and not cluster"
+
+test-faults: $(READY) ## bad input to every command, thousands of study files, and a killed workflow
+	@$(PYTEST) tests/faults
 
 test-cluster: $(READY) ## studies on a real SLURM of one node, started for it (root on Debian)
 	@MUFREE_TEST_CLUSTER=1 $(BIN)/python -m pytest tests/cluster --durations=0

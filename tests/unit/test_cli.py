@@ -180,6 +180,9 @@ def test_a_device_that_is_not_there_is_no_silent_cpu(
 def test_plan_counts_what_the_store_has(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_study(tmp_path)
     store = ["--store", str(tmp_path / "runs")]
+    assert main(["plan", str(path), *store]) == 2
+    assert f"--store {tmp_path / 'runs'} is no folder" in capsys.readouterr().err
+    (tmp_path / "runs").mkdir()
     assert main(["plan", str(path), *store]) == 0
     said = capsys.readouterr().out
     assert "8 runs in 4 sweeps, 0 done, 8 to train" in said

@@ -8,6 +8,7 @@ import pytest
 from mufree.lab.data import DataError, Split, load
 from mufree.lab.data.prepared import Built, balanced_order, write
 from mufree.study.files import sha256
+from mufree.study.reading import RecordError
 
 
 def built(seed: int = 0, test: bool = True) -> Built:
@@ -109,7 +110,7 @@ def test_missing_file_and_missing_manifest_are_named(tmp_path: Path) -> None:
     (out / "train_y.npy").unlink()
     with pytest.raises(DataError, match=r"train_y\.npy is missing\. Delete the folder"):
         load(out)
-    with pytest.raises(DataError, match=r"elsewhere/manifest\.json is not a manifest"):
+    with pytest.raises(RecordError, match=r"elsewhere/manifest\.json is missing\. Delete the folder"):
         load(tmp_path / "elsewhere")
 
 

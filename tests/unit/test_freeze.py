@@ -13,10 +13,11 @@ from studies import with_grid
 from test_packs import store_of
 
 from mufree.publish import freeze as frozen
-from mufree.publish.freeze import FrozenError, freeze, verify
+from mufree.publish.freeze import freeze, verify
 from mufree.study import packs, run_store
 from mufree.study.config import Study
 from mufree.study.plan import expand
+from mufree.study.reading import RecordError
 
 PROVENANCE = {
     "core_hours": 1.5,
@@ -88,7 +89,7 @@ def test_runs_come_back_with_rounded_curves_and_the_same_bits_in_all_else(tmp_pa
 def test_a_run_that_the_store_lacks_is_not_left_out_unseen(tmp_path: Path) -> None:
     given = inputs(tmp_path)
     run_store.store_path(given["store"], FULL[0]).unlink()
-    with pytest.raises(FrozenError, match="has 1 of the 2 runs"):
+    with pytest.raises(RecordError, match="has 1 of the 2 runs"):
         freeze(tmp_path / "data", **given)
     assert not (tmp_path / "data").exists()
 
@@ -129,7 +130,7 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
 def test_too_large_names_the_largest_files(tmp_path: Path) -> None:
     given = inputs(tmp_path)
     (tmp_path / "tables/optima.csv").write_bytes(b"0" * frozen.MAX_BYTES)
-    with pytest.raises(FrozenError, match=r"more than 20; the largest files are tables/optima\.csv \(20\.0 MB\)"):
+    with pytest.raises(RecordError, match=r"more than 20; the largest files are tables/optima\.csv \(20\.0 MB\)"):
         freeze(tmp_path / "data", **given)
     assert not (tmp_path / "data").exists()
 
@@ -143,12 +144,15 @@ def test_too_large_names_the_largest_files(tmp_path: Path) -> None:
         ),
         (lambda folder: (folder / "rows.parquet").unlink(), r"missing: rows\.parquet"),
         (lambda folder: (folder / "more.csv").write_text("x"), r"not in the manifest: more\.csv"),
-        (lambda folder: (folder / "MANIFEST.json").unlink(), r"freeze a study with `snakemake freeze`"),
-        (lambda folder: (folder / "MANIFEST.json").write_text("{}"), r"can't be read \('files'\)"),
+        (
+            lambda folder: (folder / "MANIFEST.json").unlink(),
+            r"MANIFEST\.json is missing\. Restore it .*`snakemake freeze`",
+        ),
+        (lambda folder: (folder / "MANIFEST.json").write_text("{}"), r"MANIFEST\.json: it has no study\. Restore it"),
     ],
 )
 def test_what_was_changed_is_named(tmp_path: Path, change: Any, message: str) -> None:
     freeze(tmp_path / "data", **inputs(tmp_path))
     change(tmp_path / "data")
-    with pytest.raises(FrozenError, match=message):
+    with pytest.raises(RecordError, match=message):
         verify(tmp_path / "data")

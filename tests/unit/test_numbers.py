@@ -81,7 +81,7 @@ def test_a_broken_control_is_counted(study: dict[str, Any]) -> None:
 
 
 def test_a_task_of_two_studies_is_an_error(study: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=f"share a task name: \\['{TASK}'\\]"):
+    with pytest.raises(ValueError, match=f"studies madeup, madeup share the task {TASK}"):
         numbers.collect([make_results(study), make_results(study)])
 
 

@@ -94,7 +94,7 @@ def test_a_pack_that_is_cut_short_is_named(tmp_path: Path) -> None:
     path, _ = pack(store_of(tmp_path / "store", RUNS), RUNS, tmp_path / "packs")
     assert path is not None
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(RecordError, match=r"001\.parquet can't be read .* restore it from version control"):
+    with pytest.raises(RecordError, match=r"001\.parquet can't be read .* Restore it from version control"):
         unpack(tmp_path / "packs", RUNS, tmp_path / "again")
 
 
@@ -158,6 +158,7 @@ def test_a_part_is_a_study_file_of_what_is_finished(tmp_path: Path, capsys: pyte
 
 
 def test_nothing_finished_is_no_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "store").mkdir()
     arguments = ["part", str(write_study(tmp_path)), "--store", str(tmp_path / "store"), "--out"]
     assert main([*arguments, str(tmp_path / "tiny_part.yaml")]) == 1
     assert "0 of 4 runs, is no study yet" in capsys.readouterr().err
@@ -177,7 +178,7 @@ def test_packed_and_unpacked_by_hand(tmp_path: Path, capsys: pytest.CaptureFixtu
     ]
     (tmp_path / "packs/001.parquet").write_bytes(b"PAR1")
     assert main(["unpack", path, "--store", str(tmp_path / "new"), "--packs", packs]) == 1
-    assert "restore it from version control" in capsys.readouterr().err
+    assert "Restore it from version control" in capsys.readouterr().err
 
 
 def test_a_pack_that_would_be_too_large_becomes_several(tmp_path: Path) -> None:

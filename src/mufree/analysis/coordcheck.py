@@ -14,6 +14,7 @@ import pandas as pd
 from scipy.stats import t as student
 
 from mufree.study.limits import FIRST_STEP, MAX_SLOPE
+from mufree.study.reading import UserError
 
 JUDGED_LAYERS = ("embedding", "hidden", "readout")
 """Layer types whose modules are judged. A normalisation's output has the size its weight gives it whatever comes in, so it is
@@ -26,6 +27,8 @@ FAMILY_ERROR = 0.025
 on one side. Here for all slopes of a place together."""
 
 _KEYS = ("module", "layer", "at", "step")
+RAW = (*_KEYS, "task", "method", "width", "seed", "mean_abs", "mean_abs_change")
+"""Columns of a study's raw checks."""
 _QUANTITIES = {"size": "mean_abs", "change": "mean_abs_change", "relative": "relative"}
 
 
@@ -127,7 +130,7 @@ def verdict(slopes: pd.DataFrame, *, first_step: int = FIRST_STEP, looks: int = 
     """
     judged = slopes[slopes["judged"] & (slopes["step"] >= first_step)]
     if judged.empty:
-        raise ValueError(f"no module of type {', '.join(JUDGED_LAYERS)} at a step ≥ {first_step}; use more steps")
+        raise UserError(f"no module of type {', '.join(JUDGED_LAYERS)} at a step ≥ {first_step}; use more steps")
     known = {*_KEYS, "quantity", "slope", "slope_low", "slope_high", "passed", "n_seeds", "judged"}
     keys = [*(c for c in slopes.columns if c not in known), "at"]
     rows = []

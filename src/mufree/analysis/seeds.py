@@ -15,6 +15,8 @@ from mufree.analysis.verdicts import estimates_of, ranges
 from mufree.study.config import METHODS
 from mufree.study.hypotheses import Condition, Hypothesis
 
+TIMES = ("setup_seconds", "train_seconds", "evaluate_seconds")
+
 COLUMNS = [
     *("id", "task", "statistic", "subject", "width", "estimate", "sd", "outcome", "seeds", "seeds_holm"),
     *("core_hours_a_seed", "core_hours", "core_hours_holm", "reason"),
@@ -73,5 +75,5 @@ def _needed(
 def _hours_a_seed(timings: pd.DataFrame, estimates: pd.DataFrame) -> float:
     """Core-hours that the runs of the four methods took, over the seeds."""
     mine = timings[timings["method"].isin(list(METHODS))]
-    seconds = mine[["setup_seconds", "train_seconds", "evaluate_seconds"]].to_numpy(np.float64).sum()
+    seconds = mine[list(TIMES)].to_numpy(np.float64).sum()
     return float(seconds / 3600 / estimates["n_seeds"].max())

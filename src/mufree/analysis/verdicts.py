@@ -26,6 +26,7 @@ from mufree.analysis.tables.pooled import as_estimates
 from mufree.analysis.tables.pooled import pooled as pooled_table
 from mufree.study.hypotheses import Condition, Hypotheses, Hypothesis, Verdict
 from mufree.study.limits import MIN_SEEDS, PRIMARY_SEEDS
+from mufree.study.reading import RecordError
 
 COLUMNS = [
     *("id", "task", "scope", "condition", "kind", "claim", "statistic", "subject", "width", "rule", "margin"),
@@ -57,15 +58,14 @@ class Judged:
 def judge(estimates: pd.DataFrame, hypotheses: Hypotheses) -> pd.DataFrame:
     """Verdicts of all hypotheses: a row each condition and task, each task, and one overall, in the file's order.
 
-    Raises ValueError for missing columns and for an estimate that is there twice.
+    Raises `RecordError` for an estimate that is there twice.
     """
-    missing = [name for name in ESTIMATE_COLUMNS if name not in estimates]
-    if missing:
-        raise ValueError(f"estimates have no column {', '.join(missing)}; make them again with `mufree metrics`")
     keys = ["task", "subject", "width", "statistic"]
     twice = estimates[estimates.duplicated(keys)]
     if len(twice):
-        raise ValueError(f"estimate {tuple(twice[keys].iloc[0])} is there twice; make them again with `mufree metrics`")
+        raise RecordError(
+            f"estimate {tuple(twice[keys].iloc[0])} is there twice; make them again with `mufree metrics`"
+        )
     tasks = sorted(map(str, estimates["task"].unique()))
     by_task = {task: _judge_task(estimates[estimates["task"] == task], hypotheses.hypotheses) for task in tasks}
     pooled = _judge_pooled(estimates, [h for h in hypotheses.hypotheses if h.scope == "pooled"])

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from mufree.cli.commands import AT_LEAST_ONE, Checks, Kind, StudyFile, Sweeps, command
-from mufree.cli.inputs import UserError, load_hypotheses, load_study, mendable, task_of
+from mufree.cli.inputs import UserError, load_hypotheses, load_study, task_of
 
 
 @command("--study experiments/quickstart.yaml --sweeps 'sweeps/{task}/{method}/w{widths}/s{seeds}' --out results")
@@ -22,8 +22,7 @@ def collect(*, study: StudyFile, sweeps: Sweeps, out: Path, device: Kind = "cpu"
 
     planned = load_study(study)
     runs = expand(planned)
-    with mendable(record.RecordError):
-        found = collected(planned, runs, jobs.deal(planned, runs, device), sweeps)
+    found = collected(planned, runs, jobs.deal(planned, runs, device), sweeps)
     for name, table in found.items():
         record.write_table(out / f"{name}.parquet", table)
 
@@ -40,7 +39,7 @@ def first_look(*, study: StudyFile, task: str, sweeps: Sweeps, out: Path, device
     """
     from mufree.analysis import tables
     from mufree.publish import figures
-    from mufree.study import jobs, record
+    from mufree.study import jobs
     from mufree.study.collect import rows_so_far
     from mufree.study.plan import expand
 
@@ -48,8 +47,7 @@ def first_look(*, study: StudyFile, task: str, sweeps: Sweeps, out: Path, device
     title = task_of(planned, task).description
     runs = expand(planned)
     of_task = [sweep for sweep in jobs.deal(planned, runs, device) if sweep.task == task]
-    with mendable(record.RecordError):
-        found = {"rows": rows_so_far(planned, runs, of_task, sweeps).to_pandas()}
+    found = {"rows": rows_so_far(planned, runs, of_task, sweeps).to_pandas()}
     found |= tables.surfaces(found["rows"])
     out.mkdir(parents=True, exist_ok=True)
     stem = out / f"{task}.loss_vs_lr"
@@ -64,15 +62,16 @@ def metrics(*, rows: Path, curves: Path, coordcheck: Checks = (), out: Path) -> 
     Args:
         out: folder for the tables (CSV)
     """
-    import pandas as pd
-
     from mufree.analysis import coordcheck as checks
     from mufree.analysis import tables
+    from mufree.analysis.tables.cases import COLUMNS_NEEDED
     from mufree.study import files
+    from mufree.study.reading import read_frame
+    from mufree.study.record import CURVE_SCHEMA
 
-    found = pd.read_parquet(rows)
-    built = tables.build(found, pd.read_parquet(curves))
-    built |= checks.tables(pd.read_parquet(path) for path in coordcheck)
+    of_runs, points = read_frame(rows, COLUMNS_NEEDED), read_frame(curves, CURVE_SCHEMA.names)
+    checked = checks.tables(read_frame(path, checks.RAW) for path in coordcheck)
+    built = tables.build(of_runs, points) | checked
     for name, table in built.items():
         files.write_text(out / f"{name}.csv", tables.to_csv(table))
 
@@ -87,16 +86,21 @@ def figure(*names: str, task: str, title: str | None = None, rows: Path, curves:
         tables: folder of the tables
         out: folder to draw into
     """
-    import pandas as pd
-
     from mufree.analysis.tables import read_tables
+    from mufree.analysis.tables.cases import COLUMNS_NEEDED
     from mufree.publish import figures
+    from mufree.study.reading import read_frame
+    from mufree.study.record import CURVE_SCHEMA
 
     if unknown := [name for name in names if name not in figures.FIGURES]:
         raise UserError(f"Unknown figure '{unknown[0]}'. Known: {', '.join(figures.FIGURES)}", 2)
-    found = {"rows": pd.read_parquet(rows), "curves": pd.read_parquet(curves), **read_tables(tables)}
+    drawn_ones = names or tuple(figures.FIGURES)
+    found = read_tables(tables, figures.needed(drawn_ones))
+    found |= {"rows": read_frame(rows, COLUMNS_NEEDED), "curves": read_frame(curves, CURVE_SCHEMA.names)}
+    if task not in (known := found["rows"]["task"].unique()):
+        raise UserError(f"Unknown task '{task}'. {rows} has: {', '.join(known)}", 2)
     out.mkdir(parents=True, exist_ok=True)
-    for name in names or figures.FIGURES:
+    for name in drawn_ones:
         drawn, plotted = figures.draw(name, found, task, title or task)
         figures.save(drawn, plotted, out / f"{task}.{name}")
 
@@ -110,12 +114,14 @@ def overview(*, optima: Path, rows: Path, out: Path) -> None:
         rows: rows.parquet of the study
         out: the files' path without their endings
     """
-    import pandas as pd
-
+    from mufree.analysis.tables import COLUMNS
+    from mufree.analysis.tables.cases import COLUMNS_NEEDED
     from mufree.publish import figures
+    from mufree.study.reading import read_csv, read_frame
 
+    drawn = figures.draw_best_rates(read_csv(optima, COLUMNS["optima"]), read_frame(rows, COLUMNS_NEEDED))
     out.parent.mkdir(parents=True, exist_ok=True)
-    figures.save(*figures.draw_best_rates(pd.read_csv(optima), pd.read_parquet(rows)), out)
+    figures.save(*drawn, out)
 
 
 @command(
@@ -195,14 +201,13 @@ def power(*, pilot: Path, study: Path, seeds: tuple[int, ...] = (3, 5, 8), simul
         simulations: simulated studies a row
         out: the table (CSV)
     """
-    import pyarrow.parquet as pq
-
+    from mufree.analysis.tables.cases import COLUMNS_NEEDED
     from mufree.analysis.tables.power import power_table
     from mufree.study import files
+    from mufree.study.reading import read_frame
 
     planned = load_study(study)
-    with mendable(ValueError):
-        table = power_table(pq.read_table(pilot, partitioning=None).to_pandas(), planned, seeds, simulations)
+    table = power_table(read_frame(pilot, COLUMNS_NEEDED), planned, seeds, simulations)
     files.write_text(out, table.to_csv(index=False, float_format="%.4g"))
     shown = table[table["planned"]].drop(columns=["planned", "reason"])
     print(shown.to_string(index=False, float_format="%.3g"))
@@ -217,12 +222,13 @@ def seeds(*, frozen: Path, hypotheses: Path, out: Path) -> None:
         hypotheses: the hypotheses (YAML)
         out: the table (CSV)
     """
-    import pandas as pd
-
-    from mufree.analysis.seeds import seeds_table
+    from mufree.analysis import tables
+    from mufree.analysis.seeds import TIMES, seeds_table
     from mufree.study import files
+    from mufree.study.reading import read_csv
 
-    estimates, timings = (pd.read_csv(frozen / name) for name in ("tables/estimates.csv", "timings.csv"))
+    estimates = read_csv(frozen / "tables/estimates.csv", tables.COLUMNS["estimates"])
+    timings = read_csv(frozen / "timings.csv", ("task", "method", *TIMES))
     table = seeds_table(estimates, load_hypotheses(hypotheses).hypotheses, timings)
     files.write_text(out, table.to_csv(index=False, float_format="%.4g"))
     print(f"{out}: {len(table)} rows")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from mufree.cli.commands import command
-from mufree.cli.inputs import UserError, load_study, mendable, task_of
+from mufree.cli.inputs import UserError, load_study, task_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -174,11 +174,10 @@ def _check_study(study: Path, task: str | None, data: Path | None, out: Path | N
     import pyarrow as pa
 
     from mufree.lab.coordcheck import check_task
-    from mufree.lab.data import DataError, load
+    from mufree.lab.data import load
     from mufree.study import record
 
-    with mendable(DataError):
-        prepared = load(data)
+    prepared = load(data)
     record.write_table(out, pa.Table.from_pandas(check_task(planned, task, prepared), preserve_index=False))
 
 

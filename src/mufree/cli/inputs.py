@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mufree.study.reading import UserError as UserError
 
 if TYPE_CHECKING:
     from mufree.study import config
     from mufree.study.hypotheses import Hypotheses
-
-
-class UserError(Exception):
-    """Something that the caller can mend: printed without a traceback."""
-
-    def __init__(self, message: str, exit_code: int = 1) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 @contextmanager
@@ -48,8 +41,8 @@ def load_study(path: Path, part: int | None = None) -> config.Study:
     from mufree.study import yaml_files
     from mufree.study.plan import only_part
 
-    with mendable(ValueError, exit_code=2):  # a `StudyFileError` is one
-        study = yaml_files.load_study(path)
+    study = yaml_files.load_study(path)
+    with mendable(ValueError, exit_code=2):
         return study if part is None else only_part(study, part)
 
 
@@ -58,8 +51,7 @@ def load_hypotheses(path: Path) -> Hypotheses:
     from mufree.study import yaml_files
     from mufree.study.hypotheses import Hypotheses
 
-    with mendable(yaml_files.StudyFileError, exit_code=2), valid(str(path)):
-        return Hypotheses.model_validate(yaml_files.read_yaml(path))
+    return yaml_files.read_model(path, Hypotheses)
 
 
 def task_of(study: config.Study, name: str | None) -> config.Task:
@@ -67,9 +59,3 @@ def task_of(study: config.Study, name: str | None) -> config.Task:
     if name not in study.tasks:
         raise UserError(f"Unknown task '{name}'. Known: {', '.join(study.tasks)}", 2)
     return study.tasks[name]
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """An object in a JSON file."""
-    plain: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return plain

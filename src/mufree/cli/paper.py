@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from mufree.cli.commands import AT_LEAST_ONE, Checks, StudyFile, command
-from mufree.cli.inputs import UserError, load_hypotheses, load_study, mendable, read_json
+from mufree.cli.inputs import UserError, load_hypotheses, load_study
 
 if TYPE_CHECKING:
     from mufree.publish.results import Results
@@ -22,15 +22,13 @@ def verdicts(*, estimates: Path, hypotheses: Path, out: Path) -> None:
         hypotheses: the hypotheses (YAML)
         out: the table of verdicts (CSV)
     """
-    import pandas as pd
-
     from mufree.analysis import tables
     from mufree.analysis.verdicts import judge
     from mufree.study import files
+    from mufree.study.reading import read_csv
 
     registered = load_hypotheses(hypotheses)
-    with mendable(ValueError):
-        frame = judge(pd.read_csv(estimates), registered)
+    frame = judge(read_csv(estimates, tables.COLUMNS["estimates"]), registered)
     files.write_text(out, tables.to_csv(frame))
 
 
@@ -60,16 +58,17 @@ def freeze(
         power: what the study was sized by (CSV of `mufree power`)
         out: folder to write; what stands there is replaced
     """
-    import pyarrow.parquet as pq
-
+    from mufree.analysis.coordcheck import RAW
     from mufree.publish import freeze as frozen
+    from mufree.study import run_store
     from mufree.study.plan import expand
-    from mufree.study.record import RecordError, check_collected
+    from mufree.study.reading import read_json, read_parquet
+    from mufree.study.record import COLLECTED_SCHEMA, PROVENANCE, TIMING_SCHEMA, check_collected
 
     planned = load_study(study)
     load_hypotheses(hypotheses)
     runs = expand(planned)
-    of_rows, of_timings = (pq.read_table(path, partitioning=None) for path in (rows, timings))
+    of_rows, of_timings = read_parquet(rows, COLLECTED_SCHEMA.names), read_parquet(timings, TIMING_SCHEMA.names)
     copies = {
         "study.yaml": study,
         "hypotheses.yaml": hypotheses,
@@ -77,19 +76,20 @@ def freeze(
         "calibration.csv": calibration,
         "power.csv": power,
     }
-    with mendable(RecordError, frozen.FrozenError):
-        check_collected(runs, of_rows)
-        frozen.freeze(
-            out,
-            study=planned.name,
-            copies=copies,
-            rows=of_rows,
-            timings=of_timings,
-            store=store,
-            runs=runs,
-            provenance=read_json(provenance),
-        )
-        manifest = frozen.make_tables(out)
+    check_collected(runs, of_rows)
+    for path in coordcheck:
+        read_parquet(path, RAW)
+    frozen.freeze(
+        out,
+        study=planned.name,
+        copies=copies,
+        rows=of_rows,
+        timings=of_timings,
+        store=run_store.existing(store),
+        runs=runs,
+        provenance=read_json(provenance, PROVENANCE),
+    )
+    manifest = frozen.make_tables(out)
     size = sum(file["bytes"] for file in manifest["files"].values()) / 1e6
     print(f"{out}: {manifest['runs']} runs of {planned.name}, run set {manifest['run_set']}, {size:.1f} MB")
 
@@ -113,9 +113,8 @@ def freeze_tables(
 
     copies = {"calibration.csv": calibration, "validation_noise.csv": validation_noise}
     for folder in frozen:
-        with mendable(freeze.FrozenError):
-            freeze.verify(folder)
-            manifest = freeze.make_tables(folder, copies)
+        freeze.verify(folder)
+        manifest = freeze.make_tables(folder, copies)
         copies = {}
         print(f"{folder}: {len(manifest['files'])} files")
 
@@ -142,11 +141,10 @@ def check_frozen(
 
     checked = {}
     for folder in frozen:
-        with mendable(freeze.FrozenError):
-            manifest = freeze.verify(folder)
-            tables = freeze.recompute(folder) if recompute else {}
-            if thaw:
-                freeze.thaw(folder, thaw / manifest["study"])
+        manifest = freeze.verify(folder)
+        tables = freeze.recompute(folder) if recompute else {}
+        if thaw:
+            freeze.thaw(folder, thaw / manifest["study"])
         found = {"run_set": manifest["run_set"], "files": len(manifest["files"]), "rows_of_tables_made_anew": tables}
         checked[str(folder)] = found
     files.write_json(out, checked)
@@ -163,21 +161,18 @@ def rerun(*, frozen: Path, prepared: Path, share: float = 0.02, seed: int = 0, o
         seed: of the choice
         out: folder for the runs and rerun.json; a second call goes on there
     """
-    from mufree.lab.data.prepared import DataError
     from mufree.lab.train import sweeping
     from mufree.publish import freeze
     from mufree.study import files
     from mufree.study import rerun as again
     from mufree.study.plan import dataset_id
 
-    with mendable(freeze.FrozenError, ValueError):
-        manifest = freeze.verify(frozen)
-        study, chosen = again.chosen(frozen, manifest["numerics"], share, seed)
+    manifest = freeze.verify(frozen)
+    study, chosen = again.chosen(frozen, manifest["numerics"], share, seed)
     records = []
     for task, settings in study.tasks.items():
         if runs := [run for run in chosen if run.task == task]:
-            with mendable(sweeping.SweepError, DataError):
-                found = sweeping.train(runs, prepared / dataset_id(settings.dataset), out / "runs", sweeping.How())
+            found = sweeping.train(runs, prepared / dataset_id(settings.dataset), out / "runs", sweeping.How())
             records += found.records
     odd = again.compared(frozen, study, chosen, records)
     about = {"run_set": manifest["run_set"], "seed": seed, "runs": [run.id for run in chosen]}
@@ -234,10 +229,10 @@ def answer(readme: Path, /, *, numbers: Path, answer: Path = Path("paper/answer.
     """
     from mufree.publish import paper as papers
     from mufree.study import files
+    from mufree.study.reading import read_json, read_text
 
-    with mendable(papers.PaperError):
-        before, words = (path.read_text(encoding="utf-8") for path in (readme, answer))
-        text = papers.answered(before, words, read_json(numbers).get("numbers", {}))
+    found = read_json(numbers, {"numbers": {...: {"digits": str, "interval": str}}})["numbers"]
+    text = papers.answered(read_text(readme), read_text(answer), found, str(readme))
     files.write_text(readme, text)
 
 
@@ -252,11 +247,9 @@ def paper(*, source: Path, numbers: Path, figures: tuple[Path, ...] = (), out: P
         out: the PDF
     """
     from mufree.publish import paper as papers
-    from mufree.publish.typesetting import TypesettingError
     from mufree.study import files
 
-    with mendable(TypesettingError):
-        pdf = papers.to_pdf(source, numbers, figures)
+    pdf = papers.to_pdf(source, numbers, figures)
     with files.atomic(out) as temporary:
         temporary.write_bytes(pdf)
 
@@ -266,7 +259,8 @@ def _read_studies(folders: Sequence[Path], verdicts: Path) -> list[Results]:
     from mufree.publish import freeze
     from mufree.publish.results import read_frozen
 
-    with mendable(freeze.FrozenError):
-        manifests = [freeze.verify(folder) for folder in folders]
+    if twice := [folder for folder in folders if folders.count(folder) > 1]:
+        raise UserError(f"--frozen names {twice[0]} twice; give each study once", 2)
+    manifests = [freeze.verify(folder) for folder in folders]
     judged = [verdicts, *[None] * (len(folders) - 1)]
     return [read_frozen(*each) for each in zip(folders, manifests, judged, strict=True)]

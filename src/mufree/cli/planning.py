@@ -33,12 +33,14 @@ def plan(
         cost: a table of what each task may cost, at the assumed rate
     """
     from mufree.lab import speed
-    from mufree.study import jobs
+    from mufree.study import jobs, run_store
     from mufree.study.plan import expand
 
     if cores < 1:
         raise UserError(f"--cores is {cores}; give a number of cores, 1 or more", 2)
     planned = load_study(study, part)
+    if store is not None and store.parts[-3:] != ("results", planned.name, "runs"):
+        run_store.existing(store)  # the workflow's own needn't be there yet
     runs = expand(planned)
     dealt = jobs.deal(planned, runs, device)
     if sweeps:
@@ -61,8 +63,9 @@ def usage(*, timings: Path, store: Path, since: float, cores: int) -> None:
         since: when the workflow started, in seconds since 1970
     """
     from mufree.lab import speed
+    from mufree.study.run_store import existing
 
-    print(speed.usage(timings, store, since, cores))
+    print(speed.usage(timings, existing(store), since, cores))
 
 
 @command("> experiments/schema.json")

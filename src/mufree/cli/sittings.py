@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from mufree.cli.commands import Packs, Part, Store, StudyFile, command
-from mufree.cli.inputs import UserError, load_study, mendable
+from mufree.cli.inputs import UserError, load_study
 
 
 @command("experiments/cifar_wikitext.yaml --store results/cifar_wikitext/runs --packs kept")
@@ -19,11 +19,10 @@ def pack(study: StudyFile, /, *, store: Store, packs: Packs, most_mb: float = 10
         most_mb: megabytes that a pack may have; where that is too little, there are more of them
     """
     from mufree.study import packs as packing
+    from mufree.study import run_store
     from mufree.study.plan import expand
-    from mufree.study.record import RecordError
 
-    with mendable(RecordError):
-        made = packing.pack_in_pieces(store, expand(load_study(study)), packs, int(1e6 * most_mb))
+    made = packing.pack_in_pieces(run_store.existing(store), expand(load_study(study)), packs, int(1e6 * most_mb))
     for path, count in made:
         print(f"{path}: {count} runs")
     if not made:
@@ -34,12 +33,11 @@ def pack(study: StudyFile, /, *, store: Store, packs: Packs, most_mb: float = 10
 def unpack(study: StudyFile, /, *, store: Store, packs: Packs) -> None:
     """Put packed runs of a study into a run store, which then serves them like those trained here."""
     from mufree.study import packs as packing
-    from mufree.study import record, run_store
+    from mufree.study import run_store
     from mufree.study.plan import expand
 
     runs = expand(load_study(study))
-    with mendable(record.RecordError):
-        count = packing.unpack(packs, runs, store)
+    count = packing.unpack(packs, runs, store)
     there = sum(run_store.store_path(store, run).exists() for run in runs)
     print(f"{store}: {count} runs put there, {there} of {len(runs)} runs of the study are there now")
 
@@ -61,7 +59,7 @@ def part(study: StudyFile, /, *, store: Store, out: Path) -> None:
 
     whole = load_study(study)
     runs = expand(whole)
-    finished = [run.id for run in runs if run_store.store_path(store, run).exists()]
+    finished = [run.id for run in runs if run_store.store_path(run_store.existing(store), run).exists()]
     try:
         found = finished_part(whole, finished, out.stem)
     except ValidationError as error:
@@ -105,14 +103,12 @@ def lease(
         lock: exact versions of the packages
     """
     from mufree.lab import lease as leasing
-    from mufree.lab.data import DataError
 
     named = Path("experiments") / f"{study}.yaml"
     file = named if not study.suffix and named.exists() else study
     what = leasing.Lease(load_study(file, part), file, part, minutes)
     target = leasing.Target(python, not without_packages, there, most_mb)
-    with mendable(leasing.LeaseError, DataError):
-        sizes = leasing.prepare(what, target, out, prepared=prepared, data_dir=data_dir, lock=lock)
+    sizes = leasing.prepare(what, target, out, prepared=prepared, data_dir=data_dir, lock=lock)
     for name, size in sizes.items():
         print(f"{size / 1e6:8.2f} MB  {out / name}")
     print(f"{sum(sizes.values()) / 1e6:8.2f} MB of {most_mb:g}. On the machine: {out / 'run.sh'}")

@@ -48,8 +48,7 @@ def data(
         text = _one_of("--dataset", dataset, "--study", study)
         with valid("--dataset"):
             settings = TypeAdapter(parts.Dataset).validate_json(text)
-    with mendable(datasets.DataError):
-        datasets.prepare(settings, out, data_dir)
+    datasets.prepare(settings, out, data_dir)
 
 
 @command(
@@ -100,7 +99,6 @@ def sweep(
         checkpoint_minutes: minutes between checkpoints of a run, from which it goes on if the process is killed
     """
     from mufree.lab import speed
-    from mufree.lab.data.prepared import DataError
     from mufree.lab.train import ranks, sweeping
     from mufree.study import collect
 
@@ -112,7 +110,7 @@ def sweep(
         else:
             chosen, planned = _of_task(runs or sweep, study, task, part, device)
         how = sweeping.How(device, engine, runs_per_gpu, 60 * checkpoint_minutes, stop_requested, together)
-        with mendable(sweeping.SweepError, DataError), mendable(sweeping.Stopped, exit_code=EXIT_STOPPED):
+        with mendable(sweeping.Stopped, exit_code=EXIT_STOPPED):
             done = sweeping.train(chosen, data, store, how)
         if not together.first:
             return

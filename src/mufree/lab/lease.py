@@ -23,6 +23,7 @@ from mufree.lab import data as datasets
 from mufree.study.config import Study
 from mufree.study.files import replacing
 from mufree.study.plan import dataset_id, expand
+from mufree.study.reading import UserError
 from mufree.study.sources import PACKAGE
 
 NEEDED = (
@@ -70,7 +71,7 @@ WINDOW = 2**26
 """Bytes in which data's compression looks for what has come before: the targets of a text are its inputs, one token on."""
 
 
-class LeaseError(Exception):
+class LeaseError(UserError):
     """The folder can't be made as it is asked for; the message says what to do."""
 
 

@@ -5,6 +5,7 @@ A run of a task costs so much a step and so much a FLOP; two numbers say it for 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,10 +17,14 @@ import numpy as np
 
 from mufree.study import jobs
 from mufree.study.plan import Run, evaluation_flops, training_flops
+from mufree.study.reading import read_parquet
+from mufree.study.record import TIMING_SCHEMA
 
 Seconds = Callable[[Run], float]
 MEASURED_SECONDS = 0.1
 """How long one network is measured, once it has taken a step."""
+LONGEST_STEP = 5.0
+"""Seconds that a step may be assumed to take if it is to be measured."""
 MAX_LEARNT_FROM = 400
 """Finished runs whose times are read for an estimate; reading one takes about half a millisecond."""
 SLOWER = 1.2
@@ -74,16 +79,27 @@ def _keys(run: Run) -> list[Hashable]:
 def measure(runs: Sequence[Run], precision: str | None = None) -> Seconds:
     """The law of each task and optimizer among the runs, measured on one core here: some steps at the least and largest width.
 
-    `precision` takes the place of the runs' own. Evaluations are taken to run at the same rate.
+    `precision` takes the place of the runs' own. Evaluations are taken to run at the same rate. What is too large to be tried
+    here takes as long as `jobs.seconds` assumes.
     """
     of: dict[Hashable, list[Run]] = {}
     for run in runs:
         of.setdefault((run.task, run.method.optimizer), []).append(_in_precision(run, precision))
-    laws = {}
+    laws: dict[Hashable, Seconds] = {}
     for key, group in of.items():
         ends = {run.width: run for run in sorted(group, key=lambda run: run.width)[:: max(1, len(group) - 1)]}
+        if not all(map(_can_be_tried, ends.values())):
+            laws[key] = partial(jobs.seconds, device="cpu")
+            continue
         laws[key] = fit([(1.0, training_flops(run) / run.training.steps, step_seconds(run)) for run in ends.values()])
     return lambda run: laws[run.task, run.method.optimizer](run)
+
+
+def _can_be_tried(run: Run) -> bool:
+    """Whether a step of the run fits into this machine's memory and is assumed to take seconds."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20
+    step = training_flops(run) / run.training.steps / jobs.RATES["cpu"].flops
+    return jobs.memory_mb([run], "cpu") < jobs.SHARE_OF_MEMORY * memory and step <= LONGEST_STEP
 
 
 def step_seconds(run: Run) -> float:
@@ -157,7 +173,9 @@ def how_far(
         return told
     if cuda:
         return f"{told}, assuming {jobs.RATES['cuda']}"
-    return f"{told}, by some steps of each network on this machine{_slow_precision(unknown, seconds_of)}"
+    large = {run.task for run in unknown if not _can_be_tried(run)}
+    assumed = f", but for {', '.join(sorted(large))} assuming {jobs.RATES['cpu']}" if large else ""
+    return f"{told}, by some steps of each network on this machine{assumed}{_slow_precision(unknown, seconds_of)}"
 
 
 def _slow_precision(runs: Sequence[Run], seconds_of: Seconds) -> str:
@@ -201,12 +219,11 @@ def duration(seconds: float) -> str:
 
 def usage(timings: Path, store: Path, since: float, cores: int) -> str:
     """Which share of the cores' time went into runs that the store has got since that moment, in seconds since 1970."""
-    import pyarrow.parquet as pq
 
     def is_new(path: Path) -> bool:
         return path.exists() and path.stat().st_mtime > since
 
-    runs = pq.read_table(timings).to_pylist()
+    runs = read_parquet(timings, TIMING_SCHEMA.names).to_pylist()
     trained = [run for run in runs if is_new(store / f"{run['run_id']}.parquet")]
     useful = sum(run["train_seconds"] + run["evaluate_seconds"] for run in trained)
     wall = time.time() - since

@@ -6,7 +6,6 @@ compares; `verify` says whether a frozen folder is what its manifest says; `thaw
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mufree.study import files, packs, record
 from mufree.study.files import replacing, sha256
+from mufree.study.reading import RecordError, read_frame, read_json
 from mufree.study.yaml_files import read_yaml
 
 if TYPE_CHECKING:
@@ -36,8 +36,10 @@ ROUNDING = (
 )
 
 
-class FrozenError(Exception):
-    """A frozen folder is too large, incomplete, or not what its manifest says."""
+CURE = "Restore it from version control, or freeze the study again with `snakemake freeze`"
+
+SIGNED = {"study": str, "run_set": str, "runs": int, "numerics": list, "files": {...: {"sha256": str, "bytes": int}}}
+"""What a manifest has at least."""
 
 
 def freeze(
@@ -54,9 +56,8 @@ def freeze(
     """Write the frozen folder `out`, but for its tables, in place of what stands there, and return its manifest.
 
     `runs` are the study's, which `store` has. `copies` are files that are copied as they are, if there are any, by their names
-    in the folder. Either the whole folder is replaced or nothing is. The same
-    input gives the same bytes. Raises `FrozenError`, naming the largest files, above `MAX_BYTES`, and where `store` lacks a
-    run; `RecordError` where one is damaged.
+    in the folder. Either the whole folder is replaced or nothing is. The same input gives the same bytes. Raises `RecordError`,
+    naming the largest files, above `MAX_BYTES`, and where `store` lacks a run or has a damaged one.
     """
     import pyarrow.parquet as pq
 
@@ -65,7 +66,7 @@ def freeze(
         pq.write_table(rows, folder / "rows.parquet", compression="zstd")
         _, packed = packs.pack(store, runs, folder / "runs", rounding=True)
         if packed != rows.num_rows:
-            raise FrozenError(
+            raise RecordError(
                 f"{store} has {packed} of the {rows.num_rows} runs; run the workflow again to complete it"
             )
         (folder / "timings.csv").write_text(_summed(rows, timings).to_csv(index=False, float_format="%.6g"))
@@ -79,7 +80,7 @@ def make_tables(folder: Path, copies: Mapping[str, Path | None] | None = None) -
     """Make every table of a frozen folder from its runs, in place of those that it has, and return the new manifest.
 
     That is enough where the metrics were changed. `copies` are files that replace others as well, as in `freeze`. Raises
-    `FrozenError` above `MAX_BYTES`.
+    `RecordError` above `MAX_BYTES`.
     """
     from mufree.analysis.tables import to_csv
 
@@ -88,8 +89,7 @@ def make_tables(folder: Path, copies: Mapping[str, Path | None] | None = None) -
         _copy(copies or {}, new)
         for name, table in _tables(new).items():
             files.write_text(new / f"tables/{name}.csv", to_csv(table))
-        old = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        manifest = {**old, "rounding": ROUNDING, "files": _signed(new)}
+        manifest = {**read_json(folder / MANIFEST, SIGNED, CURE), "rounding": ROUNDING, "files": _signed(new)}
         files.write_json(new / MANIFEST, manifest)
     return manifest
 
@@ -97,14 +97,11 @@ def make_tables(folder: Path, copies: Mapping[str, Path | None] | None = None) -
 def verify(folder: Path) -> dict[str, Any]:
     """The manifest of a frozen folder in which every file is there, and is what the manifest says.
 
-    Raises `FrozenError`, naming the file, where one is missing, changed or unknown.
+    Raises `RecordError`, naming the file, where one is missing, changed or unknown.
     """
     path = folder / MANIFEST
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        files: dict[str, dict[str, Any]] = manifest["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FrozenError(f"{path} can't be read ({error}); freeze a study with `snakemake freeze`") from error
+    manifest = read_json(path, SIGNED, CURE)
+    files: dict[str, dict[str, Any]] = manifest["files"]
     found = _files(folder)
     problems = [
         *(f"missing: {name}" for name in sorted(set(files) - set(found))),
@@ -112,26 +109,20 @@ def verify(folder: Path) -> dict[str, Any]:
         *(f"changed: {name}" for name in files if name in found and sha256(found[name]) != files[name]["sha256"]),
     ]
     if problems:
-        raise FrozenError(
-            f"{folder} is not what was frozen:\n  " + "\n  ".join(problems) + "\n"
-            "Restore it from version control, or freeze the study again with `snakemake freeze`."
-        )
+        raise RecordError(f"{folder} is not what was frozen:\n  " + "\n  ".join(problems) + f"\n{CURE}.")
     return manifest
 
 
 def recompute(folder: Path) -> dict[str, int]:
     """Make every table anew from the frozen runs, and compare; return how many rows each has.
 
-    Raises `FrozenError`, naming the table, the row and the column, where numbers differ.
+    Raises `RecordError`, naming the table, the row and the column, where numbers differ.
     """
-    import pandas as pd
+    from mufree.analysis.tables import read_table
 
     compared = {}
     for name, table in _tables(folder).items():
-        path = folder / "tables" / f"{name}.csv"
-        if not path.exists():
-            raise FrozenError(f"{path} is missing; make the tables anew with `mufree freeze-tables {folder}`")
-        again, frozen = _as_read(table), pd.read_csv(path)
+        again, frozen = _as_read(table), read_table(folder / "tables" / f"{name}.csv")
         _same(name, again, frozen)
         compared[name] = len(frozen)
     return compared
@@ -171,11 +162,9 @@ def _tables(folder: Path) -> dict[str, pd.DataFrame]:
 
 def _checks(folder: Path) -> dict[str, pd.DataFrame]:
     """The tables of the coordinate checks of a frozen folder."""
-    import pandas as pd
-
     from mufree.analysis import coordcheck
 
-    return coordcheck.tables(pd.read_parquet(path) for path in coordinate_checks(folder))
+    return coordcheck.tables(read_frame(path, coordcheck.RAW) for path in coordinate_checks(folder))
 
 
 def _files(folder: Path) -> dict[str, Path]:
@@ -192,7 +181,7 @@ def _copy(copies: Mapping[str, Path | None], folder: Path) -> None:
 
 
 def _signed(folder: Path) -> dict[str, dict[str, Any]]:
-    """Digest and size of every file but the manifest. Raises `FrozenError` where they are too large."""
+    """Digest and size of every file but the manifest. Raises `RecordError` where they are too large."""
     signed: dict[str, dict[str, Any]] = {
         name: {"sha256": sha256(path), "bytes": path.stat().st_size} for name, path in _files(folder).items()
     }
@@ -200,7 +189,7 @@ def _signed(folder: Path) -> dict[str, dict[str, Any]]:
     if total >= MAX_BYTES:
         largest = sorted(signed, key=lambda name: -signed[name]["bytes"])[:3]
         sizes = ", ".join(f"{name} ({signed[name]['bytes'] / 1e6:.1f} MB)" for name in largest)
-        raise FrozenError(
+        raise RecordError(
             f"the frozen study would be {total / 1e6:.1f} MB, more than {MAX_BYTES / 1e6:.0f}; the largest files are {sizes}"
         )
     return signed
@@ -230,6 +219,8 @@ def _manifest(folder: Path, study: str, provenance: Mapping[str, Any], rows: pa.
 def _summed(rows: pa.Table, timings: pa.Table) -> pd.DataFrame:
     """Times and FLOPs by task, method and width."""
     keys = ["task", "method", "width"]
+    if sorted(rows.column("run_id").to_pylist()) != sorted(timings.column("run_id").to_pylist()):
+        raise RecordError("the times are not those of the rows' runs; collect the study again")
     joined = rows.select(["run_id", *keys]).to_pandas().merge(timings.to_pandas(), on="run_id", validate="one_to_one")
     sums = [name for name in timings.column_names if name.endswith("_seconds") or name == "flops"]
     summed: pd.DataFrame = joined.groupby(keys, sort=True)[sums].sum()
@@ -249,13 +240,13 @@ def _as_read(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _same(name: str, made: pd.DataFrame, frozen: pd.DataFrame) -> None:
-    """Raise `FrozenError` at the first cell that differs; numbers may by 1e-6, or 1e-8 of the largest in their column."""
+    """Raise `RecordError` at the first cell that differs; numbers may by 1e-6, or 1e-8 of the largest in their column."""
     import numpy as np
     from pandas.api.types import is_numeric_dtype
 
     again = "The frozen runs give other numbers than the frozen table"
     if list(made.columns) != list(frozen.columns) or len(made) != len(frozen):
-        raise FrozenError(f"{again}: {name} has other columns or rows ({made.shape} made, {frozen.shape} frozen)")
+        raise RecordError(f"{again}: {name} has other columns or rows ({made.shape} made, {frozen.shape} frozen)")
     for column in made:
         a, b = made[column], frozen[column]
         if is_numeric_dtype(a) and is_numeric_dtype(b):
@@ -266,7 +257,7 @@ def _same(name: str, made: pd.DataFrame, frozen: pd.DataFrame) -> None:
             equal = (a.fillna("").astype(str) == b.fillna("").astype(str)).to_numpy()
         if not equal.all():
             at = int(np.flatnonzero(~equal)[0])
-            raise FrozenError(
+            raise RecordError(
                 f"{again}: {name}, row {at + 1}, {column}: {a.iloc[at]} made, {b.iloc[at]} frozen. If the metrics were changed "
                 "on purpose, make the tables anew with `mufree freeze-tables FOLDER`."
             )

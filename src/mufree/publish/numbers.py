@@ -16,6 +16,7 @@ from mufree.publish.results import Results
 from mufree.publish.words import bounds, known, number, percent, statistic, thousands, value, with_unit
 from mufree.study.config import METHODS
 from mufree.study.limits import EQUIVALENCE_MARGIN, MAX_SLOPE, POWER
+from mufree.study.reading import UserError
 
 VERDICTS = ("supported", "refuted", "inconclusive", "not_estimable")
 
@@ -25,12 +26,14 @@ Numbers = dict[str, dict[str, Any]]
 def collect(studies: Sequence[Results]) -> Numbers:
     """The numbers of a paper's studies by key: of the first, which is judged, and of those that follow it up.
 
-    Raises ValueError where two studies have a task of the same name: its estimates would have one key.
+    Raises `UserError` where two studies have a task of the same name: its estimates would have one key.
     """
     main, *later = studies
     tasks = [task for study in studies for task in study.tasks]
     if len(set(tasks)) < len(tasks):
-        raise ValueError(f"studies share a task name: {sorted({task for task in tasks if tasks.count(task) > 1})}")
+        raise UserError(
+            f"studies {', '.join(study.name for study in studies)} share the task {max(tasks, key=tasks.count)}; rename one"
+        )
     found = (
         counts(main)
         | judged(main)

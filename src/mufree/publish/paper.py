@@ -9,12 +9,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mufree.publish.typesetting import typeset
+from mufree.study.reading import UserError
 
 ANSWER = ("<!-- answer -->", "<!-- /answer -->")
 """What the answer stands between in the README."""
 
 
-class PaperError(Exception):
+class PaperError(UserError):
     """A text wants what isn't there."""
 
 
@@ -36,12 +37,12 @@ def to_pdf(source: Path, numbers: Path, figures: Iterable[Path]) -> bytes:
         return typeset(folder / "paper.typ")
 
 
-def answered(readme: str, answer: str, numbers: Mapping[str, Mapping[str, str]]) -> str:
+def answered(readme: str, answer: str, numbers: Mapping[str, Mapping[str, str]], name: str = "the text") -> str:
     """The README with the answer between its marks. Raises `PaperError` where it lacks these, or a number is missing."""
     before, opening, rest = readme.partition(f"{ANSWER[0]}\n")
     _, closing, after = rest.partition(ANSWER[1])
     if not (opening and closing):
-        raise PaperError(f"the text lacks the lines {ANSWER[0]} and {ANSWER[1]} that the answer goes between")
+        raise PaperError(f"{name} lacks the lines {ANSWER[0]} and {ANSWER[1]} that the answer goes between")
     return before + opening + filled(answer, numbers).rstrip("\n") + "\n" + closing + after
 
 

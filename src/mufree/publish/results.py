@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,13 +10,16 @@ from typing import Any
 
 import pandas as pd
 
-from mufree.analysis.tables import read_tables
-from mufree.analysis.tables.cases import ordered, primary
+from mufree.analysis.tables import ALWAYS, read_tables
+from mufree.analysis.tables.cases import COLUMNS_NEEDED, ordered, primary
 from mufree.analysis.tables.cases import plain_records as records
+from mufree.analysis.verdicts import COLUMNS
 from mufree.publish.figures import display_names
 from mufree.study.config import METHODS, Study
 from mufree.study.hypotheses import Hypotheses
-from mufree.study.yaml_files import read_yaml
+from mufree.study.reading import RecordError, read_csv, read_frame, read_json
+from mufree.study.record import PROVENANCE
+from mufree.study.yaml_files import read_model
 
 ROLES = {"train": "trained", "valid": "validated", "test": "tested"}
 
@@ -120,12 +122,12 @@ class Results:
         return float(self.provenance["core_hours"])
 
     def data_of(self, task: str) -> Mapping[str, Any]:
-        """The manifest of a task's data set. Raises ValueError if there is none."""
+        """The manifest of a task's data set. Raises `RecordError` if there is none."""
         dataset = self.study["tasks"][task]["dataset"]
         for manifest in self.provenance["data"]:
             if manifest["settings"] == dataset:
                 return dict(manifest)
-        raise ValueError(f"provenance.json has no manifest of data set {dataset['name']} with this study's settings")
+        raise RecordError(f"provenance.json has no manifest of data set {dataset['name']} with this study's settings")
 
     def other_splits(self, task: str) -> str:
         """How published splits were used, where it is not as published; else nothing."""
@@ -140,18 +142,22 @@ def read(
 ) -> Results:
     """The study whose files these are; `tables` is the folder of the CSV files. `frozen` is what a frozen study has besides."""
     return Results(
-        study=Study.model_validate(read_yaml(study)).model_dump(mode="json"),
-        rows=pd.read_parquet(rows),
-        tables=read_tables(tables),
-        provenance=json.loads(provenance.read_text(encoding="utf-8")),
-        verdicts=pd.DataFrame() if verdicts is None else pd.read_csv(verdicts),
+        study=read_model(study, Study).model_dump(mode="json"),
+        rows=read_frame(rows, COLUMNS_NEEDED),
+        tables=read_tables(tables, ALWAYS),
+        provenance=read_json(provenance, PROVENANCE),
+        verdicts=pd.DataFrame() if verdicts is None else read_csv(verdicts, COLUMNS),
         **frozen,
     )
 
 
 def read_frozen(folder: Path, manifest: Mapping[str, Any], verdicts: Path | None = None) -> Results:
     """A frozen folder that `freeze.verify` has passed."""
-    more = {name: folder / f"{name}.csv" for name in ("calibration", "power", "validation_noise")}
+    more = {
+        "calibration": ("n_seeds", "statistic", "coverage"),
+        "power": ("task", "method", "n_seeds", "planned"),
+        "validation_noise": ("task", "se"),
+    }
     return read(
         folder / "study.yaml",
         folder / "rows.parquet",
@@ -159,6 +165,6 @@ def read_frozen(folder: Path, manifest: Mapping[str, Any], verdicts: Path | None
         folder / "provenance.json",
         verdicts=verdicts,
         manifest=manifest,
-        hypotheses=Hypotheses.model_validate(read_yaml(folder / "hypotheses.yaml")),
-        **{name: pd.read_csv(path) for name, path in more.items() if path.exists()},
+        hypotheses=read_model(folder / "hypotheses.yaml", Hypotheses),
+        **{name: read_csv(path, needs) for name, needs in more.items() if (path := folder / f"{name}.csv").exists()},
     )

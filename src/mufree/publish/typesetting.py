@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mufree.study.reading import UserError
 
-class TypesettingError(Exception):
+
+class TypesettingError(UserError):
     """A document can't be set; the message is Typst's."""
 
 

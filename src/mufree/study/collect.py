@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mufree.study import record, sources
 from mufree.study.config import Study
 from mufree.study.plan import Run, Sweep
-from mufree.study.record import Record, RecordError
+from mufree.study.reading import CURE, RecordError, read_json, read_parquet
+from mufree.study.record import Record
 
 
 def write_sweep(out: Path, records: Sequence[Record]) -> None:
@@ -47,16 +46,19 @@ def rows_so_far(study: Study, runs: list[Run], sweeps: Sequence[Sweep], pattern:
 
 def _of_sweeps(name: str, sweeps: Sequence[Sweep], pattern: str) -> list[pa.Table]:
     """The file `name`.parquet of each sweep."""
-    folders = [Path(pattern.format(**sweep.labels)) for sweep in sweeps]
-    try:
-        return [pq.read_table(folder / f"{name}.parquet", partitioning=None) for folder in folders]
-    except FileNotFoundError as error:
-        raise RecordError(f"a sweep is not finished: {error}. Run the workflow again to complete it.") from error
+    schema = {"rows": record.ROW_SCHEMA, "timings": record.TIMING_SCHEMA, "curves": record.CURVE_SCHEMA}[name]
+    paths = [Path(pattern.format(**sweep.labels)) / f"{name}.parquet" for sweep in sweeps]
+    tables = [read_parquet(path, schema.names).select(schema.names) for path in paths]
+    for path, table in zip(paths, tables, strict=True):
+        if table.schema != schema:
+            raise RecordError(f"{path}: its columns hold other types than this version writes. {CURE}")
+    return tables
 
 
 def provenance(study: Study, rows: Path, timings: Path, manifests: Sequence[Path]) -> dict[str, Any]:
     """Versions, machine, digests of code and data, and times of a study, from its collected tables and its data's manifests."""
-    of_runs, times = (pq.read_table(path).to_pydict() for path in (rows, timings))
+    of_runs = read_parquet(rows, record.COLLECTED_SCHEMA.names).to_pydict()
+    times = read_parquet(timings, record.TIMING_SCHEMA.names).to_pydict()
     seconds = sum(sum(times[f"{phase}_seconds"]) for phase in ("setup", "train", "evaluate"))
     return {
         "study": study.name,
@@ -68,5 +70,5 @@ def provenance(study: Study, rows: Path, timings: Path, manifests: Sequence[Path
         "runs": len(of_runs["run_id"]),
         "core_hours": round(seconds / 3600, 3),
         "cpus_of_runs": sorted(set(times["cpu"])),
-        "data": [json.loads(path.read_text(encoding="utf-8")) for path in manifests],
+        "data": [read_json(path, record.DATA_MANIFEST) for path in manifests],
     }

@@ -6,6 +6,9 @@ sentences for a person; `json_schema` is what editors use. Nothing here touches 
 
 from __future__ import annotations
 
+import math
+import reprlib
+from collections import Counter
 from itertools import product
 from typing import Annotated, Any, Literal, Self
 
@@ -218,10 +221,19 @@ class Grid(Closed):
     def _nothing_twice(self) -> Self:
         for field in set(type(self).model_fields) - {"part"}:
             values = getattr(self, field) or []
-            twice = sorted({str(value) for value in values if values.count(value) > 1})
+            twice = sorted(str(value) for value, times in Counter(values).items() if times > 1)
             if twice:
                 raise ValueError(f"{field} names {', '.join(twice)} more than once")
         return self
+
+
+SHORT = reprlib.Repr()
+SHORT.maxlevel, SHORT.maxstring = 2, 100
+MOST_SHOWN = 20
+"""Mistakes that are listed."""
+MOST_RUNS = 1_000_000
+MOST_NUMBERS = 1e12
+"""Weights, or numbers of a batch, that a machine of today might hold."""
 
 
 class Study(Closed):
@@ -274,7 +286,7 @@ class Study(Closed):
             ):
                 for name in names:
                     if name not in known:
-                        raise ValueError(f"Unknown {kind} '{name}'. Known: {', '.join(known)}")
+                        raise ValueError(f"grids: Unknown {kind} '{name}'. Known: {', '.join(known)}")
         return self
 
     @model_validator(mode="after")
@@ -292,6 +304,22 @@ class Study(Closed):
             odd = [w for w in sorted({*widths, *(task.coordinate_check.widths or [])}) if w % head_dim]
             if odd:
                 raise ValueError(f"task '{name}': widths {odd} are not multiples of head_dim {head_dim}")
+        return self
+
+    @model_validator(mode="after")
+    def _sizes_are_possible(self) -> Self:
+        n_runs = sum(math.prod(len(getattr(grid, axis) or [None]) for axis in Grid.model_fields) for grid in self.grids)
+        if n_runs > MOST_RUNS:
+            raise ValueError(f"grids plan {n_runs:,} runs, and no study has more than {MOST_RUNS:,}")
+        for name, task in self.tasks.items():
+            width = max(w for grid in self.grids if name in grid.tasks for w in grid.widths)
+            weights = task.model.parameters(width, task.dataset.vocabulary)
+            kept = task.model.kept(width, task.dataset.vocabulary) * task.training.batch_size
+            if max(weights, kept) > MOST_NUMBERS:
+                raise ValueError(
+                    f"task '{name}': at width {width} the network has {weights:.1e} weights and a batch {kept:.1e} "
+                    f"activations; no machine holds more than {MOST_NUMBERS:.0e}"
+                )
         return self
 
     @model_validator(mode="after")
@@ -316,7 +344,7 @@ class Study(Closed):
                 own = self.tasks[task].settings_of(method.optimizer)
                 if method.schedule_free and 0.0 in (grid.beta1s or [own.beta1]):
                     raise ValueError(
-                        f"task '{task}', method '{name}': beta1 0 with {method.optimizer}, which finds its average by "
+                        f"grids: task '{task}', method '{name}': beta1 0 with {method.optimizer}, which finds its average by "
                         "dividing by beta1; use a value above 0"
                     )
         return self
@@ -330,14 +358,16 @@ def mistakes(what: str, error: ValidationError) -> str:
 def explain(error: ValidationError) -> str:
     """One line for each thing that is wrong: where it is, what is wrong, and the value."""
     lines = []
-    for item in error.errors():
+    for item in error.errors()[:MOST_SHOWN]:
         where = ".".join(str(part) for part in item["loc"]) or "the study"
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             message = "unknown key; remove it or correct its spelling"
         elif not isinstance(item["input"], dict):
-            message += f" (got {item['input']!r})"
+            message += f" (got {SHORT.repr(item['input'])})"  # bounded: what aliases nest can be without end
         lines.append(f"  {where}: {message}")
+    if (more := error.error_count() - MOST_SHOWN) > 0:
+        lines.append(f"  and {more} more")
     return "\n".join(lines)
 
 

@@ -15,6 +15,8 @@ Float = Annotated[float, Field(strict=True)]
 """Numbers, as which neither `true` nor "1" passes."""
 Positive = Annotated[Int, Field(gt=0, le=LARGEST)]
 NonNegative = Annotated[Int, Field(ge=0, le=LARGEST)]
+Layers = Annotated[Int, Field(gt=0, le=1000)]
+"""How deep a network is; none that anybody trains is deeper."""
 Log2LR = Annotated[Int, Field(ge=-1022, le=1023, description="log2 of a learning rate that a float64 can hold")]
 Beta = Annotated[Float, Field(ge=0, lt=1)]
 Coefficient = Annotated[Float, Field(ge=0)]

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from mufree.study import files, record, run_store
 from mufree.study.plan import Run
+from mufree.study.reading import read_parquet
 from mufree.study.record import CURVE_SCHEMA, Record, RecordError
 
 # Names of series and layers are plain text here: Parquet makes a dictionary for the whole pack.
@@ -68,6 +69,7 @@ def pack(store: Path, runs: Iterable[Run], out: Path, *, rounding: bool = False)
             temporary,
             compression="zstd",
             compression_level=19,
+            write_page_checksum=True,
             use_dictionary=["points.list.element.series", "points.list.element.layer"],
             column_encoding={
                 "points.list.element.value": "BYTE_STREAM_SPLIT",
@@ -99,6 +101,8 @@ def unpack(folder: Path, runs: Iterable[Run], store: Path) -> int:
 
     Raises `RecordError` where a pack can't be read or a run's checksum is wrong; what was put back before stays.
     """
+    if not _packs(folder):
+        raise RecordError(f"{folder} has no pack, such as 001.parquet; give the folder that `mufree pack` wrote")
     wanted = {run.id: run for run in runs if not run_store.store_path(store, run).exists()}
     count = 0
     for path in _packs(folder):
@@ -131,10 +135,7 @@ def _packed_ids(folder: Path) -> set[str]:
 
 
 def _table(path: Path, columns: Sequence[str]) -> pa.Table:
-    try:
-        return pq.read_table(path, columns=list(columns), partitioning=None)
-    except (pa.ArrowException, OSError) as error:
-        raise RecordError(f"{path} can't be read ({error}); restore it from version control") from error
+    return read_parquet(path, columns, "Restore it from version control", alone=True)
 
 
 def _packed(records: Sequence[Record]) -> pa.Table:

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from mufree.study.fields import Closed, Int, NonNegative, Positive
+from mufree.study.fields import Closed, Int, Layers, NonNegative, Positive
 
 Split = Literal["train", "valid", "test"]
 Kind = Literal["image", "text"]
@@ -135,7 +135,7 @@ class Network(Closed):
 class Transformer(Network):
     """What a GPT and a ViT share."""
 
-    depth: Positive = 3
+    depth: Layers = 3
     """Transformer blocks."""
     head_dim: Positive = 16
     """Size of an attention head, fixed while the number of heads grows with width."""
@@ -174,7 +174,7 @@ class MLP(Network):
 
     kind: ClassVar[Kind] = "image"
     name: Literal["mlp"]
-    depth: Positive = 2
+    depth: Layers = 2
     """Hidden layers."""
 
     def products(self, width: int) -> int:
@@ -196,7 +196,7 @@ class ResNet(Network):
     kind: ClassVar[Kind] = "image"
     batchnorm: ClassVar[bool] = True
     name: Literal["resnet"]
-    blocks_per_stage: Positive = 1
+    blocks_per_stage: Layers = 1
     """Residual blocks in each of the three stages."""
 
     def products(self, width: int) -> int:

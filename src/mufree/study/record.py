@@ -18,6 +18,7 @@ from mufree.study.config import STACKABLE, Task
 from mufree.study.files import atomic
 from mufree.study.machine import cpu_name
 from mufree.study.plan import Run, training_flops, variant
+from mufree.study.reading import RecordError as RecordError
 
 _PLANNED: dict[str, tuple[pa.DataType, Callable[[Run], Any]]] = {
     "run_id": (pa.string(), lambda run: run.id),
@@ -88,8 +89,19 @@ runs of the same.
 """
 
 
-class RecordError(Exception):
-    """A file of the study is missing, damaged, or doesn't belong with the others."""
+DATA_MANIFEST = {"settings": {"name": str}, "digest": str, "sizes": dict, "source": str, "version": str, "licence": str}
+"""What a study reads of the manifest of a prepared data set."""
+
+PROVENANCE = {
+    "core_hours": float,
+    "code_digest": str,
+    "numerics": list,
+    "device": list,
+    "cpus_of_runs": list,
+    "environment": {"python": str, "system": str, "packages": dict},
+    "data": [DATA_MANIFEST],
+}
+"""What is read of a study's provenance."""
 
 
 @dataclass(frozen=True)
@@ -102,11 +114,21 @@ class Record:
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """Write a Parquet file atomically; equal tables give equal bytes. Split bytes of floats are a third smaller, at no cost."""
+    """Write a Parquet file atomically; equal tables give equal bytes, and no bit of a page changes unseen.
+
+    Split bytes of floats are a third smaller, at no cost.
+    """
     split = [field.name for field in table.schema if pa.types.is_floating(field.type)]
     other = [name for name in table.column_names if name not in split]
     with atomic(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd", use_dictionary=other, use_byte_stream_split=split)
+        pq.write_table(
+            table,
+            temporary,
+            compression="zstd",
+            use_dictionary=other,
+            use_byte_stream_split=split,
+            write_page_checksum=True,
+        )
 
 
 def rows_table(rows: Iterable[dict[str, Any]]) -> pa.Table:

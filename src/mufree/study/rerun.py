@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mufree.study.config import Study
 from mufree.study.plan import NUMERICS, Run, expand
-from mufree.study.yaml_files import read_yaml
+from mufree.study.reading import UserError, read_parquet
+from mufree.study.yaml_files import read_model
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,21 +26,19 @@ OF_THE_CODE = ("code_digest",)
 
 def chosen(frozen: Path, numerics: Sequence[int], share: float, seed: int) -> tuple[Study, list[Run]]:
     """A frozen study and a random share of its runs. Raises ValueError for a share that is none, and for other `numerics`."""
-    study = Study.model_validate(read_yaml(frozen / "study.yaml"))
+    study = read_model(frozen / "study.yaml", Study)
     found = sample(expand(study), share, seed)
     if list(numerics) != [NUMERICS]:
-        raise ValueError(f"{frozen} is of NUMERICS {numerics}, and this package has {NUMERICS}")
+        raise UserError(f"{frozen} is of NUMERICS {numerics}, and this package has {NUMERICS}")
     return study, found
 
 
 def compared(frozen: Path, study: Study, runs: list[Run], again: Iterable[Record]) -> dict[str, Any]:
     """What of `rows` and `curves` of a frozen study's runs came out differently; curves are rounded as frozen ones are."""
-    import pyarrow.parquet as pq
-
     from mufree.study import packs, record
 
     records = list(again)
-    before = pq.read_table(frozen / "rows.parquet", partitioning=None)
+    before = read_parquet(frozen / "rows.parquet", ["run_id"])
     curves = packs.curves(frozen / "runs", [run.id for run in runs])
     rows = record.collected_rows(runs, study.tasks, record.rows_table(each.row for each in records))
     return {
@@ -51,7 +50,7 @@ def compared(frozen: Path, study: Study, runs: list[Run], again: Iterable[Record
 def sample(items: Sequence[T], share: float, seed: int) -> list[T]:
     """A random share of the items, one at least, in their order; ValueError for a share that is not in (0, 1]."""
     if not 0 < share <= 1:
-        raise ValueError(f"share {share} is not above 0 and at most 1")
+        raise UserError(f"share {share} is not above 0 and at most 1")
     count = max(1, round(share * len(items)))
     return [items[place] for place in sorted(random.Random(seed).sample(range(len(items)), count))]
 

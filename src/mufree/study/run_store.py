@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mufree.study.reading import UserError, read_parquet
 from mufree.study.record import CURVE_SCHEMA, Record, RecordError, write_table
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,13 @@ def _checksum(row: str, timing: str, curves: pa.Table) -> str:
         plain = values.cast(pa.string()) if pa.types.is_dictionary(values.type) else values
         sha.update(repr(plain.to_pylist()).encode())
     return sha.hexdigest()
+
+
+def existing(store: Path) -> Path:
+    """The store, which has to be there. Raises `UserError`."""
+    if not store.is_dir():
+        raise UserError(f"--store {store} is no folder; give the one with the runs, results/NAME/runs of a study", 2)
+    return store
 
 
 def store_path(store: Path, run: Run) -> Path:
@@ -91,27 +99,25 @@ def load_run(store: Path, run: Run, data_digest: str) -> Record | None:
 
 def load_timing(store: Path, run: Run) -> dict[str, Any]:
     """The times of a finished run, without its curves. Raises `RecordError` if its file can't be read."""
-    timing: dict[str, Any] = json.loads(_metadata(store_path(store, run))["mufree.timing"])
+    timing: dict[str, Any] = json.loads(_signed(store_path(store, run))[1])
     return timing
 
 
-def _metadata(path: Path) -> dict[str, str]:
+def _signed(path: Path) -> tuple[str, str, str]:
+    """The row and the timing of a run's file, as JSON, and its checksum."""
     try:
         metadata = pq.read_schema(path).metadata
-        return {key.decode(): value.decode() for key, value in metadata.items()}
-    except (pa.ArrowException, OSError, AttributeError) as error:
-        raise RecordError(f"{path} can't be read: {error}") from error
+        row, timing, checksum = (metadata[f"mufree.{name}".encode()].decode() for name in ("row", "timing", "sha256"))
+    except (pa.ArrowException, OSError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise RecordError(f"{path} can't be read: {error}. Delete it, and its sweep trains it again") from error
+    return row, timing, checksum
 
 
 def read_run(path: Path) -> Record:
     """What `save_run` wrote. Raises `RecordError` if the file can't be read or its checksum is wrong."""
-    metadata = _metadata(path)
-    try:
-        table = pq.read_table(path, partitioning=None)
-        row, timing, expected = (metadata[f"mufree.{name}"] for name in ("row", "timing", "sha256"))
-    except (pa.ArrowException, OSError, KeyError) as error:
-        raise RecordError(f"{path} can't be read: {error}") from error
+    row, timing, expected = _signed(path)
+    table = read_parquet(path, ("series", "layer", "step", "value"))
     if _checksum(row, timing, table) != expected:
-        raise RecordError("its checksum is wrong")
+        raise RecordError(f"{path}: its checksum is wrong. Delete it, and its sweep trains it again")
     curves = table.select(CURVE_SCHEMA.names).cast(CURVE_SCHEMA)
     return Record(row=json.loads(row), timing=json.loads(timing), curves=curves)

@@ -7,20 +7,39 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
 from mufree.study.config import Precision, Study, mistakes
+from mufree.study.fields import Closed
+from mufree.study.reading import UserError
+
+M = TypeVar("M", bound=Closed)
 
 
-class StudyFileError(ValueError):
+class StudyFileError(UserError):
     """A file can't be used; the message names it, what is wrong, and where."""
+
+    exit_code = 2
+
+
+MOST_BYTES = 1_000_000
+MOST_MERGED = 10_000
+"""Larger files, and more keys that mappings get by merging others (<<), are of nobody's study, and could be without end."""
 
 
 class _Strict(yaml.SafeLoader):
     """Plain values alone, and no key twice: of two, YAML would silently take the last."""
+
+    merged = 0
+
+    def flatten_mapping(self, node: Any) -> None:
+        super().flatten_mapping(node)
+        self.merged += len(node.value)
+        if self.merged > MOST_MERGED:
+            raise yaml.MarkedYAMLError(problem="mappings are merged without end", problem_mark=node.start_mark)
 
     def compose_mapping_node(self, anchor: Any) -> Any:
         # Here, where keys are as written: those of merged mappings (<<), which others override, come later.
@@ -42,6 +61,8 @@ _Strict.add_implicit_resolver("tag:yaml.org,2002:float", _WITH_EXPONENT, list("-
 def read_yaml(path: Path) -> Any:
     """What a YAML file says. Raises `StudyFileError`."""
     try:
+        if path.stat().st_size > MOST_BYTES:
+            raise yaml.YAMLError(f"it has more than {MOST_BYTES} bytes")
         return yaml.load(path.read_text(encoding="utf-8"), _Strict)
     except OSError as error:
         raise StudyFileError(f"{path} can't be read: {error.strerror}") from error
@@ -54,15 +75,20 @@ def read_yaml(path: Path) -> Any:
         raise StudyFileError(f"{path} is no YAML: {error}") from error
 
 
+def read_model(path: Path, model: type[M]) -> M:
+    """What a YAML file says as a checked model. Raises `StudyFileError`, which says every mistake."""
+    try:
+        return model.model_validate(read_yaml(path))
+    except ValidationError as error:
+        raise StudyFileError(mistakes(str(path), error)) from error
+
+
 def load_study(path: Path) -> Study:
     """The study in a file, checked as a whole. Raises `StudyFileError`, also where the file has another name than the study."""
     if not path.exists():
         known = sorted(p.stem for p in path.parent.glob("*.yaml") if not p.stem.endswith("hypotheses"))
         raise StudyFileError(f"Unknown study '{path.stem}': no file {path}. Known: {', '.join(known) or 'none'}")
-    try:
-        study = Study.model_validate(read_yaml(path))
-    except ValidationError as error:
-        raise StudyFileError(mistakes(str(path), error)) from error
+    study = read_model(path, Study)
     if study.name != path.stem:
         raise StudyFileError(
             f"{path} says name: {study.name}; name the file {study.name}.yaml or the study {path.stem}"

@@ -10,6 +10,7 @@ Most tables are of primary cells, whose settings are all the task's own; `arms`,
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -19,9 +20,11 @@ from mufree.analysis.tables import inside, scaling, schedule, stability, transfe
 from mufree.analysis.tables import weight_decay as decay
 from mufree.analysis.tables.cases import PRIMARY, Records, make_cases, primary
 from mufree.analysis.tables.contrasts import contrasts
+from mufree.analysis.tables.pooled import COLUMNS as POOLED
 from mufree.analysis.tables.pooled import pooled
+from mufree.study.reading import read_csv
 
-__all__ = ["COLUMNS", "build", "read_tables", "to_csv"]
+__all__ = ["ALWAYS", "COLUMNS", "build", "read_table", "read_tables", "to_csv"]
 
 COLUMNS: dict[str, list[str]] = {
     "dynamics": ["task", "method", "layer", "quantity", "slope", "slope_low", "slope_high", "n_seeds", "n_widths"],
@@ -64,8 +67,62 @@ COLUMNS: dict[str, list[str]] = {
         *("task", "method", "width", "weight_decay_scaling", "weight_decay", "log2_lr", "log2_lr_weight_decay"),
         *("best_loss", "agreement", "n_seeds", "flag"),
     ],
+    "arms": [
+        *("task", "method", "variant", "horizon", "beta1", "weight_decay", "weight_decay_scaling", "width"),
+        *("log2_lr_opt", "log2_lr_argmin", "flag", "best_loss", "best_loss_se", "n_seeds", "n_runs"),
+        "n_diverged",
+    ],
+    "best_of_k": ["task", "method", "width", "k", "loss", "n"],
+    "coordcheck_verdict": [
+        *("task", "method", "at", "passed", "worst_module", "worst_slope", "worst_low", "worst_high"),
+        *("n_failed", "n_sure", "n_checked"),
+    ],
+    "cost": [
+        *("task", "method", "width", "best_of_3_excess", "best_of_3_low", "best_of_3_high", "k_eps", "eps"),
+        *("flops_saved", "regret_cf", "n_seeds"),
+    ],
+    "dynamics_points": ["task", "method", "width", "seed", "layer", "quantity", "median", "log2_lr"],
+    "loss": ["task", "method", "width", "log2_lr", "mean_loss", "se", "n_seeds", "n_diverged"],
+    "optima": [
+        *("task", "method", "width", "base_width", "log2_lr_opt", "log2_lr_opt_low", "log2_lr_opt_high"),
+        *("log2_lr_argmin", "curvature", "flag", "best_loss", "best_loss_se", "best_loss_fit", "sigma_seed"),
+        *("n_seeds", "n_runs", "n_diverged", "test_loss", "test_accuracy", "val_accuracy"),
+    ],
+    "regret": [
+        *("task", "method", "width", "log2_lr_transferred", "regret_cf", "regret_cf_low", "regret_cf_high"),
+        *("regret", "regret_in_sigma", "rho", "n_seeds", "good", "flag"),
+    ],
+    "smoothness": ["task", "method", "width", "at", "log2_lr", "tvx", "tvx_low", "tvx_high", "n_seeds"],
+    "stability": [
+        *("task", "method", "width", "n_runs", "n_diverged", "n_nonfinite", "n_above_start", "n_rebound"),
+        *("n_learnt_nothing", "window_low", "window_high", "window_runs", "window_diverged"),
+        *("diverged_fraction", "diverged_low", "diverged_high", "log2_lr_max", "headroom", "lr_sensitivity"),
+        *("lr_sensitivity_low", "lr_sensitivity_high", "lr_sensitivity_normalised", "span", "basin_width"),
+        *("basin_low", "basin_high", "basin_censored", "n_seeds"),
+    ],
+    "transfer": [
+        *("task", "method", "drift", "drift_low", "drift_high", "drift_low90", "drift_high90", "drift_bound"),
+        *("equivalent", "drift_range", "n_widths", "n_censored", "n_seeds", "status", "reason"),
+    ],
+    "transfer_error": [
+        *("task", "method", "mean", "mean_low", "mean_high", "max", "max_low", "max_high", "n_pairs"),
+        *("n_seeds", "status", "reason"),
+    ],
+    "wider_is_better": [
+        *("task", "method", "log2_lr", "share_worse", "n_points", "tau", "tau_low", "tau_high", "n_widths"),
+        *("n_seeds", "status", "reason"),
+    ],
+    "coordcheck": [
+        *("task", "method", "module", "layer", "at", "step", "quantity", "slope", "slope_low", "slope_high"),
+        "passed",
+    ],
+    "estimates": long_form.COLUMNS,
+    "pooled": POOLED,
 }
-"""The columns of tables that may have no row, as they stand in the file. Others have those of their rows."""
+"""The columns of each table, as they stand in its file."""
+
+ALWAYS = frozenset({"best_of_k", "cost", "estimates", "loss", "optima", "regret", "stability", "transfer"})
+"""Tables that every study has, with a row at least."""
 
 
 def build(rows: pd.DataFrame, curves: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -75,8 +132,8 @@ def build(rows: pd.DataFrame, curves: pd.DataFrame) -> dict[str, pd.DataFrame]:
     run at every (width, rate) are judged, since a mean over different seeds would compare seeds; runs of other seeds are
     counted and plotted, and a warning tells how many they are. A comparison of methods takes the seeds that they share.
 
-    Raises ValueError for missing columns, a run given twice, an ok run without a loss, two base widths in a task, or a method
-    with no seed in common.
+    Raises `RecordError` for missing columns, a run given twice, an ok run without a loss, two base widths in a task, or a
+    method with no seed in common.
     """
     everything = make_cases(rows)
     cases = [case for case in everything if case.variant == PRIMARY]
@@ -130,9 +187,16 @@ def _frame(name: str, records: Records) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS.get(name))
 
 
-def read_tables(folder: Path) -> dict[str, pd.DataFrame]:
-    """All CSV tables of a folder, by name."""
-    return {path.stem: pd.read_csv(path) for path in sorted(folder.glob("*.csv"))}
+def read_table(path: Path) -> pd.DataFrame:
+    """The table in a CSV file of its name, checked. Raises `RecordError`."""
+    has_rows = path.stem in ALWAYS or path.stem.startswith("coordcheck")
+    return read_csv(path, COLUMNS.get(path.stem, ()), empty=not has_rows)
+
+
+def read_tables(folder: Path, needed: Iterable[str] = ()) -> dict[str, pd.DataFrame]:
+    """All CSV tables of a folder, by name, checked. Raises `RecordError`, also for one that is needed and isn't there."""
+    names = {path.stem for path in folder.glob("*.csv")} | set(needed)
+    return {name: read_table(folder / f"{name}.csv") for name in sorted(names)}
 
 
 def to_csv(table: pd.DataFrame) -> str:

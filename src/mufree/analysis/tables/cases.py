@@ -16,6 +16,7 @@ from mufree.analysis.metrics.statistics import Floats, Interval, jackknife
 from mufree.analysis.metrics.surface import Optimum, Surface, at_common_widths, common_widths, optima
 from mufree.analysis.metrics.transfer import regret_held, transferred_rate
 from mufree.study.config import METHODS
+from mufree.study.reading import RecordError
 
 log = logging.getLogger(__name__)
 
@@ -228,7 +229,7 @@ def plain_records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 def make_cases(rows: pd.DataFrame) -> list[Case]:
     """All cases, by task, method (the study's four first) and variant (the primary one first).
 
-    Raises ValueError for missing columns, a run given twice, an ok run without a loss, two base widths in a task, or a case
+    Raises `RecordError` for missing columns, a run given twice, an ok run without a loss, two base widths in a task, or a case
     with no seed in common.
     """
     _check(rows)
@@ -278,7 +279,7 @@ def _case(task: str, method: str, variant: str, runs: pd.DataFrame) -> Case:
     seeds = common_seeds(runs)
     where = f"{task}/{method}" + (f" ({variant})" if variant else "")
     if not seeds:
-        raise ValueError(f"{where}: no seed was run at every width and learning rate; give its grids a seed in common")
+        raise RecordError(f"{where}: no seed was run at every width and learning rate; give its grids a seed in common")
     judged = runs[runs["seed"].isin(seeds)]
     if len(judged) < len(runs):
         log.warning(
@@ -295,16 +296,16 @@ def _case(task: str, method: str, variant: str, runs: pd.DataFrame) -> Case:
 def _check(rows: pd.DataFrame) -> None:
     missing = sorted(COLUMNS_NEEDED - set(rows.columns))
     if missing:
-        raise ValueError(f"rows have no column {', '.join(missing)}; collect the study again")
+        raise RecordError(f"rows have no column {', '.join(missing)}; collect the study again")
     twice = rows[rows.duplicated(RUN_KEY)]
     if len(twice):
-        raise ValueError(f"run {twice['run_id'].iloc[0]} is there twice; collect the study again")
+        raise RecordError(f"run {twice['run_id'].iloc[0]} is there twice; collect the study again")
     lossless = rows[~np.isfinite(rows["initial_loss"]) | ((rows["status"] == "ok") & ~np.isfinite(rows["val_loss"]))]
     if len(lossless):
-        raise ValueError(
+        raise RecordError(
             f"run {lossless['run_id'].iloc[0]} has a loss that is not finite; its status has to be 'diverged', and its "
             "initial_loss finite"
         )
     bases = rows.groupby("task")["base_width"].nunique()
     if (bases > 1).any():
-        raise ValueError(f"task '{bases.idxmax()}' has more than one base_width; a study has one for each task")
+        raise RecordError(f"task '{bases.idxmax()}' has more than one base_width; a study has one for each task")

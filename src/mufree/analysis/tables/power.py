@@ -11,6 +11,7 @@ from mufree.analysis.metrics.power import Design, measure_noise, power
 from mufree.analysis.tables.cases import Case, make_cases, primary
 from mufree.study.config import METHODS, Study
 from mufree.study.plan import expand, variant
+from mufree.study.reading import UserError
 
 
 def power_table(
@@ -44,7 +45,7 @@ def power_table(
 
 
 def design_of(study: Study, case: Case) -> Design:
-    """The primary grid that a study plans for the task and method of a case; ValueError where it plans none."""
+    """The primary grid that a study plans for the task and method of a case; `UserError` where it plans none."""
     task = study.tasks[case.task]
     runs = [
         run
@@ -52,7 +53,7 @@ def design_of(study: Study, case: Case) -> Design:
         if (run.task, run.method_name) == (case.task, case.method) and not variant(run, task)
     ]
     if not runs:
-        raise ValueError(f"study {study.name} plans no primary runs of {case.task}, {case.method}")
+        raise UserError(f"study {study.name} plans no primary runs of {case.task}, {case.method}")
     widths = np.array(sorted({run.width for run in runs}))
     return Design(
         np.log2(widths / task.base_width), len({run.log2_lr for run in runs}), len({run.seed for run in runs})

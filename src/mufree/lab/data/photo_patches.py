@@ -64,6 +64,8 @@ def build(settings: PhotoPatches, data_dir: Path) -> Built:
         ("valid", settings.valid_examples),
         ("test", settings.test_examples),
     ):
+        if count > (places := sum(n_places(picture, split) for picture in pictures)):
+            raise DataError(f"{split}_examples is {count}, and the pictures have {places} places to cut a patch from")
         labels = rng.permutation(np.arange(count, dtype=np.int64) % len(pictures))
         splits[split] = Split(jitter(cut(pictures, labels, split, rng), rng), labels)
     about = {
@@ -91,6 +93,13 @@ def cells(width: int, height: int, split: str) -> NDArray[np.int64]:
         if {0: "valid", 3: "test"}.get((column + 2 * row) % COLUMNS, "train") == split
     ]
     return np.array(found, dtype=np.int64)
+
+
+def n_places(picture: Image, split: str) -> int:
+    """How many places a picture has for the smallest square of a split."""
+    left, top, right, bottom = cells(picture.width, picture.height, split).T
+    least = SOURCE_SIDES[0] - 1
+    return int(np.sum((right - left - least) * (bottom - top - least)))
 
 
 def cut(pictures: Sequence[Image], labels: Array, split: str, rng: np.random.Generator) -> NDArray[np.uint8]:

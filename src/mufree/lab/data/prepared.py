@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from mufree.study.files import replacing, sha256
 from mufree.study.parts import Kind
+from mufree.study.reading import UserError, read_json
 
 Array = NDArray[Any]
 SPLITS = ("train", "valid", "test")
@@ -24,7 +25,18 @@ FORMAT = 1
 """Version of the folder's layout."""
 
 
-class DataError(Exception):
+MANIFEST = {
+    "format": int,
+    "kind": str,
+    "classes": int,
+    "settings": dict,
+    "digest": str,
+    "files": {...: {"sha256": str}},
+}
+"""What the manifest of a prepared data set has at least."""
+
+
+class DataError(UserError):
     """Something is wrong with data; the message names it and says what to do."""
 
 
@@ -111,13 +123,10 @@ def load(path: Path) -> Prepared:
     """
     cure = f"Delete the folder {path} and prepare it again"
     manifest_path = path / "manifest.json"
-    try:
-        manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
-        files = manifest["files"]
-        if manifest["format"] != FORMAT or manifest["digest"] != _digest(files, manifest["settings"]):
-            raise ValueError("its digest or format is not what this version writes")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{manifest_path} is not a manifest of prepared data: {error!r}. {cure}") from error
+    manifest = read_json(manifest_path, MANIFEST, cure)
+    files = manifest["files"]
+    if manifest["format"] != FORMAT or manifest["digest"] != _digest(files, manifest["settings"]):
+        raise DataError(f"{manifest_path}: its digest or format is not what this version writes. {cure}")
     for name, entry in files.items():
         if not (path / name).is_file():
             raise DataError(f"{path / name} is missing. {cure}")

@@ -23,7 +23,10 @@ LEAST_CHARACTERS = 1000
 def build(settings: WikiSample, data_dir: Path) -> Built:
     """Parse the extract and split it by article, 80/10/10. `data_dir` is not used."""
     extract = _extract()
-    split_of = split_articles(list(islice(articles(extract), settings.articles)))
+    pages = list(islice(articles(extract), settings.articles))
+    if len(pages) < (settings.articles or 0):
+        raise DataError(f"articles is {settings.articles}, and the extract has {len(pages)}")
+    split_of = split_articles(pages)
     texts = {split: "".join(f"{title}\n\n{text}\n\n" for title, text in chosen) for split, chosen in split_of.items()}
     about = {
         "source": "extract of the English Wikipedia shipped with gensim",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 from mufree.lab.train.ranks import ALONE, Ranks
 from mufree.study import jobs, record, run_store
 from mufree.study.plan import Run, training_flops
+from mufree.study.reading import UserError, read_json
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 Progress = Callable[[int], object]
 
 
-class SweepError(Exception):
+class SweepError(UserError):
     """What is asked for can't be trained here; the message says what to do."""
 
 
@@ -147,11 +147,7 @@ def sweep(runs: Sequence[Run], data: Path, store: Path, how: How) -> Iterator[Fi
 
 def _data_digest(folder: Path) -> str:
     """The digest in a prepared data set's manifest, without opening its arrays."""
-    path = folder / "manifest.json"
-    try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["digest"])
-    except (OSError, ValueError, KeyError) as error:
-        raise SweepError(f"{path} can't be read ({error}); make it with `mufree data`") from error
+    return str(read_json(folder / "manifest.json", {"digest": str}, "Make it with `mufree data`")["digest"])
 
 
 def _train_all(runs: Sequence[Run], data: Path, store: Path, how: How) -> Iterator[tuple[Run, Record]]:

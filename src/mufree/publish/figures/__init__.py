@@ -6,7 +6,7 @@ find, where the caller says. Nothing here draws by pyplot, so there is no global
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import matplotlib
@@ -56,6 +56,11 @@ TABLES = tuple(sorted({table for _, tables in FIGURES.values() for table in tabl
 
 FACTOR_TABLES = ("anytime", "arms", "best_of_k", "cost", "interaction", "weight_decay", "weight_decay_optimum")
 """Tables that a study without the factor may lack; their figures then say that there is nothing to show."""
+
+
+def needed(names: Iterable[str]) -> set[str]:
+    """The metrics tables that some figures can't be drawn without."""
+    return {table for name in names for table in FIGURES[name][1]} - {"rows", "all_rows", "curves", *FACTOR_TABLES}
 
 
 def draw(name: str, tables: Mapping[str, DataFrame], task: str, title: str) -> Drawn:
