@@ -45,8 +45,8 @@ READS: dict[str, tuple[str, ...]] = {
         *("tables/estimates.csv", "hypotheses.yaml"),
     ),
     f"freeze {STUDY} --hypotheses @/hypotheses.yaml --rows @/rows.parquet --timings @/timings.parquet --store @/runs"
-    f" --tables @/tables --coordcheck @/coordcheck/{TASK}.parquet --provenance @/provenance.json --out @/out": (
-        *("rows.parquet", "timings.parquet", "tables/optima.csv", f"coordcheck/{TASK}.parquet", "provenance.json"),
+    f" --coordcheck @/coordcheck/{TASK}.parquet --provenance @/provenance.json --out @/out": (
+        *("rows.parquet", "timings.parquet", f"coordcheck/{TASK}.parquet", "provenance.json"),
     ),
     "check-frozen @/frozen --recompute --thaw @/thawed --out @/out.json": (
         *("frozen/MANIFEST.json", "frozen/rows.parquet", "frozen/runs/001.parquet", "frozen/tables/optima.csv"),

@@ -50,7 +50,7 @@ def finish(folder: Path) -> None:
         "provenance --study @/tiny.yaml --rows @/rows.parquet --timings @/timings.parquet"
         " --manifests @/data/manifest.json --out @/provenance.json",
         "freeze --study @/tiny.yaml --hypotheses @/hypotheses.yaml --rows @/rows.parquet --timings @/timings.parquet"
-        f" --store @/runs --tables @/tables --coordcheck @/coordcheck/{TASK}.parquet --provenance @/provenance.json"
+        f" --store @/runs --coordcheck @/coordcheck/{TASK}.parquet --provenance @/provenance.json"
         " --out @/frozen",
         "numbers --frozen @/frozen --verdicts @/verdicts.csv --out @/numbers.json",
         "pack @/tiny.yaml --store @/runs --packs @/packs",
