@@ -31,6 +31,8 @@ COMMANDS = (
     "report",
     "verdicts",
     "freeze",
+    "freeze-tables",
+    "seeds",
     "check-frozen",
     "numbers",
     "supplement",

@@ -152,11 +152,10 @@ def coordinate_checks(folder: Path) -> list[Path]:
 
 def _tables(folder: Path) -> dict[str, pd.DataFrame]:
     """Every table that is kept, made from the runs and coordinate checks of a frozen folder."""
-    import pandas as pd
-
     from mufree.analysis import tables
+    from mufree.analysis.tables.cases import COLUMNS_NEEDED
 
-    made = tables.build(pd.read_parquet(folder / "rows.parquet"), packs.curves(folder / "runs").to_pandas())
+    made = tables.build(read_frame(folder / "rows.parquet", COLUMNS_NEEDED), packs.curves(folder / "runs").to_pandas())
     return {name: table for name, table in (made | _checks(folder)).items() if name != NOT_KEPT}
 
 

@@ -308,7 +308,8 @@ class Study(Closed):
 
     @model_validator(mode="after")
     def _sizes_are_possible(self) -> Self:
-        n_runs = sum(math.prod(len(getattr(grid, axis) or [None]) for axis in Grid.model_fields) for grid in self.grids)
+        axes = [axis for axis in Grid.model_fields if axis != "part"]
+        n_runs = sum(math.prod(len(getattr(grid, axis) or [None]) for axis in axes) for grid in self.grids)
         if n_runs > MOST_RUNS:
             raise ValueError(f"grids plan {n_runs:,} runs, and no study has more than {MOST_RUNS:,}")
         for name, task in self.tasks.items():
