@@ -215,7 +215,6 @@ QUESTIONS = (
             "regret",
             "optima",
             "transfer_error",
-            "pooled",
             "fast_transfer",
             "scaling",
             "wider_is_better",

@@ -45,6 +45,7 @@ def report(results: Results, shown: Collection[str], *, printed: bool = False) -
                 section(task, results.description(task), _task(results, task, shown, printed=printed))
                 for task in results.tasks
             ),
+            *([] if printed else _over_tasks(results)),
             section("setting", "What was run", [("", setting(results))]),
             *([] if printed else [section("provenance", "Where it comes from", [("", [provenance(results)])])]),
         ],
@@ -69,8 +70,13 @@ def supplement(studies: Sequence[Results], shown: Collection[str]) -> Page:
         sections += [
             section(f"{results.name}-setting", title, [("What was run", setting(results))]),
             section(results.name, f"{title}: tables and figures", groups),
+            *_over_tasks(results),
         ]
-    frames = {"Calibration of the intervals": main.calibration, "What the design could see": main.power}
+    frames = {
+        "Calibration of the intervals": main.calibration,
+        "What the design could see": main.power,
+        "Error by the choice of held-out examples (se, nats)": main.validation_noise,
+    }
     sections += [
         section(title.split()[0], title, [("", [show(title, frame, main.names)])])
         for title, frame in frames.items()
@@ -165,6 +171,15 @@ def _task(
         blocks = [*_figures(results, task, figures, folder, shown), *_tables(results, task, tables)]
         groups.append((question.title, blocks))
     return groups
+
+
+def _over_tasks(results: Results) -> list[dict[str, Any]]:
+    """What is of no task, as a section; none where nothing is."""
+    frame = results.tables.get("pooled")
+    if frame is None or frame.empty:
+        return []
+    means = show(contents.TABLES["pooled"], frame, results.names)
+    return [section(f"{results.name}-pooled", "Over all tasks", [("", [means])])]
 
 
 def _figures(results: Results, task: str, names: Sequence[str], folder: str, shown: Collection[str]) -> list[Block]:
