@@ -8,7 +8,7 @@ PAPER_FIGURES = [
     for kind in KINDS
 ]
 # Frozen beside the study that the article's verdicts come from, not in its place.
-BESIDE = ["follow_ups", "confirm"]
+BESIDE = ["follow_ups", "confirm", "confirm_gpt"]
 FREEZE_TO = f"paper/{STUDY.name}" if STUDY.name in BESIDE else "paper/data"
 # Hours of simulation, and of no study: taken along from where it was made, or from what was frozen before.
 CALIBRATION = those_there("results/calibration.csv", "paper/data/calibration.csv")

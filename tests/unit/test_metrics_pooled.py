@@ -83,7 +83,9 @@ def test_a_table_has_the_mean_of_what_three_tasks_have_at_their_largest_widths()
     assert again["n_seeds"].tolist() == [3, 3]
 
 
-@pytest.mark.parametrize("change", [{"se": 0.0}, {"n_seeds": 2}, {"estimate": float("nan"), "status": "not_estimable"}])
+@pytest.mark.parametrize(
+    "change", [{"se": float("nan")}, {"n_seeds": 2}, {"estimate": float("nan"), "status": "not_estimable"}]
+)
 def test_a_task_without_an_error_is_left_out_and_named(change: dict[str, object]) -> None:
     rows = [row(task, 0.1 * i) for i, task in enumerate("abc")]
     table = pooled(frame(*rows, row("d", 9.0) | change))
@@ -95,3 +97,9 @@ def test_without_three_tasks_the_table_is_empty_with_its_columns() -> None:
     assert table.empty
     assert "p_same" in table
     assert isinstance(table, pd.DataFrame)
+
+
+def test_with_a_task_whose_error_is_0_there_is_no_mean_of_the_others() -> None:
+    rows = [row(task, 0.1 * i) for i, task in enumerate("abc")]
+    assert len(pooled(frame(*rows))) == 1
+    assert pooled(frame(*rows, row("d", 0.0, 0.0))).empty

@@ -123,15 +123,19 @@ def _judge_task(estimates: pd.DataFrame, hypotheses: Sequence[Hypothesis]) -> di
 
 
 def _judge_pooled(estimates: pd.DataFrame, hypotheses: Sequence[Hypothesis]) -> dict[str, tuple[list[Judged], Judged]]:
-    """As in a task, by the means over tasks, which have no width: those of a width are of each task's largest."""
+    """As in a task, by the means over tasks, which have no width: those of a width are of each task's largest.
+
+    Each alone: a few tasks leave so few degrees of freedom that no number of seeds would survive a correction, and the family is
+    corrected in each task.
+    """
     if not hypotheses:
         return {}
     means = as_estimates(pooled_table(estimates), OVERALL)
-    widthless = [
-        h.model_copy(update={"conditions": [c.model_copy(update={"width": None}) for c in h.conditions]})
-        for h in hypotheses
-    ]
-    return _judge_task(means, widthless)
+    parts = {}
+    for h in hypotheses:
+        widthless = [c.model_copy(update={"width": None}) for c in h.conditions]
+        parts[h.id] = _conditions(h.model_copy(update={"conditions": widthless}), means)
+    return {name: (found, _combine(found)) for name, found in parts.items()}
 
 
 def _adjusted(ps: Sequence[float]) -> list[float]:

@@ -116,7 +116,7 @@ TABLES = {
         "The mean over tasks of each estimate that three tasks or more have, each weighed by its variance and τ², that of the "
         "truth over tasks (random effects; Student's t of tasks − 1 degrees of freedom). i2: share of the estimates' variance "
         "that is not their own noise; p_same: how likely they are to differ so if their truth is one. At each task's largest "
-        "width, where there are several. left_out: tasks whose estimate has no error above 0."
+        "width, where there are several. left_out: tasks whose estimate has no error."
     ),
     "fast_transfer": (
         "What the rate tuned at one width (source) costs at a wider one, cross-fitted (lost, nats); how much lower the "

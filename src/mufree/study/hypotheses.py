@@ -100,7 +100,7 @@ class Hypothesis(Closed):
     """Primary ones are one family of tests in each task (Holm 1979); the others are judged alone."""
     scope: Literal["each_task", "pooled"] = "each_task"
     """Judged in each task, and overall: `each_task`, supported or refuted only if it is in every task where it can be
-    estimated; `pooled`, by the random-effects mean over tasks, of a width's statistic at each task's largest width."""
+    estimated; `pooled`, alone, by the random-effects mean over tasks, of a width's statistic at each task's largest width."""
     level: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     """α of the tests."""
     expects: Literal["supported", "refuted", "open"]

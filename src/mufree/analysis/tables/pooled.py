@@ -26,8 +26,9 @@ COLUMNS = [
 def pooled(estimates: pd.DataFrame) -> pd.DataFrame:
     """The pooled estimates of a table of estimates; of a statistic by width, that of each task's largest width.
 
-    A task is left out, and named, where its estimate has no standard error above 0 or fewer seeds than are judged. With fewer
-    than `MIN_TASKS` left there is no row.
+    A task is left out, and named, where its estimate has no standard error or fewer seeds than are judged. With fewer than
+    `MIN_TASKS` left there is no row; nor where a task's error is 0, since no seed changes its choice of a rate: the mean of the
+    others would leave out those that agree best.
     """
     widest = estimates.groupby("task")["width"].transform("max")
     here = estimates[estimates["width"].isna() | estimates["width"].eq(widest)]
@@ -38,9 +39,9 @@ def pooled(estimates: pd.DataFrame) -> pd.DataFrame:
 
 def _rows(here: pd.DataFrame) -> Records:
     for (subject, at, statistic), found in here.groupby(["subject", "at", "statistic"], sort=True):
-        usable = found["se"].gt(0) & found["n_seeds"].ge(MIN_SEEDS) & np.isfinite(found["estimate"])
+        usable = found["se"].notna() & found["n_seeds"].ge(MIN_SEEDS) & np.isfinite(found["estimate"])
         tasks = found[usable]
-        if len(tasks) < MIN_TASKS:
+        if len(tasks) < MIN_TASKS or tasks["se"].eq(0).any():
             continue
         result = pool(tasks["estimate"].to_numpy(np.float64), tasks["se"].to_numpy(np.float64))
         at90 = at_level(result.mean, 0.90)
