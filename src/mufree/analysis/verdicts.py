@@ -125,7 +125,7 @@ def _judge_task(estimates: pd.DataFrame, hypotheses: Sequence[Hypothesis]) -> di
 def _judge_pooled(estimates: pd.DataFrame, hypotheses: Sequence[Hypothesis]) -> dict[str, tuple[list[Judged], Judged]]:
     """As in a task, by the means over tasks, which have no width: those of a width are of each task's largest.
 
-    Each alone: a few tasks leave so few degrees of freedom that no number of seeds would survive a correction, and the family is
+    Each alone: few tasks leave so few degrees of freedom that no number of seeds would survive a correction. The family is
     corrected in each task.
     """
     if not hypotheses:
