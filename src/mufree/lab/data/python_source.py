@@ -16,9 +16,8 @@ from mufree.lab.data.prepared import Built, DataError
 from mufree.lab.data.text import build_text
 from mufree.study.files import sha256
 from mufree.study.parts import PythonSource
-from mufree.study.sources import PACKAGE
 
-LOCK = PACKAGE.parents[1] / "envs" / "requirements.lock"
+LOCK = Path(__file__).parents[4] / "envs" / "requirements.lock"
 
 VALIDATION = (
     "aiohttp",

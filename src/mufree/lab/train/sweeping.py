@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from mufree.lab.train.ranks import ALONE, Ranks
 from mufree.study import jobs, record, run_store
 from mufree.study.plan import Run, training_flops
-from mufree.study.reading import UserError, read_json
+from mufree.study.reading import RecordError, UserError, read_json
 
 if TYPE_CHECKING:
     import torch
@@ -147,7 +147,11 @@ def sweep(runs: Sequence[Run], data: Path, store: Path, how: How) -> Iterator[Fi
 
 def _data_digest(folder: Path) -> str:
     """The digest in a prepared data set's manifest, without opening its arrays."""
-    return str(read_json(folder / "manifest.json", {"digest": str}, "Make it with `mufree data`")["digest"])
+    cure = "make it with `mufree data`"
+    try:
+        return str(read_json(folder / "manifest.json", {"digest": str}, cure)["digest"])
+    except RecordError as error:
+        raise SweepError(f"{folder} is no prepared data set, {cure}: {error}") from error
 
 
 def _train_all(runs: Sequence[Run], data: Path, store: Path, how: How) -> Iterator[tuple[Run, Record]]:
