@@ -14,7 +14,7 @@ out=${OUT:-$PWD/out}
 python=${PYTHON:-python3}
 work=$here/work
 minutes=${1:-$default_minutes}
-mkdir -p "$out" "$work"
+mkdir -p "$out" "$work/runs"
 
 fail() { echo "run.sh: $*" >&2; exit 1; }
 found=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])') || fail "$python can't be run; set PYTHON"
