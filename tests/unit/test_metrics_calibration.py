@@ -10,8 +10,17 @@ import pytest
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from mufree.analysis.metrics.calibration import SCENARIOS, STATISTICS, Scenario, calibrate, simulate
+from mufree.analysis.metrics import transfer
+from mufree.analysis.metrics.calibration import (
+    SCENARIOS,
+    STATISTICS,
+    Scenario,
+    calibrate,
+    drift_with_rates_held,
+    simulate,
+)
 from mufree.analysis.metrics.statistics import Floats, Interval, Ints, jackknife, wilson
+from mufree.analysis.metrics.surface import Surface, optima
 
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 GOOD = SCENARIOS[:4]
@@ -168,3 +177,34 @@ def test_noise_is_shared_as_described() -> None:
     assert covariance(noise[0, 0, at], noise[3, 0, at]) == pytest.approx(between, rel=0.15)
     far = noise[:, :, -1] - noise[:, :, 0]  # 10 doublings of slope
     assert covariance(far[0, 0], far[3, 3]) == pytest.approx((10 * 0.004) ** 2, rel=0.15)
+
+
+def _surface(of_seeds: np.ndarray, x: np.ndarray) -> Surface:
+    """One loss by width, rate and seed, [3, J, S]."""
+    return Surface(1, np.array([1, 2, 4]), x, of_seeds, np.full_like(of_seeds, 10.0), np.zeros_like(of_seeds, bool))
+
+
+def test_held_rates_are_those_of_all_seeds_wherever_the_argmin_of_some_lies() -> None:
+    x = np.arange(-4.0, 5.0)
+    mean = 5 + 0.1 * np.abs(x) ** 1.5
+    # At the widest width the second seed's argmin lies three doublings higher; that of both is at 0.
+    loss = np.stack([np.stack([mean, mean - np.where((x == 3) & (k == 2), 0.6, 0.0)], axis=1) for k in range(3)])
+    whole, second = _surface(loss, x), np.array([1])
+    assert [found.log2_lr_argmin for found in optima(whole)] == [0, 0, 0]
+    assert [found.log2_lr_argmin for found in optima(whole.keep(second))] == [0, 0, 3]
+    # The rates that are held, −2 to 2, are symmetric about 0 at every width.
+    assert drift_with_rates_held(whole.keep(second), whole) == pytest.approx(0, abs=1e-9)
+    assert transfer.drift(whole.keep(second)) > 0.5
+    assert drift_with_rates_held(whole, whole) == transfer.drift(whole)
+
+
+def test_a_width_at_an_edge_with_all_seeds_stays_left_out() -> None:
+    x = np.arange(5.0)
+    valley, falling = 5 + (x - 2) ** 2, 20 - 5 * x
+    at_the_edge = np.stack([falling, valley], axis=1)  # of the mean, and not of the second seed
+    whole = _surface(np.stack([np.stack([valley, valley], axis=1)] * 2 + [at_the_edge]), x)
+    second = np.array([1])
+    assert [found.censored for found in optima(whole)] == [False, False, True]
+    assert not any(found.censored for found in optima(whole.keep(second)))
+    assert transfer.drift(whole.keep(second)) == pytest.approx(0)
+    assert np.isnan(drift_with_rates_held(whole.keep(second), whole))  # two widths are no slope

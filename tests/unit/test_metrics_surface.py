@@ -2,15 +2,7 @@ import numpy as np
 import pytest
 from surfaces import make_surface, parabolas, random_surface
 
-from mufree.analysis.metrics.surface import (
-    Optimum,
-    Surface,
-    at_common_widths,
-    common_widths,
-    find_optimum,
-    grid_argmin,
-    optima,
-)
+from mufree.analysis.metrics.surface import Optimum, at_common_widths, common_widths, find_optimum, grid_argmin, optima
 
 
 def fit(losses: list[float], ran: list[bool] | None = None) -> Optimum:
@@ -138,32 +130,3 @@ def test_surfaces_meet_at_the_widths_that_all_have() -> None:
     assert [surface.widths.tolist() for surface in at_common_widths([second, first])] == [shared, shared]
     for surface in at_common_widths([second, first]):
         np.testing.assert_array_equal(surface.loss, whole.loss[1:3])
-
-
-def test_a_held_window_is_that_of_all_seeds_wherever_the_argmin_of_some_lies() -> None:
-    x = np.arange(-4.0, 5.0)
-    mean = 5 + 0.1 * np.abs(x) ** 1.5
-    # The second seed's argmin lies three doublings higher; that of both is at 0.
-    loss = np.stack([mean, mean - np.where(x == 3, 0.6, 0.0)], axis=1)[None]
-    surface = Surface(1, np.array([1]), x, loss, np.full_like(loss, 10.0), np.zeros_like(loss, bool))
-    second = np.array([1])
-    assert optima(surface)[0].log2_lr_argmin == 0
-    assert optima(surface.keep(second))[0].log2_lr_argmin == 3
-    held = surface.hold_window()
-    assert held.window is not None
-    assert x[held.window[0]].tolist() == [-2, -1, 0, 1, 2]
-    # Its own argmin, but the fit of the held rates: symmetric about 0.
-    (found,) = optima(held.keep(second))
-    assert (found.log2_lr_argmin, found.flag) == (3, "ok")
-    assert found.log2_lr == pytest.approx(0, abs=1e-9)
-    assert optima(held) == optima(surface)
-
-
-def test_a_width_at_an_edge_stays_left_out_where_its_window_is_held() -> None:
-    x = np.arange(4.0)
-    loss = np.stack([x, 5 - np.abs(x - 2)], axis=1)[None] + 1.0
-    surface = Surface(1, np.array([1]), x, loss, np.full_like(loss, 10.0), np.zeros_like(loss, bool))
-    assert optima(surface)[0].censored
-    held = surface.hold_window()
-    assert optima(held.keep(np.array([1])))[0].censored
-    assert held.at_widths(np.array([1])).window is not None

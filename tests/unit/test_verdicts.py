@@ -313,6 +313,8 @@ def test_the_order_of_rows_does_not_matter() -> None:
 
 def test_errors_name_the_cure() -> None:
     rows = frame(estimate("drift", "mup_adamw", 0.0))
+    with pytest.raises(ValueError, match="no column se; make them again with `mufree metrics`"):
+        judge(rows.drop(columns="se"), REAL)
     with pytest.raises(ValueError, match="is there twice"):
         judge(pd.concat([rows, rows]), REAL)
 

@@ -58,8 +58,11 @@ class Judged:
 def judge(estimates: pd.DataFrame, hypotheses: Hypotheses) -> pd.DataFrame:
     """Verdicts of all hypotheses: a row each condition and task, each task, and one overall, in the file's order.
 
-    Raises `RecordError` for an estimate that is there twice.
+    Raises `RecordError` for missing columns and for an estimate that is there twice.
     """
+    missing = [name for name in ESTIMATE_COLUMNS if name not in estimates]
+    if missing:
+        raise RecordError(f"estimates have no column {', '.join(missing)}; make them again with `mufree metrics`")
     keys = ["task", "subject", "width", "statistic"]
     twice = estimates[estimates.duplicated(keys)]
     if len(twice):

@@ -42,8 +42,7 @@ def load_study(path: Path, part: int | None = None) -> config.Study:
     from mufree.study.plan import only_part
 
     study = yaml_files.load_study(path)
-    with mendable(ValueError, exit_code=2):
-        return study if part is None else only_part(study, part)
+    return study if part is None else only_part(study, part)
 
 
 def load_hypotheses(path: Path) -> Hypotheses:

@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 from mufree.study.config import Method, OptimizerSettings, Study, Task, Training
 from mufree.study.fields import Closed, Log2LR
 from mufree.study.parts import Dataset, Model
+from mufree.study.reading import UserError
 
 NUMERICS = 3
 """Version of the numbers. Raise it with every change that is meant to change results, and no other: a run in the store is
@@ -194,14 +195,14 @@ def _settled(settings: OptimizerSettings, method: Method) -> OptimizerSettings:
 
 
 def only_part(study: Study, number: int) -> Study:
-    """The study with the grids of one part alone; its tasks and methods stay. Raises ValueError where no grid is of that part.
+    """The study with the grids of one part alone; its tasks and methods stay. Raises `UserError` where no grid is of that part.
 
     It may lack a task's base width, which another part has.
     """
     grids = [grid for grid in study.grids if grid.part == number]
     if not grids:
         known = sorted({grid.part for grid in study.grids if grid.part is not None})
-        raise ValueError(f"{study.name} has no part {number}. Known: {', '.join(map(str, known)) or 'none'}")
+        raise UserError(f"{study.name} has no part {number}. Known: {', '.join(map(str, known)) or 'none'}", 2)
     return study.model_copy(update={"grids": grids})
 
 

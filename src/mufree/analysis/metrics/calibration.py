@@ -11,7 +11,7 @@ one seed fewer. The two part where rates at base width are nearly tied. `regret_
 rate that was chosen in this very study. All at the widest width, and on the grid: beyond its edge no regret is defined.
 
 The rates that are fitted are chosen anew for each replicate of the jackknife. `drift_window_held` is the same slope with those
-that all seeds choose (`Surface.hold_window`): as good in an even valley, too sure in a lopsided one between two rates.
+that all seeds choose, held: as good in an even valley, too sure in a lopsided one between two rates.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from mufree.analysis.metrics.interaction import difference_in_differences
-from mufree.analysis.metrics.statistics import Floats, Interval, Ints, cross_fitted, jackknife, wilson
-from mufree.analysis.metrics.surface import Surface, grid_argmin
+from mufree.analysis.metrics.statistics import Floats, Interval, Ints, cross_fitted, jackknife, ols_slope, wilson
+from mufree.analysis.metrics.surface import Surface, fit_parabola, grid_argmin, optima
 from mufree.analysis.metrics.transfer import drift, regret_cf, regret_held, transferred_rate
-from mufree.study.limits import BIAS_BOUND, COVERAGE_BOUNDS
+from mufree.study.limits import BIAS_BOUND, COVERAGE_BOUNDS, FIT_WINDOW
 
 WIDTHS = np.array([32, 64, 128, 256])
 HIGHEST = -4.0
@@ -102,8 +102,8 @@ SCENARIOS = (
 argmin, between tied rates it decides it, and on the cliff a few seeds can't show how often runs diverge."""
 
 
-Of = Callable[[Sequence[Surface], int], ArrayLike]
-"""A statistic of the four cells with the seeds that are kept, given the rate that all seeds hand on at base width."""
+Of = Callable[[Sequence[Surface], Sequence[Surface]], ArrayLike]
+"""A statistic of the four cells with the seeds that are kept, given the cells with all seeds, for what is held."""
 
 
 @dataclass(frozen=True)
@@ -111,19 +111,31 @@ class Statistic:
     """A statistic of a study and its truth.
 
     `truth` gets the scenario and the cells with all seeds. A bias is in grid steps; of a statistic that is a `cost`, in
-    what one step costs at the optimum. With `averaged`, the truth is the mean of `truth` over the simulations. `held`
-    says whether the rates that are fitted are.
+    what one step costs at the optimum. With `averaged`, the truth is the mean of `truth` over the simulations.
     """
 
     of: Of
     truth: Callable[[Scenario, Sequence[Surface]], float]
     cost: bool = False
     averaged: bool = False
-    held: bool = False
 
 
-def _regret_cf(cells: Sequence[Surface], transferred: int) -> float:
-    return float(regret_cf(cells[0])[-1])
+def _regret_cf(kept: Sequence[Surface], whole: Sequence[Surface]) -> float:
+    return float(regret_cf(kept[0])[-1])
+
+
+def drift_with_rates_held(kept: Surface, whole: Surface) -> float:
+    """The drift of a surface with some seeds, where at each width those rates are fitted that all seeds fit.
+
+    A width whose optimum is censored with all seeds is left out.
+    """
+    x, positions = whole.log2_lrs, np.full(len(whole.widths), np.nan)
+    for k, (optimum, usable, loss) in enumerate(zip(optima(whole), whole.mean_loss, kept.mean_loss, strict=True)):
+        if not optimum.censored:
+            here = ~np.isnan(usable) & (np.abs(x - optimum.log2_lr_argmin) <= FIT_WINDOW)
+            valley = fit_parabola(x[here], loss[here])
+            positions[k] = x[here][loss[here].argmin()] if valley is None else valley.log2_lr
+    return ols_slope(whole.log2_width_mult, positions)
 
 
 def _true_regret(scenario: Scenario, cells: Sequence[Surface]) -> float:
@@ -146,20 +158,20 @@ def _true_regret_held(scenario: Scenario, cells: Sequence[Surface]) -> float:
     return float(cost[transferred_rate(cells[0])] - cost.min())
 
 
-def _drift(cells: Sequence[Surface], transferred: int) -> float:
-    return drift(cells[0])
-
-
 STATISTICS = {
-    "drift": Statistic(_drift, lambda scenario, _: scenario.drift),
-    "drift_window_held": Statistic(_drift, lambda scenario, _: scenario.drift, held=True),
+    "drift": Statistic(lambda kept, _: drift(kept[0]), lambda scenario, _: scenario.drift),
+    "drift_window_held": Statistic(
+        lambda kept, whole: drift_with_rates_held(kept[0], whole[0]), lambda scenario, _: scenario.drift
+    ),
     "did_drift": Statistic(
-        lambda cells, _: difference_in_differences(*map(drift, cells)),
+        lambda kept, _: difference_in_differences(*map(drift, kept)),
         lambda scenario, _: float(difference_in_differences(*scenario.drifts)),
     ),
     "regret_cf": Statistic(_regret_cf, _true_regret, cost=True),
     "regret_cf_expected": Statistic(_regret_cf, _true_regret_of_choices, cost=True, averaged=True),
-    "regret_held": Statistic(lambda cells, rate: regret_held(cells[0], rate)[-1], _true_regret_held, cost=True),
+    "regret_held": Statistic(
+        lambda kept, whole: regret_held(kept[0], transferred_rate(whole[0]))[-1], _true_regret_held, cost=True
+    ),
 }
 
 
@@ -216,10 +228,9 @@ def calibrate(
             results: dict[str, list[tuple[float, float, float, float]]] = {name: [] for name in names}
             for _ in range(n_simulations):
                 cells = simulate(scenario, n_seeds, rng)
-                found = _intervals(cells, [STATISTICS[name] for name in names], interval)
+                found = _intervals(cells, dict.fromkeys(STATISTICS[name].of for name in names), interval)
                 for name in names:
-                    of = STATISTICS[name]
-                    one, truth = found[of.of, of.held], of.truth(scenario, cells)
+                    one, truth = found[STATISTICS[name].of], STATISTICS[name].truth(scenario, cells)
                     results[name].append((float(one.estimate), float(one.low), float(one.high), truth))
             records += [
                 {
@@ -236,18 +247,15 @@ def calibrate(
 
 def _intervals(
     cells: Sequence[Surface],
-    statistics: Iterable[Statistic],
+    statistics: Iterable[Of],
     interval: Callable[[Callable[[Ints], ArrayLike], int], Interval],
-) -> dict[tuple[Of, bool], Interval]:
-    """The interval of each statistic, with the window held or not; once where two have different targets."""
-    rate = transferred_rate(cells[0])
-    windows = {True: [cell.hold_window() for cell in cells], False: cells}
+) -> dict[Of, Interval]:
+    """The interval of each statistic, once where two have different targets."""
 
-    def on_seeds(of: Of, held: bool) -> Callable[[Ints], ArrayLike]:
-        return lambda kept: of([cell.keep(kept) for cell in windows[held]], rate)
+    def on_seeds(of: Of) -> Callable[[Ints], ArrayLike]:
+        return lambda kept: of([cell.keep(kept) for cell in cells], cells)
 
-    wanted = dict.fromkeys((statistic.of, statistic.held) for statistic in statistics)
-    return {key: interval(on_seeds(*key), cells[0].n_seeds) for key in wanted}
+    return {of: interval(on_seeds(of), cells[0].n_seeds) for of in statistics}
 
 
 def _judge(results: Floats, statistic: Statistic, scenario: Scenario) -> dict[str, float | bool]:

@@ -28,7 +28,8 @@ def pool(estimates: Floats, errors: Floats) -> Pooled:
 
     Each task weighs 1 / (its variance + τ²), so a noisy one counts for little. τ² is Paule and Mandel's (1982): that at which
     the estimates scatter about their mean as much as they should. The interval is Hartung and Knapp's (2001), and never shorter
-    than that of the weights alone (Röver et al. 2015): few tasks may agree by chance. The errors are taken as known.
+    than that of the weights alone (Röver et al. 2015): few tasks may agree by chance. By this τ² their factor is 1 or, where
+    τ² is 0, less and not used: so the standard error is that of the weights. The errors are taken as known.
 
     Raises ValueError for fewer than two estimates, or an error that is not above 0.
     """
@@ -38,11 +39,10 @@ def pool(estimates: Floats, errors: Floats) -> Pooled:
     if k < 2 or not (errors > 0).all():
         raise ValueError(f"pooling takes two estimates or more with errors above 0, got {estimates} and {errors}")
     tau2 = _between(estimates, errors**2)
-    mean, scatter, weights = _about_the_mean(estimates, errors**2 + tau2)
+    mean, _, weights = _about_the_mean(estimates, errors**2 + tau2)
     q = _about_the_mean(estimates, errors**2)[1]
-    se = np.sqrt(max(1.0, scatter / (k - 1)) / weights)
     i2 = max(0.0, 1 - (k - 1) / q) if q > 0 else 0.0
-    return Pooled(t_interval(mean, se, k), float(np.sqrt(tau2)), i2, float(chi2.sf(q, k - 1)))
+    return Pooled(t_interval(mean, weights**-0.5, k), float(np.sqrt(tau2)), i2, float(chi2.sf(q, k - 1)))
 
 
 def _about_the_mean(estimates: Floats, variances: Floats) -> tuple[float, float, float]:

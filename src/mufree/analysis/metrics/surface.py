@@ -25,8 +25,7 @@ class Surface:
     """Final validation losses of one method on one task. K widths, J learning rates, S seeds.
 
     widths [K] and log2_lrs [J] ascend. loss, initial_loss (nats) and diverged are [K, J, S]; initial_loss is NaN where no
-    run was made, for all seeds of a (width, rate) alike. The loss of a diverged run is never read. `window`, [K, J], are the
-    rates that are fitted at each width, where they are held (`hold_window`).
+    run was made, for all seeds of a (width, rate) alike. The loss of a diverged run is never read.
     """
 
     base_width: int
@@ -35,7 +34,6 @@ class Surface:
     loss: Floats
     initial_loss: Floats
     diverged: Bools
-    window: Bools | None = None
 
     @property
     def n_seeds(self) -> int:
@@ -85,18 +83,8 @@ class Surface:
     def at_widths(self, widths: Ints) -> Surface:
         """The surface at these widths only, of those that it has."""
         here = np.isin(self.widths, widths)
-        names = ("widths", "loss", "initial_loss", "diverged", *(["window"] if self.window is not None else []))
-        return replace(self, **{name: getattr(self, name)[here] for name in names})
-
-    def hold_window(self) -> Surface:
-        """The surface with the rates that all its seeds fit, for replicates that leave a seed out.
-
-        The tables don't: a best rate whose window jumps when a seed is left out is no surer for holding it. Simulated, and of
-        halves of ten seeds of the ViT, only the interval with a window of each replicate's own covers (`metrics.calibration`).
-        """
-        found = optima(self)
-        near = np.stack([near_argmin(self.log2_lrs, loss, o) for loss, o in zip(self.mean_loss, found, strict=True)])
-        return replace(self, window=near)
+        at_these = {name: getattr(self, name)[here] for name in ("widths", "loss", "initial_loss", "diverged")}
+        return replace(self, **at_these)
 
 
 @dataclass(frozen=True)
@@ -120,42 +108,29 @@ class Optimum:
         return self.flag in CENSORED
 
 
-def find_optimum(log2_lrs: Floats, mean_loss: Floats, ran: Bools, window: Bools | None = None) -> Optimum:
+def find_optimum(log2_lrs: Floats, mean_loss: Floats, ran: Bools) -> Optimum:
     """The optimum of one width from its seed-mean losses; all arguments [J], mean_loss NaN where it can't be used.
 
     A least-squares quadratic in x = log2 lr, over the points within ±2 doublings of the argmin. The vertex is clipped to
     the range of these points, so it is never where nothing was measured. Fewer than 3 points, or no upward curvature:
     `argmin_only`. Ends are those of the rates that were run: an argmin whose higher neighbours all diverged is no edge.
     A tie goes to the lower rate. A grid of one rate is `edge_low`.
-
-    With `window` these rates are fitted, wherever the argmin is; none of them: `edge_low`, so that the width is left out.
     """
-    if np.isnan(mean_loss).all():
+    usable = ~np.isnan(mean_loss)
+    if not usable.any():
         return Optimum("all_diverged")
     best = int(np.nanargmin(mean_loss))
     argmin, loss = float(log2_lrs[best]), float(mean_loss[best])
-    flag = _flag(ran, best) if window is None else "argmin_only" if window.any() else "edge_low"
-    first = Optimum(flag, argmin, argmin, loss)
-    if first.censored:
-        return first
-    near = near_argmin(log2_lrs, mean_loss, first) if window is None else window
+    if not ran[:best].any():
+        return Optimum("edge_low", argmin, argmin, loss)
+    if not ran[best + 1 :].any():
+        return Optimum("edge_high", argmin, argmin, loss)
+
+    near = usable & (np.abs(log2_lrs - argmin) <= FIT_WINDOW)
     fit = fit_parabola(log2_lrs[near], mean_loss[near])
     if fit is None:
-        return first
+        return Optimum("argmin_only", argmin, argmin, loss)
     return Optimum("ok", fit.log2_lr, argmin, loss, fit.loss, fit.curvature)
-
-
-def _flag(ran: Bools, best: int) -> Flag:
-    """Of an argmin that is not fitted yet: whether there is a rate on either side of it."""
-    if not ran[:best].any():
-        return "edge_low"
-    return "argmin_only" if ran[best + 1 :].any() else "edge_high"
-
-
-def near_argmin(log2_lrs: Floats, mean_loss: Floats, optimum: Optimum) -> Bools:
-    """The rates that are fitted, [J]: usable ones within ±2 doublings of the argmin; none where the optimum is censored."""
-    near = np.abs(log2_lrs - optimum.log2_lr_argmin) <= FIT_WINDOW
-    return np.asarray(~np.isnan(mean_loss) & near & (not optimum.censored))
 
 
 class Parabola(NamedTuple):
@@ -196,9 +171,7 @@ def at_common_widths(surfaces: Sequence[Surface]) -> list[Surface]:
 
 def optima(surface: Surface) -> list[Optimum]:
     """The optimum of each width, in the order of `surface.widths`."""
-    windows = [None] * len(surface.widths) if surface.window is None else surface.window
-    cells = zip(surface.mean_loss, surface.ran, windows, strict=True)
-    return [find_optimum(surface.log2_lrs, *cell) for cell in cells]
+    return [find_optimum(surface.log2_lrs, loss, ran) for loss, ran in zip(surface.mean_loss, surface.ran, strict=True)]
 
 
 def grid_argmin(surface: Surface) -> Ints:
