@@ -129,7 +129,9 @@ rule overview:
     """The figure that shows all tasks side by side."""
     input:
         source_files("overview"),
-        optima="{folder}/tables/optima.csv",
+        expand(
+            "{{folder}}/tables/{table}.csv", table=["optima", "transfer", "pooled"]
+        ),
         rows="{folder}/rows.parquet",
     output:
         expand("{{folder}}/figures/{figure}.{kind}", figure=OVERVIEW, kind=KINDS),
@@ -142,4 +144,4 @@ rule overview:
     message:
         "Draw all tasks side by side"
     shell:
-        "mufree overview --optima {input.optima:q} --rows {input.rows:q} --out {wildcards.folder:q}/figures/{params.name} 2> {log:q}"
+        "mufree overview --tables {wildcards.folder:q}/tables --rows {input.rows:q} --out {wildcards.folder:q}/figures/{params.name} 2> {log:q}"

@@ -180,13 +180,60 @@ def test_unknown_names_are_errors(tables):
         draw("optimum_vs_width", {"optima": tables["optima"]}, TASK, "t")
 
 
+POOLED = pd.DataFrame(
+    {
+        "statistic": ["drift", "drift", "regret_cf"],
+        "subject": ["sp_adamw", "mup_adamw", "sp_adamw"],
+        "estimate": [-0.5, 0.1, 0.3],
+        "low": [-0.6, 0.0, 0.2],
+        "high": [-0.4, 0.2, 0.4],
+    }
+)
+
+
 def test_best_rates_of_all_tasks_are_moves_from_the_narrowest_width(tables):
-    figure, plotted = draw_best_rates(tables["optima"], tables["rows"])
+    figure, plotted = draw_best_rates(tables["optima"], tables["transfer"], POOLED.iloc[:0], tables["rows"])
+    plotted = plotted[plotted["kind"].eq("moved")]
     tasks = sorted(plotted["task"].unique())
-    assert [ax.get_title(loc="left") for ax in figure.axes] == tasks
+    assert [ax.get_title(loc="left") for ax in figure.axes] == [*tasks, *[""] * len(tasks)]
     optima = tables["optima"].set_index(["task", "method", "width"])["log2_lr_opt"]
     for (task, method), line in plotted.groupby(["task", "method"]):
         narrowest = optima[task, method, line["width"].min()]
         for row in line.itertuples():
             assert row.log2_lr_opt == optima[task, method, row.width] - narrowest
     assert not tables["optima"].merge(plotted[["task", "method", "width"]])["flag"].str.startswith("edge").any()
+
+
+def test_below_best_rates_stand_the_drifts_of_the_tables_and_their_mean_over_tasks(tables):
+    figure, plotted = draw_best_rates(tables["optima"], tables["transfer"], POOLED, tables["rows"])
+    drawn = plotted[plotted["kind"].eq("drift")].set_index(["task", "method"])[["drift", "low", "high"]]
+    transfer = tables["transfer"].set_index(["task", "method"])
+    for method in METHODS:
+        expected = transfer.loc[(TASK, method), ["drift", "drift_low", "drift_high"]]
+        assert list(drawn.loc[(TASK, method)]) == list(expected)
+    mean = drawn.loc["mean over tasks"]
+    assert mean.loc["sp_adamw"].tolist() == [-0.5, -0.6, -0.4]
+    assert mean.loc["mup_adamw"].tolist() == [0.1, 0.0, 0.2]
+    assert len(mean) == 2
+    assert [ax.get_title(loc="left") for ax in figure.axes if ax.get_visible()] == [TASK, "", "mean over tasks"]
+
+
+def test_the_rate_that_is_kept_is_drawn_with_its_cost_at_the_largest_width(tables):
+    figure, _ = draw("loss_vs_lr", tables, TASK, "t")
+    regret = tables["regret"]
+    widest = regret[regret["width"].eq(regret["width"].max())].set_index("method")
+    said = {ax.get_title(loc="left"): [text.get_text() for text in ax.texts] for ax in figure.axes if ax.get_visible()}
+    styles = method_styles(set(METHODS))
+    for method in METHODS:
+        cost = f"{widest.loc[method, 'regret_cf']:+.3f}".replace("-", "−")
+        (words,) = said["\n".join(styles[method].parts)]
+        assert words.startswith(f"kept at width {regret['width'].max()}: {cost} nats")
+    kept = [
+        line.get_xdata()[0]
+        for ax in figure.axes
+        for line in ax.lines
+        if line.get_linestyle() == "--" and len(line.get_xdata()) == 2 and line.get_xdata()[0] == line.get_xdata()[1]
+    ]
+    assert sorted(kept) == sorted(widest["log2_lr_transferred"])
+    unknown = tables["regret"].assign(regret_cf=np.nan)
+    assert "kept at" not in texts(draw("loss_vs_lr", tables | {"regret": unknown}, TASK, "t")[0])

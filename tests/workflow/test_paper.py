@@ -134,7 +134,7 @@ def test_no_command_of_the_build_loads_torch(built: Checkout) -> None:
         f"check-frozen {DATA} --recompute {out}.json",
         f"verdicts --estimates {DATA}/tables/estimates.csv --hypotheses {DATA}/hypotheses.yaml {out}.csv",
         f"numbers --frozen {DATA} --verdicts {verdicts} {out}.json",
-        f"overview --optima {DATA}/tables/optima.csv --rows {DATA}/rows.parquet {out}",
+        f"overview --tables {DATA}/tables --rows {DATA}/rows.parquet {out}",
         f"supplement --frozen {DATA} --verdicts {verdicts} --figures {BUILD} {out}.pdf",
     ]
     for arguments in commands:

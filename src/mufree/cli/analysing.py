@@ -105,21 +105,22 @@ def figure(*names: str, task: str, title: str | None = None, rows: Path, curves:
         figures.save(drawn, plotted, out / f"{task}.{name}")
 
 
-@command("--optima tables/optima.csv --rows rows.parquet --out figures/best_rates")
-def overview(*, optima: Path, rows: Path, out: Path) -> None:
+@command("--tables tables --rows rows.parquet --out figures/best_rates")
+def overview(*, tables: Path, rows: Path, out: Path) -> None:
     """Draw best rates against width, all tasks side by side.
 
     Args:
-        optima: the table of optima (CSV)
+        tables: folder of the tables optima, transfer and pooled (CSV)
         rows: rows.parquet of the study
         out: the files' path without their endings
     """
-    from mufree.analysis.tables import COLUMNS
+    from mufree.analysis.tables import read_table
     from mufree.analysis.tables.cases import COLUMNS_NEEDED
     from mufree.publish import figures
-    from mufree.study.reading import read_csv, read_frame
+    from mufree.study.reading import read_frame
 
-    drawn = figures.draw_best_rates(read_csv(optima, COLUMNS["optima"]), read_frame(rows, COLUMNS_NEEDED))
+    found = {name: read_table(tables / f"{name}.csv") for name in ("optima", "transfer", "pooled")}
+    drawn = figures.draw_best_rates(**found, rows=read_frame(rows, COLUMNS_NEEDED))
     out.parent.mkdir(parents=True, exist_ok=True)
     figures.save(*drawn, out)
 

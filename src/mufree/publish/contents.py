@@ -15,13 +15,14 @@ FIGURES = {
     OVERVIEW: (
         "How far each method's best learning rate moves from its own at the narrowest width, in doublings, a "
         "panel a task. Bars: 95 % intervals. SP falls where the rate does not transfer; a level line is "
-        "perfect transfer."
+        "perfect transfer. Below: the drift, the slope of these lines, and with three tasks or more its mean over tasks."
     ),
     "loss_vs_lr": (
         "Final validation loss against learning rate, a line a width. Small points are seeds, lines the means "
         "of those that did not diverge. Above the upper line: a cross where all seeds diverged, a pale one "
         "where some did. Below the lower line: each width's best rate with its 95 % interval; an open "
-        "triangle is at an edge of the grid. The frame ends near the loss at initialisation."
+        "triangle is at an edge of the grid. Dashed: base width's best rate, and what keeping it costs at the largest width. "
+        "The frame ends near the loss at initialisation."
     ),
     "optimum_vs_width": (
         "Best learning rate against width, with 95 % intervals; the drift, its slope, stands in the legend. "

@@ -175,9 +175,10 @@ def build(rows: pd.DataFrame, curves: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def surfaces(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The tables `loss` and `optima` alone, from rows as in `build`: loss against rate, and where it is lowest."""
+    """The tables `loss`, `optima` and `regret` alone, from rows as in `build`: what a picture of the valleys takes."""
     cases = make_cases(primary(rows))
-    return {"loss": _frame("loss", transfer.loss(cases)), "optima": _frame("optima", transfer.optima(cases))}
+    made = {"loss": transfer.loss, "optima": transfer.optima, "regret": transfer.regret}
+    return {name: _frame(name, table(cases)) for name, table in made.items()}
 
 
 def _frame(name: str, records: Records) -> pd.DataFrame:

@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 FIGURES: dict[str, tuple[Callable[..., Drawn], tuple[str, ...]]] = {
-    "loss_vs_lr": (loss_vs_lr, ("rows", "loss", "optima")),
+    "loss_vs_lr": (loss_vs_lr, ("rows", "loss", "optima", "regret")),
     "optimum_vs_width": (optimum_vs_width, ("optima", "transfer")),
     "regret_vs_width": (regret_vs_width, ("regret", "optima")),
     "coordcheck": (coordcheck, ("coordcheck", "coordcheck_verdict")),
@@ -100,14 +100,14 @@ def draw_coordcheck(slopes: DataFrame, verdicts: DataFrame, *, title: str, name:
     return draw("coordcheck", tables, "", title)[0]
 
 
-def draw_best_rates(optima: DataFrame, rows: DataFrame) -> Drawn:
-    """Best rates against width for all tasks side by side, and what is plotted; of the four methods, unless none was run.
+def draw_best_rates(optima: DataFrame, transfer: DataFrame, pooled: DataFrame, rows: DataFrame) -> Drawn:
+    """Best rates against width, and drifts, of all tasks, and what is plotted; of the four methods, unless none was run.
 
     `rows` are the study's runs, which say what a method is.
     """
     shown = set(optima["method"]) & set(DISPLAY_NAMES) or set(optima["method"])
     with matplotlib.rc_context(theme()):
-        return best_rates(optima, method_styles(shown, rows))
+        return best_rates(optima, transfer, pooled, method_styles(shown, rows))
 
 
 def save(figure: Figure, plotted: DataFrame, stem: Path) -> None:

@@ -27,20 +27,29 @@ NO_REGRET = {
 """Flags of a regret that there isn't, in words."""
 OPTIMUM = {"log2_lr_opt": "log2_lr", "log2_lr_opt_low": "low", "log2_lr_opt_high": "high"}
 """An optimum and the ends of its interval, and what they are called when they are drawn."""
+KEPT: Any = LINE | {"ls": "--"}
+OVER_TASKS = "mean over tasks"
+SLOPE = ["task", "method", "drift", "low", "high"]
 AS_METHODS = {"method": "panel", "width": "method"}
 """Where a panel is a method and a line a width."""
 
 
-def loss_vs_lr(rows: DataFrame, loss: DataFrame, optima: DataFrame, *, title: str, styles: Styles) -> Drawn:
+def loss_vs_lr(
+    rows: DataFrame, loss: DataFrame, optima: DataFrame, regret: DataFrame, *, title: str, styles: Styles
+) -> Drawn:
     """Final validation loss (nats) against log2 learning rate, a panel a method, a line a width; small points are seeds.
 
-    Crosses above count diverged seeds; below is each width's optimum. Methods at one width are left out, if others are not.
+    Crosses above count diverged seeds; below is each width's optimum. The dashed line is the base width's rate; what keeping
+    it costs at the largest width (nats, cross-fitted, 95 % interval) stands above. Methods at one width are left out, if
+    others are not.
     """
     if rows.empty:
         return empty_figure(title, "no runs"), DataFrame()
-    kept = present(styles, rows, several_widths=True)
-    others = left_out(styles, [m for m in present(styles, rows) if m not in kept])
-    rows, loss, optima = (frame[frame["method"].isin(kept)] for frame in (rows, loss, optima))
+    shown = present(styles, rows, several_widths=True)
+    others = left_out(styles, [m for m in present(styles, rows) if m not in shown])
+    rows, loss, optima = (frame[frame["method"].isin(shown)] for frame in (rows, loss, optima))
+    wider = regret["width"].eq(regret.groupby("method")["width"].transform("max"))
+    kept = regret[wider & ~regret["width"].eq(regret["width"].min()) & finite(regret["regret_cf"])]
     counts: Any = rows.assign(died=rows["status"].eq("diverged")).groupby(["method", "width", "log2_lr"])["died"]
     counts = counts.agg(n_diverged="sum", n_seeds="size").reset_index()
     seeds = rows[rows["status"].ne("diverged") & finite(rows["val_loss"])]
@@ -54,8 +63,8 @@ def loss_vs_lr(rows: DataFrame, loss: DataFrame, optima: DataFrame, *, title: st
     columns = ["kind", "method", "width", "log2_lr"]
     plotted = plotted[columns + [c for c in plotted.columns if c not in columns]]
 
-    across = min(2 if len(kept) <= 4 else 3 if len(kept) <= 6 else 4, len(kept))
-    heads = {m: styles[m] for m in kept}
+    across = min(2 if len(shown) <= 4 else 3 if len(shown) <= 6 else 4, len(shown))
+    heads = {m: styles[m] for m in shown}
     labels = ("log2 of the learning rate", "validation loss (nats)")
     figure, axes = panels.sheet(title, heads, 2.35 if across < 3 else 2.0, *labels, across=across)
     widths = width_styles(sorted(rows["width"].unique()))
@@ -81,12 +90,24 @@ def loss_vs_lr(rows: DataFrame, loss: DataFrame, optima: DataFrame, *, title: st
         for artist in ax.lines:
             artist.set_clip_path(Rectangle((0, strip), 1, 1 - 2 * strip, transform=ax.transAxes))
         _strips(ax, mine["diverged"], mine["optimum"], looks, strip)
+        _kept_rate(ax, part(kept, method=method))
     cross = Line2D([], [], color="0.3", marker="x", ls="", label="above: all seeds diverged; pale: some")
     fit = Line2D([], [], color="0.3", marker="o", ms=3.5, label="below: optimum, 95 % interval")
     edge = Line2D([], [], color="0.3", marker=">", mfc="white", ls="", label="optimum at the grid's edge")
-    handles = [*(Line2D([], [], **look.drawn) for look in looks.values()), cross, fit, edge]
-    panels.legend_below(figure, handles, min(len(handles), 4), others)
+    carried = [Line2D([], [], **KEPT, label="base width's rate")] if len(kept) else []
+    handles = [*(Line2D([], [], **look.drawn) for look in looks.values()), cross, fit, edge, *carried]
+    panels.legend_below(figure, handles, 3, others)
     return figure, plotted
+
+
+def _kept_rate(ax: Axes, kept: Any) -> None:
+    """The base width's rate, and in words above the low rates, where nothing diverges, what it costs."""
+    for cell in kept.itertuples():
+        ax.axvline(cell.log2_lr_transferred, **KEPT)
+        words = f"kept at width {cell.width}: {cell.regret_cf:+.3f} nats"
+        if cell.regret_cf_low < cell.regret_cf_high:
+            words += f"\n[{cell.regret_cf_low:+.3f}, {cell.regret_cf_high:+.3f}]"
+        ax.text(0.02, 0.98, minus(words), transform=ax.transAxes, va="top", fontsize=6)
 
 
 def _strips(ax: Axes, diverged: Any, optima: Any, looks: Styles, strip: float) -> None:
@@ -148,32 +169,59 @@ def _drift(row: Any) -> str:
     return minus(f"drift {row.drift:+.2f}{interval}")
 
 
-def best_rates(optima: DataFrame, styles: Styles) -> Drawn:
+def best_rates(optima: DataFrame, transfer: DataFrame, pooled: DataFrame, styles: Styles) -> Drawn:
     """How far each method's best rate has moved from its own at the narrowest width, in doublings; a panel a task.
 
-    Bars are the optima's own 95 % intervals. Optima at an end of the grid are left out, as they are of the drift.
+    Bars are the optima's own 95 % intervals. Optima at an end of the grid are left out, as they are of the drift, which stands
+    below: the slopes of these lines with their intervals, and where `pooled` has it their mean over tasks.
     """
     inside = optima["method"].isin(styles) & ~optima["flag"].str.startswith("edge") & finite(optima["log2_lr_opt"])
     moved = optima.loc[inside, ["task", "method", "width", *OPTIMUM]]
     narrowest = moved.sort_values("width").groupby(["task", "method"])["log2_lr_opt"].transform("first")
     moved[[*OPTIMUM]] = moved[[*OPTIMUM]].sub(narrowest, axis=0)
-    shown = moved.rename(columns=OPTIMUM)
-    name, heads = (
-        "How far the best learning rate moves as the network widens",
-        {t: t for t in sorted(set(moved["task"]))},
-    )
-    if not heads:
+    name = "How far the best learning rate moves as the network widens"
+    tasks = sorted(set(moved["task"]))
+    if not tasks:
         return empty_figure(name, "no best rate lies inside its grid"), moved
-    labels = ("width (log2 scale)", "doublings of the best rate")
-    figure, axes = panels.sheet(name, heads, 1.9, *labels, across=len(heads), sharex=False)
-    for task, (ax,) in axes.items():
+    slopes = _slopes(transfer, pooled, list(styles))
+    plotted = pd.concat([moved.assign(kind="moved"), slopes.assign(kind="drift")], ignore_index=True)
+    heads = {task: task for task in [*tasks, *({OVER_TASKS} & set(slopes["task"]))]}
+    labels = ("", "doublings of the best rate", "drift (doublings\nper doubling)")
+    look: dict[str, Any] = {"sharex": False, "sharey": "row", "height_ratios": [1.5, 1]}
+    figure, axes = panels.sheet(name, heads, 3.0, *labels, across=len(heads), **look)
+    shown = moved.rename(columns=OPTIMUM)
+    for task, (upper, lower) in axes.items():
+        _drifts(lower, part(slopes, task=task), slopes, styles)
+        if task == OVER_TASKS:
+            panels.leave_out(upper)
+            lower.set_title(task, loc="left", fontweight="bold")
+            continue
         here = part(shown, task=task)
-        panels.width_axis(ax, here["width"].unique(), margin=0.35)
-        ax.set_ylim(panels.robust_limits(shown["log2_lr"], shown["low"], shown["high"], floor=2.0))
-        ax.axhline(0, **LINE)
-        panels.method_lines(ax, here, "width", "log2_lr", styles, apart=2)
+        panels.width_axis(upper, here["width"].unique(), margin=0.35)
+        upper.set_xlabel("width (log2 scale)", visible=True)
+        upper.set_ylim(panels.robust_limits(shown["log2_lr"], shown["low"], shown["high"], floor=2.0))
+        upper.axhline(0, **LINE)
+        panels.method_lines(upper, here, "width", "log2_lr", styles, apart=2)
     panels.methods_below(figure, styles, list(styles))
-    return figure, moved.reset_index(drop=True)
+    return figure, plotted
+
+
+def _slopes(transfer: DataFrame, pooled: DataFrame, methods: list[str]) -> DataFrame:
+    """The drift of each method in each task, and over all tasks."""
+    of_tasks = transfer[["task", "method", "drift", "drift_low", "drift_high"]]
+    over_tasks = pooled[pooled["statistic"].eq("drift")].assign(task=OVER_TASKS)
+    over_tasks = over_tasks[["task", "subject", "estimate", "low", "high"]]
+    found = pd.concat([frame.set_axis(SLOPE, axis=1) for frame in (of_tasks, over_tasks) if len(frame)])
+    return found[found["method"].isin(methods) & finite(found["drift"])]
+
+
+def _drifts(ax: Axes, here: Any, slopes: DataFrame, styles: Styles) -> None:
+    """A marker and an interval a method, side by side."""
+    places = {method: i for i, method in enumerate(styles)}
+    ax.set(xticks=[], xlim=(-0.6, len(places) - 0.4))
+    ax.set_ylim(panels.robust_limits([*slopes["drift"], 0], slopes["low"], slopes["high"], floor=0.5))
+    ax.axhline(0, **LINE)
+    panels.method_lines(ax, here.assign(place=here["method"].map(places)), "place", "drift", styles)
 
 
 def regret_vs_width(regret: DataFrame, optima: DataFrame, *, title: str, styles: Styles) -> Drawn:
