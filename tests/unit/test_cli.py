@@ -35,6 +35,7 @@ COMMANDS = (
     "seeds",
     "check-frozen",
     "numbers",
+    "trace",
     "supplement",
     "overview",
     "paper",
