@@ -36,6 +36,7 @@ COMMANDS = (
     "check-frozen",
     "numbers",
     "trace",
+    "crate",
     "supplement",
     "overview",
     "paper",

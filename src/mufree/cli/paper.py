@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -184,6 +185,20 @@ def rerun(*, frozen: Path, prepared: Path, share: float = 0.02, seed: int = 0, o
     print(
         f"{len(chosen)} of {manifest['runs']} runs trained from scratch: rows and curves are the frozen ones, bit for bit"
     )
+
+
+@command("paper/data --published 2026-11-28 --out results/paper/crate")
+def crate(frozen: Path, /, *, published: date, out: Path) -> None:
+    """Write a frozen study for an archive: a copy with ro-crate-metadata.json, by RO-Crate.
+
+    Args:
+        frozen: the frozen folder
+        published: date of publication
+        out: folder to write; what stands there is replaced
+    """
+    from mufree.publish import crate as crates
+
+    print(f"{out}: {crates.write(frozen, out, published)} files")
 
 
 @command("cifar10-mlp/mup_schedulefree/drift --folders paper/data paper/follow_ups")
