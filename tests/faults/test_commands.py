@@ -59,6 +59,11 @@ READS: dict[str, tuple[str, ...]] = {
         *("frozen/MANIFEST.json", "frozen/rows.parquet", "frozen/runs/001.parquet", "frozen/tables/optima.csv"),
     ),
     "numbers --frozen @/frozen --verdicts @/verdicts.csv --out @/out.json": ("verdicts.csv", "frozen/MANIFEST.json"),
+    "crate @/frozen --published 2026-01-02 --out @/out": ("frozen/MANIFEST.json",),
+    f"trace {TASK}/mup_schedulefree/best_loss/w16 --folders @/frozen --numbers @/numbers.json": (
+        *("numbers.json", "frozen/MANIFEST.json", "frozen/rows.parquet", "frozen/runs/001.parquet"),
+        *("frozen/provenance.json", "frozen/tables/estimates.csv", "frozen/hypotheses.yaml", "frozen/study.yaml"),
+    ),
     "rerun --frozen @/frozen --prepared @/prepared --out @/out": ("frozen/MANIFEST.json",),
     f"power --pilot @/rows.parquet {STUDY} --simulations 20 --out @/out.csv": ("rows.parquet", "tiny.yaml"),
     "usage --timings @/timings.parquet --store @/runs --since 0 --cores 1": ("timings.parquet",),

@@ -35,6 +35,8 @@ COMMANDS = (
     "seeds",
     "check-frozen",
     "numbers",
+    "trace",
+    "crate",
     "supplement",
     "overview",
     "paper",

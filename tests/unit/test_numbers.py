@@ -44,7 +44,7 @@ def test_an_estimate_has_text_digits_value_interval_and_source(study: dict[str, 
         "digits": "−0.83",
         "value": -0.826,
         "interval": "[−0.93, −0.73]",
-        "source": f"tables/estimates.csv: task={TASK}, subject=sp_schedulefree, statistic=drift",
+        "source": f"tables/estimates.csv: estimate, task={TASK}, subject=sp_schedulefree, statistic=drift",
     }
     assert found[f"{TASK}/mup_schedulefree/diverged_fraction/w128"]["digits"] == "25 %"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -184,6 +185,57 @@ def rerun(*, frozen: Path, prepared: Path, share: float = 0.02, seed: int = 0, o
     print(
         f"{len(chosen)} of {manifest['runs']} runs trained from scratch: rows and curves are the frozen ones, bit for bit"
     )
+
+
+@command("paper/data --published 2026-11-28 --out results/paper/crate")
+def crate(frozen: Path, /, *, published: date, out: Path) -> None:
+    """Write a frozen study for an archive: a copy with ro-crate-metadata.json, by RO-Crate.
+
+    Args:
+        frozen: the frozen folder
+        published: date of publication
+        out: folder to write; what stands there is replaced
+    """
+    from mufree.publish import crate as crates
+
+    print(f"{out}: {crates.write(frozen, out, published)} files")
+
+
+@command("cifar10-mlp/mup_schedulefree/drift --folders paper/data paper/follow_ups")
+def trace(
+    name: str | None = None,
+    /,
+    *,
+    folders: Annotated[tuple[Path, ...], AT_LEAST_ONE],
+    numbers: Path = Path("results/paper/numbers.json"),
+    prepared: Path = Path("results/prepared"),
+    runs: bool = False,
+    recompute: bool = False,
+) -> None:
+    """Walk from a number of the paper to its row, runs, code, data and machine, and say what is the same here.
+
+    Reads what `mufree provenance` and `mufree freeze` wrote. Exits with 1 where a file, a table or a number isn't what the
+    others say; other code, packages or machines than those of the runs are told, and are no error.
+
+    Args:
+        name: key of a number, id of a run, or rows as a number's source names them (default: the folders alone)
+        folders: frozen folders, in the order of the paper, or folders of results
+        numbers: numbers.json of the paper
+        prepared: folder of the prepared data sets, each by its id
+        runs: show the ids of all runs
+        recompute: also make the tables anew from the runs, in a minute, and compare
+    """
+    from mufree.publish import trace as walk
+
+    places = [walk.place(folder) for folder in folders]
+    chain = [] if name is None else [walk.trace(name, places, numbers, every_run=runs)]
+    chain += [walk.about(each, prepared, recompute=recompute) for each in places]
+    wrong = []
+    for line in (line for part in chain for line in part):
+        print(f"{line.what}: {line.said}", flush=True)
+        wrong += [f"{line.what}: {line.said}"] if line.wrong else []
+    if wrong:
+        raise UserError("what stands here doesn't fit together:\n  " + "\n  ".join(wrong))
 
 
 @command("--frozen paper/data paper/follow_ups --verdicts verdicts.csv --out results/paper/numbers.json")

@@ -99,18 +99,21 @@ def verify(folder: Path) -> dict[str, Any]:
 
     Raises `RecordError`, naming the file, where one is missing, changed or unknown.
     """
-    path = folder / MANIFEST
-    manifest = read_json(path, SIGNED, CURE)
+    manifest = read_json(folder / MANIFEST, SIGNED, CURE)
+    if problems := misfits(folder, manifest):
+        raise RecordError(f"{folder} is not what was frozen:\n  " + "\n  ".join(problems) + f"\n{CURE}.")
+    return manifest
+
+
+def misfits(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
+    """What is missing, unknown or changed in a folder by its manifest, each in words that name the file."""
     files: dict[str, dict[str, Any]] = manifest["files"]
     found = _files(folder)
-    problems = [
+    return [
         *(f"missing: {name}" for name in sorted(set(files) - set(found))),
         *(f"not in the manifest: {name}" for name in sorted(set(found) - set(files))),
         *(f"changed: {name}" for name in files if name in found and sha256(found[name]) != files[name]["sha256"]),
     ]
-    if problems:
-        raise RecordError(f"{folder} is not what was frozen:\n  " + "\n  ".join(problems) + f"\n{CURE}.")
-    return manifest
 
 
 def recompute(folder: Path) -> dict[str, int]:
@@ -122,7 +125,7 @@ def recompute(folder: Path) -> dict[str, int]:
 
     compared = {}
     for name, table in _tables(folder).items():
-        again, frozen = _as_read(table), read_table(folder / "tables" / f"{name}.csv")
+        again, frozen = as_read(table), read_table(folder / "tables" / f"{name}.csv")
         _same(name, again, frozen)
         compared[name] = len(frozen)
     return compared
@@ -138,6 +141,17 @@ def thaw(folder: Path, out: Path) -> None:
             (new / f"{NOT_KEPT}.csv").write_text(tables.to_csv(checks[NOT_KEPT]))
     shutil.copyfile(folder / "rows.parquet", out / "rows.parquet")
     record.write_table(out / "curves.parquet", packs.curves(folder / "runs"))
+
+
+def as_read(table: pd.DataFrame) -> pd.DataFrame:
+    """The table as it comes back from its file."""
+    import io
+
+    import pandas as pd
+
+    from mufree.analysis import tables
+
+    return pd.read_csv(io.StringIO(tables.to_csv(table)))
 
 
 def coordinate_checks(folder: Path) -> list[Path]:
@@ -225,17 +239,6 @@ def _summed(rows: pa.Table, timings: pa.Table) -> pd.DataFrame:
     summed: pd.DataFrame = joined.groupby(keys, sort=True)[sums].sum()
     summed.insert(0, "runs", joined.groupby(keys, sort=True).size())
     return summed.reset_index()
-
-
-def _as_read(table: pd.DataFrame) -> pd.DataFrame:
-    """The table as it comes back from its file."""
-    import io
-
-    import pandas as pd
-
-    from mufree.analysis import tables
-
-    return pd.read_csv(io.StringIO(tables.to_csv(table)))
 
 
 def _same(name: str, made: pd.DataFrame, frozen: pd.DataFrame) -> None:

@@ -1,4 +1,7 @@
-"""Every number that a text may name: how it is printed, its value, its interval, and the row it comes from."""
+"""Every number that a text may name: how it is printed, its value, its interval, and the rows it comes from.
+
+A source is `FILE: COLUMN, KEY=VALUE, …; NOTE`, of which `publish.trace` reads the file, the column and which rows are meant.
+"""
 
 from __future__ import annotations
 
@@ -66,8 +69,8 @@ def size(study: Results) -> Numbers:
     runs, diverged = len(study.rows), int(study.rows["status"].eq("diverged").sum())
     return {
         "runs": _count(runs, "rows.parquet"),
-        "diverged": _count(diverged, "rows.parquet: status"),
-        "diverged_share": _number(percent(diverged / runs), diverged / runs, "rows.parquet: status"),
+        "diverged": _count(diverged, "rows.parquet: status=diverged"),
+        "diverged_share": _number(percent(diverged / runs), diverged / runs, "rows.parquet: status=diverged; of all"),
         "tasks": _count(len(study.tasks), "rows.parquet: task"),
         "methods": _count(study.rows["method"].nunique(), "rows.parquet: method"),
         "core_hours": _number(number(study.core_hours, 1), study.core_hours, "provenance.json: core_hours"),
@@ -100,14 +103,16 @@ def design(study: Results) -> Numbers:
     for task in study.tasks:
         runs = study.primary(task)
         first = runs.iloc[0]
-        out[f"widths/{task}"] = _number(study.widths_words(task), None, f"rows.parquet: task={task}")
-        out[f"steps/{task}"] = _count(int(first["steps"]), f"rows.parquet: task={task}")
-        out[f"batch/{task}"] = _count(int(first["batch_size"]), f"rows.parquet: task={task}")
+        where = f"task={task}, variant="
+        out[f"widths/{task}"] = _number(study.widths_words(task), None, f"rows.parquet: width, {where}")
+        out[f"steps/{task}"] = _count(int(first["steps"]), f"rows.parquet: steps, {where}")
+        out[f"batch/{task}"] = _count(int(first["batch_size"]), f"rows.parquet: batch_size, {where}")
         warmup = float(first["warmup_steps"] / first["steps"])
-        out[f"warmup/{task}"] = _number(percent(warmup, 0), warmup, f"rows.parquet: task={task}")
-        out[f"eps/{task}"] = _number(f"{first['eps']:g}", float(first["eps"]), f"rows.parquet: task={task}")
+        source = f"rows.parquet: warmup_steps, {where}; as a share of steps"
+        out[f"warmup/{task}"] = _number(percent(warmup, 0), warmup, source)
+        out[f"eps/{task}"] = _number(f"{first['eps']:g}", float(first["eps"]), f"rows.parquet: eps, {where}")
         for method, n in runs.groupby("method").size().items():
-            out[f"runs/{task}/{method}"] = _count(int(n), f"rows.parquet: task={task}, method={method}")
+            out[f"runs/{task}/{method}"] = _count(int(n), f"rows.parquet: task={task}, method={method}, variant=")
         for optimizer, settings in study.study["tasks"][task]["optimizers"].items():
             for beta in ("beta1", "beta2"):
                 if known(settings.get(beta)):
@@ -134,14 +139,15 @@ def judged(study: Results) -> Numbers:
     overall = study.verdicts[study.verdicts["scope"].eq("overall") & study.verdicts["kind"].eq("primary")]
     for verdict in VERDICTS:
         n = int(overall["verdict"].eq(verdict).sum())
-        out[f"primary_{verdict}"] = _count(n, f"verdicts.csv: scope=overall, verdict={verdict}")
+        out[f"primary_{verdict}"] = _count(n, f"verdicts.csv: scope=overall, kind=primary, verdict={verdict}")
     for row in records(study.verdicts[study.verdicts["scope"].eq("task")]):
         at = f"{row['id']}/{row['task']}"
-        source = f"verdicts.csv: id={row['id']}, task={row['task']}, scope=task"
-        out[f"verdict/{at}"] = _number(str(row["verdict"]).replace("_", " "), None, source)
+        where = f"id={row['id']}, task={row['task']}, scope=task"
+        out[f"verdict/{at}"] = _number(str(row["verdict"]).replace("_", " "), None, f"verdicts.csv: verdict, {where}")
         for name in ("p", "p_holm"):
             if known(row[name]):
-                out[f"{name}/{at}"] = _number(f"p = {number(row[name])}", row[name], source, digits=number(row[name]))
+                digits, source = number(row[name]), f"verdicts.csv: {name}, {where}"
+                out[f"{name}/{at}"] = _number(f"p = {digits}", row[name], source, digits=digits)
     return out
 
 
@@ -151,21 +157,24 @@ def checks(study: Results) -> Numbers:
     out = {}
     if len(control):
         out = {
-            f"control/{name}": _count(int(control[f"n_{name}"].sum()), "tables/control.csv")
+            f"control/{name}": _count(int(control[f"n_{name}"].sum()), f"tables/control.csv: n_{name}; summed")
             for name in ("pairs", "equal")
         }
     if len(verdict):
         kind = verdict["method"].map(study.rows.drop_duplicates("method").set_index("method")["parametrization"])
         for name in ("sp", "mup"):
             mine = verdict[kind.eq(name)]
-            out[f"coordcheck/{name}/checks"] = _count(len(mine), "tables/coordcheck_verdict.csv")
-            out[f"coordcheck/{name}/passed"] = _count(
-                int(mine["passed"].astype(bool).sum()), "tables/coordcheck_verdict.csv"
-            )
+            of_kind = f"of methods under {name}"
+            source = f"tables/coordcheck_verdict.csv: passed; {of_kind}"
+            out[f"coordcheck/{name}/checks"] = _count(len(mine), source)
+            out[f"coordcheck/{name}/passed"] = _count(int(mine["passed"].astype(bool).sum()), source)
             surely = int((~mine["passed"].astype(bool) & mine["n_sure"].gt(0)).sum())
-            out[f"coordcheck/{name}/failed"] = _count(surely, "tables/coordcheck_verdict.csv: n_sure")
+            out[f"coordcheck/{name}/failed"] = _count(
+                surely, f"tables/coordcheck_verdict.csv: n_sure, passed=False; {of_kind}"
+            )
     for (task, method), rows in study.tables["stability"].groupby(["task", "method"]):
-        out[f"diverged/{task}/{method}"] = _count(int(rows["n_diverged"].sum()), "tables/stability.csv: n_diverged")
+        source = f"tables/stability.csv: n_diverged, task={task}, method={method}; summed over widths"
+        out[f"diverged/{task}/{method}"] = _count(int(rows["n_diverged"].sum()), source)
     return out
 
 
@@ -175,11 +184,12 @@ def estimates(study: Results) -> Numbers:
     for row in records(study.tables["estimates"]):
         what = statistic(row["statistic"])
         width = f"/w{int(row['width'])}" if known(row["width"]) else ""
-        source = f"tables/estimates.csv: task={row['task']}, subject={row['subject']}, statistic={row['statistic']}"
+        where = f"task={row['task']}, subject={row['subject']}, statistic={row['statistic']}"
+        source = f"tables/estimates.csv: estimate, {where}" + (f", width={int(row['width'])}" if width else "")
         out[f"{row['task']}/{row['subject']}/{row['statistic']}{width}"] = _number(
             with_unit(row["estimate"], what),
             row["estimate"],
-            source + (f", width={int(row['width'])}" if width else ""),
+            source,
             bounds(row["low"], row["high"], what),
             value(row["estimate"], what),
         )
@@ -195,17 +205,17 @@ def ranges(study: Results) -> Numbers:
     out = {}
     for name, subject in product(("drift", "regret_cf", "lr_sensitivity"), METHODS):
         widths = "" if name == "drift" else ", at the largest width of each task"
-        source = f"tables/estimates.csv: statistic={name}, subject={subject}, all tasks{widths}"
+        source = f"tables/estimates.csv: estimate, statistic={name}, subject={subject}; all tasks{widths}"
         for end, found in _ends(over_tasks(study, name, subject)):
             out[f"{name}/{subject}/{end}"] = _number(value(found, statistic(name)), found, source)
     for subject in METHODS:
-        source = f"tables/estimates.csv: 4 to the power of drift, subject={subject}, all tasks"
+        source = f"tables/estimates.csv: estimate, statistic=drift, subject={subject}; 4 to its power, all tasks"
         for end, found in _ends([4**drift for drift in over_tasks(study, "drift", subject)]):
             out[f"moved/{subject}/{end}"] = _number(number(found, 1), found, source)
+    pair = "numerator=mup_schedulefree, denominator=mup_adamw"
+    source = f"tables/rate_ratio.csv: log2_ratio, {pair}; 2 to its power, all tasks and widths"
     for end, found in _ends(rate_ratios(study)):
-        out[f"rate_ratio/{end}"] = _number(
-            number(found, 1), found, "tables/rate_ratio.csv: under µP, over AdamW, all tasks and widths"
-        )
+        out[f"rate_ratio/{end}"] = _number(number(found, 1), found, source)
     return out
 
 
@@ -214,15 +224,19 @@ def over_all(study: Results) -> Numbers:
     out = {}
     for row in records(study.tables.get("pooled", pd.DataFrame())):
         what, key = statistic(row["statistic"]), f"{row['subject']}/{row['statistic']}"
-        source = f"tables/pooled.csv: subject={row['subject']}, statistic={row['statistic']}"
+        where = f"subject={row['subject']}, statistic={row['statistic']}"
         ends = bounds(row["low"], row["high"], what)
         out[f"all/{key}"] = _number(
-            with_unit(row["estimate"], what), row["estimate"], source, ends, value(row["estimate"], what)
+            with_unit(row["estimate"], what),
+            row["estimate"],
+            f"tables/pooled.csv: estimate, {where}",
+            ends,
+            value(row["estimate"], what),
         )
-        out[f"tau/{key}"] = _number(number(row["tau"]), row["tau"], source)
+        out[f"tau/{key}"] = _number(number(row["tau"]), row["tau"], f"tables/pooled.csv: tau, {where}")
     for row in records(study.tables.get("transfer", pd.DataFrame())):
         if known(row["drift_bound"]):
-            source = f"tables/transfer.csv: task={row['task']}, method={row['method']}"
+            source = f"tables/transfer.csv: drift_bound, task={row['task']}, method={row['method']}"
             key = f"drift_bound/{row['task']}/{row['method']}"
             out[key] = _number(number(row["drift_bound"], 2), row["drift_bound"], source)
     return out
@@ -253,7 +267,8 @@ def across(studies: Sequence[Results]) -> Numbers:
         found = joint(cases, lambda surfaces: float(best_loss(surfaces[0])[0] - best_loss(surfaces[1])[0]))
         key = f"{'/'.join(one)} - {'/'.join(other)}/best_loss/w{width}"
         estimate, low, high = float(found.estimate), float(found.low), float(found.high)
-        source = f"rows.parquet: {key}, seeds {', '.join(map(str, sorted(set(cases[0].seeds) & set(cases[1].seeds))))}"
+        seeds = ", ".join(map(str, sorted(set(cases[0].seeds) & set(cases[1].seeds))))
+        source = f"rows.parquet of all studies: {key}, seeds {seeds}"
         out[key] = _number(with_unit(estimate, what), estimate, source, bounds(low, high, what), value(estimate, what))
     return out
 
@@ -282,8 +297,11 @@ def coverage(study: Results) -> Numbers:
     if study.calibration is None:
         return {}
     mine = study.calibration[study.calibration["n_seeds"].eq(study.least_seeds)]
+    seeds = f"n_seeds={study.least_seeds}"
     return {
-        f"coverage/{name}/{end}": _number(percent(found, 1), found, f"calibration.csv: statistic={name}")
+        f"coverage/{name}/{end}": _number(
+            percent(found, 1), found, f"calibration.csv: coverage, statistic={name}, {seeds}"
+        )
         for name, rows in mine.groupby("statistic")
         for end, found in _ends(list(rows["coverage"]))
     }

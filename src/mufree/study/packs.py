@@ -54,7 +54,7 @@ def pack(store: Path, runs: Iterable[Run], out: Path, *, rounding: bool = False)
     `rounding` packs their curves `rounded`. No path where there is nothing new. Raises `RecordError` for a damaged run of the
     store, and for a damaged pack.
     """
-    known = _packed_ids(out)
+    known = packed_ids(out)
     new = [run for run in runs if run.id not in known and run_store.store_path(store, run).exists()]
     if not new:
         return None, 0
@@ -81,7 +81,7 @@ def pack(store: Path, runs: Iterable[Run], out: Path, *, rounding: bool = False)
 
 def pack_in_pieces(store: Path, runs: Sequence[Run], out: Path, most_bytes: int) -> list[tuple[Path, int]]:
     """`pack`, into as many new packs as it takes for each to have at most `most_bytes`, or one run; path and count of each."""
-    known = _packed_ids(out)
+    known = packed_ids(out)
     new = [run for run in runs if run.id not in known and run_store.store_path(store, run).exists()]
     if not new:
         return []
@@ -123,15 +123,16 @@ def curves(folder: Path, ids: Collection[str] | None = None) -> pa.Table:
     return record.concat_curves(map(_curves, tables))
 
 
+def packed_ids(folder: Path) -> set[str]:
+    """The ids of all packed runs."""
+    return {str(name) for path in _packs(folder) for name in _table(path, ["run_id"]).column("run_id").to_pylist()}
+
+
 # --- inside ----------------------------------------------------------------------------------------------------------
 
 
 def _packs(folder: Path) -> list[Path]:
     return sorted(folder.glob("[0-9]*.parquet"))
-
-
-def _packed_ids(folder: Path) -> set[str]:
-    return {str(name) for path in _packs(folder) for name in _table(path, ["run_id"]).column("run_id").to_pylist()}
 
 
 def _table(path: Path, columns: Sequence[str]) -> pa.Table:

@@ -1,0 +1,94 @@
+"""A crate of a frozen study, read back, and held to the rules of RO-Crate on its root, its descriptor and its files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rocrate.rocrate import ROCrate
+
+from mufree.cli import main
+
+FROZEN = Path(__file__).parents[2] / "paper/follow_ups"
+METADATA = "ro-crate-metadata.json"
+
+
+def write(frozen: Path, out: Path) -> int:
+    return main(["crate", str(frozen), "--published", "2026-01-02", "--out", str(out)])
+
+
+@pytest.fixture(scope="module")
+def crate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("crate") / "crate"
+    assert write(FROZEN, out) == 0
+    return out
+
+
+def graph(crate: Path) -> dict[str, dict[str, Any]]:
+    """The entities of the metadata by their ids."""
+    return {entity["@id"]: entity for entity in json.loads((crate / METADATA).read_text())["@graph"]}
+
+
+def broken(crate: Path) -> list[str]:
+    """Files that are there and not described, or the other way round, or others than described."""
+    described = {name: entity for name, entity in graph(crate).items() if entity["@type"] == "File"}
+    there = {path.relative_to(crate).as_posix(): path for path in crate.rglob("*") if path.is_file()}
+    del there[METADATA]
+    return [
+        name
+        for name in sorted(described.keys() | there.keys())
+        if name not in described
+        or name not in there
+        or described[name]["contentSize"] != str(there[name].stat().st_size)
+        or described[name]["sha256"] != hashlib.sha256(there[name].read_bytes()).hexdigest()
+    ]
+
+
+def test_the_root_and_the_descriptor_are_as_the_rules_ask(crate: Path) -> None:
+    entities = graph(crate)
+    root, descriptor = entities["./"], entities[METADATA]
+    assert root["@type"] == "Dataset"
+    assert "follow_ups" in root["name"]
+    assert str(json.loads((FROZEN / "MANIFEST.json").read_text())["runs"]) in root["description"]
+    assert root["datePublished"] == "2026-01-02"
+    license_of = root["license"]
+    assert "Apache-2.0" in (license_of["@id"] if isinstance(license_of, dict) else license_of)
+    assert descriptor["@type"] == "CreativeWork"
+    assert descriptor["about"] == {"@id": "./"}
+    assert descriptor["conformsTo"]["@id"].startswith("https://w3id.org/ro/crate/1.")
+    files = {name for name, entity in entities.items() if entity["@type"] == "File"}
+    assert {part["@id"] for part in root["hasPart"]} == files
+
+
+def test_it_is_read_back_with_every_file_of_the_folder(crate: Path) -> None:
+    again = ROCrate(crate)
+    names = {path.relative_to(FROZEN).as_posix() for path in FROZEN.rglob("*") if path.is_file()}
+    assert {entity.id for entity in again.data_entities} == names
+    assert again.name == graph(crate)["./"]["name"]
+    assert broken(crate) == []
+
+
+def test_what_is_changed_missing_or_not_described_breaks_it(crate: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(crate, tmp_path / "copy"))
+    table = copy / "tables/transfer.csv"
+    table.write_bytes(table.read_bytes()[:-2] + b"x\n")
+    (copy / "timings.csv").unlink()
+    (copy / "more.csv").write_text("a\n")
+    assert broken(copy) == ["more.csv", "tables/transfer.csv", "timings.csv"]
+
+
+def test_the_same_folder_gives_the_same_bytes(crate: Path, tmp_path: Path) -> None:
+    assert write(FROZEN, tmp_path / "again") == 0
+    assert (tmp_path / "again" / METADATA).read_bytes() == (crate / METADATA).read_bytes()
+
+
+def test_a_folder_that_is_not_what_was_frozen_is_not_packed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = Path(shutil.copytree(FROZEN, tmp_path / "frozen"))
+    (copy / "timings.csv").write_text("task\n")
+    assert write(copy, tmp_path / "out") == 1
+    assert "changed: timings.csv" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
