@@ -55,6 +55,10 @@ def atomic(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.chmod(0o644)  # mkstemp makes files that only their owner can read
         temporary.replace(path)
+    except OSError as error:
+        if error.filename is None and error.errno is not None:  # of native code and of fsync, which name no file
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
