@@ -69,5 +69,6 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     for name, kinds in found.items():
         if kinds:
             terminalreporter.section(f"{name}s of {len(kinds)} kinds")
-            for kind, (tried, survived) in [*sorted(kinds.items()), ("altogether", map(sum, zip(*kinds.values(), strict=False)))]:
+            together = [sum(column) for column in zip(*kinds.values(), strict=True)]
+            for kind, (tried, survived) in [*sorted(kinds.items()), ("altogether", together)]:
                 terminalreporter.write_line(f"{kind:58} {tried:6} tried {survived:6} survived")

@@ -34,7 +34,7 @@ def contents(folder: Path) -> dict[str, str]:
     return {
         str(name): content(path)
         for name, path in found.items()
-        if not any(part.startswith(".") for part in name.parts) and name.suffix not in (".checkpoint", ".damaged")
+        if not any(part.startswith(".") or part.endswith((".checkpoint", ".damaged")) for part in name.parts)
     }
 
 
@@ -119,11 +119,6 @@ def spread(count: int, most: int) -> list[int]:
     """At most so many of 1 to `count`, evenly, the last of them being there."""
     step = max(1, -(-count // most))
     return list(range(count, 0, -step))[::-1]
-
-
-def rest(count: int, most: int) -> list[int]:
-    """Those that `spread` leaves out."""
-    return sorted({*range(1, count + 1)} - {*spread(count, most)})
 
 
 class Tally:
