@@ -30,25 +30,14 @@ from survival import Bench, Tally, bench, errors, spread
 from mufree.study import record
 from mufree.study.run_store import read_run, sign
 
-RUNS = "--rows @/rows.parquet --curves @/curves.parquet"
 SWEEP = f"sweep --study @/two.yaml --sweep {TASK}.mup_schedulefree.w16.s0 --data @/data --store @/runs --out @/out"
-FREEZE = (
-    "freeze --study @/tiny.yaml --hypotheses @/hypotheses.yaml --rows @/rows.parquet --timings @/timings.parquet"
-    f" --store @/runs --coordcheck @/coordcheck/{TASK}.parquet --provenance @/provenance.json --out @/frozen"
-)
 COLLECTED = ("rows.parquet", "curves.parquet", "timings.parquet")
 
 COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "sweep": (f"{SWEEP} --checkpoint-minutes 0", ("data", "two.yaml")),
     "stack": (f"{SWEEP} --checkpoint-minutes 0 --engine stack", ("data", "two.yaml")),
     "data": (f"data --study @/tiny.yaml --task {TASK} --out @/data", ("tiny.yaml", "data")),
-    "coordcheck": (
-        f"coordcheck --study @/tiny.yaml --task {TASK} --data @/data --out @/checks/{TASK}.parquet",
-        ("tiny.yaml", "data"),
-    ),
     "collect": (f"collect --study @/tiny.yaml --sweeps @/{SWEEPS} --out @", ("tiny.yaml", "sweeps")),
-    "metrics": (f"metrics {RUNS} --out @/tables", COLLECTED),
-    "figure": (f"figure loss_vs_lr --task {TASK} {RUNS} --tables @/tables --out @/figures", (*COLLECTED, "tables")),
     "verdicts": (
         "verdicts --estimates @/tables/estimates.csv --hypotheses @/hypotheses.yaml --out @/verdicts.csv",
         ("tables", "hypotheses.yaml", "verdicts.csv"),
@@ -60,11 +49,6 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "pack": ("pack @/tiny.yaml --store @/runs --packs @/packs", ("tiny.yaml", "runs")),
     "unpack": ("unpack @/tiny.yaml --store @/again --packs @/packs", ("tiny.yaml", "packs")),
-    "freeze": (
-        FREEZE,
-        ("tiny.yaml", "hypotheses.yaml", "runs", "coordcheck", "provenance.json", "frozen", *COLLECTED),
-    ),
-    "freeze-tables": ("freeze-tables @/frozen", ("frozen",)),
 }
 """Commands, and what of the finished study is there before."""
 
@@ -214,7 +198,7 @@ def largest(it: Bench) -> int:
     return max((path.stat().st_size for path in new), default=2000)
 
 
-@some(2, whole=("unpack", "data", "coordcheck", "figure", "freeze"))
+@some(2, whole=("unpack", "data"))
 @pytest.mark.parametrize("refused", [False, True], ids=["killed", "refused"])
 def test_in_the_middle_of_a_file(name: str, chosen: Chosen, refused: bool, benches: Benches, tally: Tally) -> None:
     """At a byte of what native code writes, too: the kernel kills there, or refuses, as it does where a disk is full."""
