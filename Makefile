@@ -32,7 +32,7 @@ test-all: test test-whole ## linters and all tests but those on a SLURM
 test-whole: $(READY) ## what test-all has beside test
 	@$(PYTEST) -m "whole and not cluster"
 
-test-faults: $(READY) ## bad input to every command, thousands of study files, and a killed workflow
+test-faults: $(READY) ## kills, full disks and bad input to every command, and how many were survived
 	@$(PYTEST) tests/faults
 
 test-cluster: $(READY) ## studies on a real SLURM of one node, started for it (root on Debian)

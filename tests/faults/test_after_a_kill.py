@@ -60,6 +60,7 @@ def run(command: list[str], folder: Path) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.fault("SIGKILL of Snakemake and its job")
 @pytest.mark.parametrize("first", [SNAKEMAKE, WRAPPED], ids=["by hand", "make study"])
 def test_after_a_sigkill_the_same_command_goes_on(folder: Path, first: list[str]) -> None:
     process = start(first, folder)
@@ -76,6 +77,7 @@ def test_after_a_sigkill_the_same_command_goes_on(folder: Path, first: list[str]
     assert not list((folder / ".snakemake/locks").glob("*"))
 
 
+@pytest.mark.fault("two Snakemakes at once on one folder")
 @pytest.mark.parametrize("first", [SNAKEMAKE, WRAPPED], ids=["by hand", "make study"])
 def test_the_lock_of_a_live_one_is_respected(folder: Path, first: list[str]) -> None:
     process = start(first, folder)

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from finished_study import SWEEPS, TASK, call, tiny_study
+from survival import Tally
 
 from mufree.study import record
 from mufree.study.reading import RecordError, read_parquet
@@ -161,6 +162,7 @@ def one_error(folder: Path, words: str, code: int, capsys: pytest.CaptureFixture
     return said
 
 
+@pytest.mark.bad_input("a damaged file, to each command that reads it")
 @pytest.mark.parametrize(("words", "file", "damage"), list(_cases()))
 def test_a_damaged_file_is_one_error_that_names_it(
     folder: Path, words: str, file: str, damage: str, capsys: pytest.CaptureFixture[str]
@@ -189,6 +191,7 @@ def test_undamaged_they_end_well(folder: Path, words: str) -> None:
 FIGURE = f"figure loss_vs_lr --task {TASK} {RUNS}"
 
 
+@pytest.mark.bad_input("a call that can't be meant")
 @pytest.mark.parametrize(
     ("words", "code", "named"),
     [
@@ -263,6 +266,7 @@ def test_times_of_other_runs_are_not_frozen(folder: Path, capsys: pytest.Capture
 # --- sizes that nobody means -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.bad_input("a size that nobody means")
 @pytest.mark.parametrize(
     ("where", "value", "named"),
     [
@@ -312,12 +316,19 @@ def test_more_examples_than_there_are(
 )
 @pytest.mark.parametrize("count", [100, pytest.param(3000, marks=pytest.mark.whole)])
 def test_a_flipped_byte_is_found_or_changes_nothing(
-    finished: Path, tmp_path: Path, name: str, schema: object, count: int, capsys: pytest.CaptureFixture[str]
+    finished: Path,
+    tmp_path: Path,
+    name: str,
+    schema: object,
+    count: int,
+    tally: Tally,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     data, path = (finished / f"{name}.parquet").read_bytes(), tmp_path / "flipped.parquet"
     whole = read_parquet(finished / f"{name}.parquet", schema.names)
     found = 0
     places = range(0, len(data), max(1, len(data) // count))
+    tally.inputs("a flipped byte of a table", len(places))
     for place in places:
         path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
         try:

@@ -18,6 +18,7 @@ import pytest
 import yaml
 from finished_study import call
 from studies import study
+from survival import Tally
 
 Path_ = tuple[str | int, ...]
 
@@ -125,8 +126,9 @@ def tried(folder: Path, data: bytes, capsys: pytest.CaptureFixture[str]) -> str 
 
 @pytest.mark.parametrize("count", [300, pytest.param(3000, marks=pytest.mark.whole)])
 def test_a_study_file_is_valid_or_one_error_that_says_where(
-    tmp_path: Path, count: int, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, count: int, tally: Tally, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    tally.inputs("a study file, changed at random", count)
     rng = random.Random(0)
     valid = 0
     base = full_study()
@@ -178,6 +180,7 @@ print(code, end - start, after - before)
 """
 
 
+@pytest.mark.bad_input("a study file that unfolds without end")
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_a_file_that_unfolds_without_end_takes_little_time_and_memory(tmp_path: Path, bomb: str) -> None:
     path = tmp_path / "tiny.yaml"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import yaml
 from studies import with_grid
@@ -15,7 +16,7 @@ TASK = "photo"
 SWEEPS = "sweeps/{task}/{method}/w{widths}/s{seeds}"
 
 
-def tiny_study() -> dict[str, object]:
+def tiny_study() -> dict[str, Any]:
     """Four methods at three widths, three rates and three seeds, eight steps each."""
     methods = ["sp_adamw", "sp_schedulefree", "mup_adamw", "mup_schedulefree"]
     plain = with_grid(methods=methods, widths=[16, 32, 64], log2_lrs=[-11, -9, -7], seeds=[0, 1, 2])
@@ -26,19 +27,30 @@ def tiny_study() -> dict[str, object]:
     return plain | {"seeds_per_sweep": 3, "widths_per_sweep": 3}
 
 
+def small_study() -> dict[str, Any]:
+    """Two methods at two widths, three rates and two seeds, four steps each."""
+    plain = tiny_study()
+    plain["grids"][0] |= {"methods": ["mup_adamw", "mup_schedulefree"], "widths": [16, 32], "seeds": [0, 1]}
+    plain["tasks"][TASK]["training"] |= {"steps": 4, "batch_size": 4}
+    return plain | {"seeds_per_sweep": 2, "widths_per_sweep": 2}
+
+
 def call(folder: Path, words: str) -> int:
     """A command with its files in `folder`, which `@` stands for."""
     return main([word.replace("@", str(folder)) for word in words.split()])
 
 
-def finish(folder: Path) -> None:
-    """Make it, in a quarter of a minute."""
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(tiny_study()))
+def finish(folder: Path, study: dict[str, Any] | None = None) -> None:
+    """Make it, in a quarter of a minute, or another study in less."""
+    study = study or tiny_study()
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(study))
     shutil.copyfile(HYPOTHESES, folder / "hypotheses.yaml")
+    grid = study["grids"][0]
+    widths, seeds = ("_".join(map(str, grid[axis])) for axis in ("widths", "seeds"))
     sweeps = [
-        f"sweep --study @/tiny.yaml --sweep {TASK}.{method}.w16_32_64.s0_1_2 --data @/data --store @/runs"
-        f" --out @/{SWEEPS.format(task=TASK, method=method, widths='16_32_64', seeds='0_1_2')}"
-        for method in tiny_study()["grids"][0]["methods"]
+        f"sweep --study @/tiny.yaml --sweep {TASK}.{method}.w{widths}.s{seeds} --data @/data --store @/runs"
+        f" --out @/{SWEEPS.format(task=TASK, method=method, widths=widths, seeds=seeds)}"
+        for method in grid["methods"]
     ]
     for words in (
         f"data --study @/tiny.yaml --task {TASK} --out @/data",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 from collections.abc import Sequence
@@ -32,9 +33,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 0
     except OSError as error:  # a full disk, a missing file, no permission: finished runs are in the store
-        print(f"mufree {words[0]}: {error}", file=sys.stderr)
+        print(f"mufree {words[0]}: {error}. {_cure(error)}, and call the same again", file=sys.stderr)
+        return EXIT_CODES[words[0]][1]
+    except MemoryError:
+        cure = "Free some memory, and call the same again: what is finished is kept"
+        print(f"mufree {words[0]}: out of memory. {cure}", file=sys.stderr)
         return EXIT_CODES[words[0]][1]
     return 0
+
+
+def _cure(error: OSError) -> str:
+    """What to do about an error of the system."""
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
+            return "Free some space"
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return "Give the right to write there, or name another folder"
+        case errno.EIO:
+            return "Look after the disk"
+        case _:
+            return "Mend that"
 
 
 def _read(words: list[str]) -> tuple[Any, BoundArguments]:

@@ -255,6 +255,8 @@ def written(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.fsync(file.fileno())  # else a power cut may leave the name without the data
         temporary.chmod(0o644)  # mkstemp makes files that only their owner can read
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None and error.errno is not None:
+            error.filename = str(path)  # a write and fsync name no file
         raise

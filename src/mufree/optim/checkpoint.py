@@ -85,7 +85,7 @@ def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, optimizer: O
             "extra": extra,
         }
         try:
-            torch.save(content, temporary)
+            save_content(content, temporary)
             torch.load(temporary, map_location="cpu", weights_only=True, mmap=True)
         except (pickle.PickleError, AttributeError, TypeError) as error:
             found = re.search(r"GLOBAL (\S+)", str(error))
@@ -158,6 +158,17 @@ def _one_or_all(values: list[Any]) -> Any:
 def _type_name(optimizer: Optimizer) -> str:
     base = getattr(optimizer, "base", None)  # ScheduleFreeWrapper's
     return type(optimizer).__name__ + (f"({type(base).__name__})" if base is not None else "")
+
+
+def save_content(content: Mapping[str, Any], path: Path) -> None:
+    """`torch.save`, in which a write that fails is the system's error, such as that of a full disk, and none of torch's own."""
+    with path.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def read_checkpoint(path: Path, form: str = FORMAT) -> dict[str, Any]:

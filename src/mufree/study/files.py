@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
@@ -29,6 +30,8 @@ def replacing(out: Path) -> Iterator[Path]:
         new, previous = Path(name) / "new", Path(name) / "previous"
         new.mkdir()
         yield new
+        if out.exists() and _exchanged(new, out):
+            return
         try:
             if out.exists():
                 out.rename(previous)
@@ -37,6 +40,13 @@ def replacing(out: Path) -> Iterator[Path]:
             if previous.exists() and not out.exists():
                 previous.rename(out)
             raise
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Give each the other's name, so that at no moment one is missing; False where the system or the disk can't do that."""
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
 @contextmanager
@@ -55,6 +65,10 @@ def atomic(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.chmod(0o644)  # mkstemp makes files that only their owner can read
         temporary.replace(path)
+    except OSError as error:
+        if error.filename is None and error.errno is not None:  # of native code and of fsync, which name no file
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

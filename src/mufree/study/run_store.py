@@ -91,8 +91,8 @@ def load_run(store: Path, run: Run, data_digest: str) -> Record | None:
         path.replace(aside)
         log.warning("%s is damaged (%s); kept as %s, the run is trained again", path, error, aside.name)
         return None
-    if record.row["data_digest"] != data_digest:
-        log.warning("%s was trained on other data (%s); the run is trained again", path, record.row["data_digest"])
+    if (digest := record.row.get("data_digest")) != data_digest:
+        log.warning("%s was trained on other data (%s); the run is trained again", path, digest)
         return None
     return record
 
@@ -114,10 +114,13 @@ def _signed(path: Path) -> tuple[str, str, str]:
 
 
 def read_run(path: Path) -> Record:
-    """What `save_run` wrote. Raises `RecordError` if the file can't be read or its checksum is wrong."""
+    """What `save_run` wrote. Raises `RecordError` if it can't be read, has a wrong checksum or is another run's."""
     row, timing, expected = _signed(path)
     table = read_parquet(path, ("series", "layer", "step", "value"))
     if _checksum(row, timing, table) != expected:
         raise RecordError(f"{path}: its checksum is wrong. Delete it, and its sweep trains it again")
     curves = table.select(CURVE_SCHEMA.names).cast(CURVE_SCHEMA)
-    return Record(row=json.loads(row), timing=json.loads(timing), curves=curves)
+    found = Record(row=json.loads(row), timing=json.loads(timing), curves=curves)
+    if f"{(name := found.row.get('run_id'))}.parquet" != path.name:
+        raise RecordError(f"{path} holds the run {name}. Delete it, and its sweep trains it again")
+    return found

@@ -24,7 +24,7 @@ from mufree.lab.train.stack import Stack
 from mufree.lab.train.watch import Trace
 from mufree.optim import CheckpointError, load_checkpoint, save_checkpoint
 from mufree.optim.base_shapes import written
-from mufree.optim.checkpoint import read_checkpoint
+from mufree.optim.checkpoint import read_checkpoint, save_content
 from mufree.study.plan import Run
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def save(path: Path, live: Session | Many) -> None:
         save_checkpoint(path, live.model, live.optimizer, key=_key(live), session=live.state_dict())
         return
     with written(path) as temporary:
-        torch.save({"format": STACK_FORMAT, "key": _key(live), "state": live.state_dict()}, temporary)
+        save_content({"format": STACK_FORMAT, "key": _key(live), "state": live.state_dict()}, temporary)
 
 
 def resumed(path: Path, run: Run, data: Prepared, device: torch.device, ranks: Ranks = ALONE) -> Session:

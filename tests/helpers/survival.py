@@ -1,0 +1,148 @@
+"""The contract of every fault: nothing finished is lost or half there, and the next call ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from faulty import Ended, Faulty
+
+from mufree.study.run_store import read_run
+
+STORES = ("runs", "again")
+
+
+def content(path: Path) -> str:
+    """What has to be the same: all bytes, but for wall times and the file that holds them."""
+    if path.parent.name in STORES and not path.stem.isdigit():  # a number is a pack
+        record = read_run(path)
+        return repr((record.row, record.curves.to_pylist()))
+    if path.name == "timings.parquet":
+        return str(pq.read_table(path).num_rows)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """All files that count, by their names: not checkpoints, temporary files and what was set aside as damaged."""
+    found = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(name): content(path)
+        for name, path in found.items()
+        if not any(part.startswith(".") or part.endswith((".checkpoint", ".damaged")) for part in name.parts)
+    }
+
+
+def errors(said: str) -> list[str]:
+    """Lines that are no news of training."""
+    return [line for line in said.splitlines() if not line.startswith(("INFO ", "WARNING "))]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A command that is tried again and again in a copy of a folder."""
+
+    server: Faulty
+    start: Path
+    """The folder as it is before the command."""
+    folder: Path
+    """The copy."""
+    words: str
+    before: dict[str, str]
+    after: dict[str, str]
+    """What an undisturbed call leaves."""
+    places: int
+    seconds: float
+
+    def reset(self) -> None:
+        """The folder as it was before."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.copytree(self.start, self.folder)
+
+    def disturbed(self, **fault: Any) -> Ended:
+        """A fresh folder, the command and what happens to it; then nothing is lost or half there."""
+        self.reset()
+        ended = self.server.call(self.folder, self.words, **fault)
+        self.nothing_lost()
+        return ended
+
+    def nothing_lost(self) -> None:
+        """Each file is as it was before, or as it will be after; what the command doesn't change is there."""
+        now = contents(self.folder)
+        for name, there in now.items():
+            assert there in (self.before.get(name), self.after.get(name)), f"{name} is half there"
+        lost = [name for name in self.before if name not in now]
+        assert not lost, f"{lost} are lost"
+
+    def goes_on(self) -> None:
+        """The same call ends well, in the same, and makes no run again."""
+        kept = {path: path.stat().st_mtime_ns for name in STORES for path in (self.folder / name).glob("*.parquet")}
+        ended = self.server.call(self.folder, self.words)
+        assert ended.code == 0, ended.said
+        assert "Traceback" not in ended.said, ended.said
+        self.is_whole()
+        again = [path.name for path, changed in kept.items() if path.stat().st_mtime_ns != changed]
+        assert not again, f"{again} were finished, and are made again"
+
+    def is_whole(self) -> None:
+        """All is as after an undisturbed call."""
+        now = contents(self.folder)
+        other = sorted(name for name in {*now, *self.after} if now.get(name) != self.after.get(name))
+        assert not other, f"{other} are not as after an undisturbed call"
+
+    def one_error(self, ended: Ended, *named: str) -> None:
+        """A call that didn't end well says so in one line, which names a file and the cure."""
+        (line,) = errors(ended.said) or [""]
+        assert ended.code == 1, ended
+        assert line.startswith(f"mufree {self.words.split()[0]}: "), ended.said
+        for name in named:
+            assert name in line, ended.said
+
+
+def bench(server: Faulty, start: Path, folder: Path, words: str) -> Bench:
+    """A bench whose command has run once, undisturbed; what it loads is loaded from then on."""
+    shutil.copytree(start, folder)
+    assert server.call(folder, words, here=True).code == 0
+    shutil.rmtree(folder)
+    shutil.copytree(start, folder)
+    ended = server.call(folder, words, do="count")
+    assert ended.code == 0, ended.said
+    return Bench(server, start, folder, words, contents(start), contents(folder), ended.places, ended.seconds)
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most so many of 1 to `count`, evenly, the last of them being there."""
+    step = max(1, -(-count // most))
+    return list(range(count, 0, -step))[::-1]
+
+
+class Tally:
+    """Faults that a test tries, each of which counts; what is not survived fails the test, once all are tried."""
+
+    def __init__(self, properties: list[tuple[str, object]]) -> None:
+        self.properties = properties
+        self.lost: list[str] = []
+        self.counts: dict[str, list[Any]] = {}
+
+    @contextmanager
+    def fault(self, kind: str, what: object) -> Iterator[None]:
+        """Within it, one fault happens, and what it must not do is looked for."""
+        if kind not in self.counts:
+            self.counts[kind] = [kind, 0, 0]
+            self.properties.append(("fault", self.counts[kind]))
+        self.counts[kind][1] += 1
+        try:
+            yield
+        except AssertionError as error:
+            self.lost.append(f"{kind}: {what}: {error}")
+        else:
+            self.counts[kind][2] += 1
+
+    def inputs(self, kind: str, count: int) -> None:
+        """So many bad inputs are tried, and all survived if the test passes."""
+        self.properties.append(("bad input", [kind, count, None]))
