@@ -14,7 +14,7 @@ PYTEST := $(BIN)/python -m pytest -n $(shell nproc 2>/dev/null || echo 2) --dist
 SNAKEMAKE := $(BIN)/python rules/after_a_kill.py $(BIN)/snakemake --cores all --config study=$(STUDY) $(if $(PRECISION),precision=$(PRECISION))
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: study test test-all test-whole test-faults test-cluster slowest-tests lint bench bench-quick package setup clean help
+.PHONY: study test test-all test-whole test-faults test-cluster slowest-tests mutation coverage lint bench bench-quick package setup clean help
 
 help: ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,17 @@ test-cluster: $(READY) ## studies on a real SLURM of one node, started for it (r
 slowest-tests: $(READY) ## run all tests and write the ten slowest into docs/testing.md
 	@$(PYTEST) -m "not cluster" --junitxml=results/tests.xml
 	@$(BIN)/python benchmarks/slowest_tests.py results/tests.xml docs/testing.md
+
+mutation: $(READY) ## change the code at random and write into docs/testing.md what the tests notice (SAMPLE=25 a module)
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mutation.py $(if $(SAMPLE),--sample $(SAMPLE))
+
+coverage: $(READY) ## run all tests and write into docs/testing.md what they leave out
+	@rm -f results/coverage*
+	@mkdir -p results
+	@$(BIN)/coverage run -m pytest -m "not cluster"
+	@$(BIN)/coverage combine -q
+	@$(BIN)/coverage json -q -o results/coverage.json
+	@$(BIN)/python benchmarks/coverage_table.py results/coverage.json docs/testing.md
 
 lint: $(READY) ## linters alone
 	@$(BIN)/ruff check

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
+
+import marked
 
 from mufree.study.machine import cpu_name
 
@@ -30,20 +31,5 @@ def table(report: Path) -> str:
     return "\n".join([said, "", "| s | file | test |", "| --- | --- | --- |", *rows])
 
 
-def main(report: str, document: str) -> None:
-    """Write the table into the document."""
-    path = Path(document)
-    text = path.read_text(encoding="utf-8")
-    new, found = re.subn(
-        r"(<!-- slowest -->\n).*?(<!-- /slowest -->)",
-        lambda m: f"{m[1]}{table(Path(report))}\n{m[2]}",
-        text,
-        flags=re.S,
-    )
-    if found != 1:
-        sys.exit(f"{document} has no lines <!-- slowest --> and <!-- /slowest -->")
-    path.write_text(new, encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    marked.write(sys.argv[2], "slowest", table(Path(sys.argv[1])))

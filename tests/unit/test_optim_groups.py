@@ -22,6 +22,8 @@ from mufree.optim import (
     lr_multiplier,
     mup_param_groups,
 )
+from mufree.optim.groups import growing_of
+from mufree.optim.groups import number as checked_number
 
 Groups = list[dict[str, Any]]
 
@@ -321,3 +323,28 @@ def test_properties_of_any_groups(drawn: Groups, family: Any, decay: Any, with_n
         assert shrinking == pytest.approx(user.get("weight_decay", 0.25), rel=1e-12)
         assert group.get("betas") == user.get("betas")
         assert {type(group[key]) for key in ("lr", "weight_decay", "lr_multiplier")} == {float}
+
+
+@pytest.mark.parametrize(
+    ("shape", "base", "inputs", "outputs"),
+    [
+        ((6, 8), (3, 2), (1,), (0,)),
+        ((4, 6, 8), (4, 3, 2), (1,), (2,)),
+        ((6, 3), (3, 3), (), (0,)),
+        ((3, 6), (3, 3), (), (1,)),  # mup's readout, whose multiplier stands for its fan-in
+        ((6, 3, 5), (3, 3, 5), (), (0,)),
+        ((3, 6, 5), (3, 3, 5), (1,), ()),  # a convolution as output
+        ((3, 4, 5), (3, 4, 5), (), ()),
+    ],
+)
+def test_what_grows_is_read_from_the_shape(shape: Any, base: Any, inputs: Any, outputs: Any) -> None:
+    parameter = nn.Parameter(torch.zeros(shape))
+    parameter.infshape = mup.InfShape(  # type: ignore[attr-defined]
+        [mup.InfDim(None if old == new else old, new) for old, new in zip(base, shape, strict=True)]
+    )
+    assert growing_of(parameter) == (inputs, outputs)
+
+
+def test_a_tensor_without_an_entry_is_no_number() -> None:
+    with pytest.raises(TypeError, match="lr must be a number"):
+        checked_number("lr", torch.empty(0))
