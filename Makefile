@@ -14,7 +14,7 @@ PYTEST := $(BIN)/python -m pytest -n $(shell nproc 2>/dev/null || echo 2) --dist
 SNAKEMAKE := $(BIN)/python rules/after_a_kill.py $(BIN)/snakemake --cores all --config study=$(STUDY) $(if $(PRECISION),precision=$(PRECISION))
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: study test test-all test-whole test-faults test-cluster slowest-tests mutation coverage lint bench bench-quick package setup clean help
+.PHONY: study test test-all test-whole test-faults test-cluster slowest-tests mutation coverage licences lint bench bench-quick package setup clean help
 
 help: ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -52,6 +52,9 @@ coverage: $(READY) ## run all tests and write into docs/testing.md what they lea
 	@$(BIN)/coverage combine -q
 	@$(BIN)/coverage json -q -o results/coverage.json
 	@$(BIN)/python benchmarks/coverage_table.py results/coverage.json docs/testing.md
+
+licences: $(READY) ## write those of the locked packages into docs/licences.md
+	@$(BIN)/python benchmarks/licences.py envs/requirements.lock docs/licences.md
 
 lint: $(READY) ## linters alone
 	@$(BIN)/ruff check

@@ -129,9 +129,7 @@ rule overview:
     """The figure that shows all tasks side by side."""
     input:
         source_files("overview"),
-        expand(
-            "{{folder}}/tables/{table}.csv", table=["optima", "transfer", "pooled"]
-        ),
+        expand("{{folder}}/tables/{table}.csv", table=["optima", "transfer", "pooled"]),
         rows="{folder}/rows.parquet",
     output:
         expand("{{folder}}/figures/{figure}.{kind}", figure=OVERVIEW, kind=KINDS),

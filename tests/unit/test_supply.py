@@ -44,3 +44,19 @@ def test_conda_brings_a_python_that_the_package_takes() -> None:
     pin = re.search(r"^  - python=(\S+)$", (ROOT / "envs/mufree.yaml").read_text(encoding="utf-8"), re.MULTILINE)
     assert pin is not None
     assert Requirement(f"python{PROJECT['requires-python']}").specifier.contains(pin[1])
+
+
+def test_the_licence_of_every_locked_package_is_listed() -> None:
+    rows = re.findall(r"^\| (\S+) \| (\S+) \| (.+) \|$", (ROOT / "docs/licences.md").read_text(encoding="utf-8"), re.M)
+    listed = {canonicalize_name(name): version for name, version, _ in rows if name not in ("package", "---")}
+    assert listed == locked(), "make licences"
+
+
+def test_the_licence_of_every_data_set_is_listed_as_its_manifest_gives_it() -> None:
+    text = (ROOT / "docs/licences.md").read_text(encoding="utf-8")
+    listed = dict(re.findall(r"^\| `(\w+)` \| .* \| (.+) \|$", text, re.M))
+    modules = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "src/mufree/lab/data").glob("*.py")}
+    given = {name: re.findall(r'"licence": "([^"]+)"', code) for name, code in modules.items()}
+    assert {name: [licence.replace("`", "")] for name, licence in listed.items()} == {
+        name: [found.removesuffix(" (Wikipedia)") for found in licences] for name, licences in given.items() if licences
+    }
