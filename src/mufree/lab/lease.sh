@@ -23,9 +23,13 @@ if [ -n "$python_version" ] && [ "$found" != "$python_version" ]; then
 fi
 "$python" -c 'import torch' || fail "$python has no PyTorch"
 
+# Before 3.11.4 there is no filter.
+unpack='import sys, tarfile
+with tarfile.open(sys.argv[1]) as file:
+    file.extractall(sys.argv[2], **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))'
 for each in packages source data; do
   if [ -e "$here/$each.tar.xz" ] && [ ! -e "$work/$each" ]; then
-    "$python" -m tarfile --filter data -e "$here/$each.tar.xz" "$work/$each.new" || fail "$each.tar.xz can't be unpacked"
+    "$python" -c "$unpack" "$here/$each.tar.xz" "$work/$each.new" || fail "$each.tar.xz can't be unpacked"
     mv "$work/$each.new" "$work/$each"
   fi
 done

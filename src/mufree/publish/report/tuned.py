@@ -11,6 +11,7 @@ import pandas as pd
 
 from mufree.analysis.coordcheck import Outcome
 from mufree.analysis.metrics.statistics import Interval, at_level
+from mufree.analysis.tables import COLUMNS
 from mufree.analysis.tuned import SURE, At, Judgement, Reason, Result, Tuned, Verdict, seeds_needed
 from mufree.publish import figures
 from mufree.publish.report import to_html
@@ -27,6 +28,9 @@ ANSWERS: dict[Verdict, str] = {
     "does not transfer": "The learning rate does not transfer.",
     "can't tell": "Whether the learning rate transfers can't be told yet.",
 }
+NONE_KEPT = pd.DataFrame(columns=COLUMNS["regret"])
+"""What the page says of the cost of a rate that is kept it says below the figure, by the rate that is recommended."""
+
 SAID = {
     "kept": "At {widths} keeping the rate surely costs less than the margin. As far as the best rate's slope tells, it can be "
     "kept up to width {trusted}.",
@@ -76,7 +80,7 @@ def draw(result: Result, folder: Path) -> set[str]:
     drawn = set()
     shown = kept_rows(result)
     if len(shown):
-        tables = {"rows": shown, "loss": mean_losses(shown), "optima": optima(result)}
+        tables = {"rows": shown, "loss": mean_losses(shown), "optima": optima(result), "regret": NONE_KEPT}
         figures.save(*figures.draw("loss_vs_lr", tables, result.name, "Loss against learning rate"), folder / "loss")
         drawn.add("loss")
     for each in result.tuned:
