@@ -29,7 +29,12 @@ def replacing(out: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.", ignore_cleanup_errors=True) as name:
         new, previous = Path(name) / "new", Path(name) / "previous"
         new.mkdir()
-        yield new
+        try:
+            yield new
+        except OSError as error:
+            if error.filename is None and error.errno is not None:
+                error.filename = str(out)
+            raise
         if out.exists() and _exchanged(new, out):
             return
         try:

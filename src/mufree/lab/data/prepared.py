@@ -6,6 +6,7 @@ Every data set's module has `build(settings, data_dir) -> Built`. `write` puts t
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -154,7 +155,9 @@ def _write_files(built: Built, settings: Mapping[str, Any], folder: Path) -> Non
     for split, arrays in built.splits.items():
         for part, array in (("x", arrays.x), ("y", arrays.y)):
             name = f"{split}_{part}.npy"
-            np.save(folder / name, np.ascontiguousarray(array), allow_pickle=False)
+            content = io.BytesIO()  # NumPy's own error of a full disk doesn't say so
+            np.save(content, np.ascontiguousarray(array), allow_pickle=False)
+            (folder / name).write_bytes(content.getbuffer())
             files[name] = {"sha256": sha256(folder / name), "shape": list(array.shape), "dtype": str(array.dtype)}
     for name, text in built.texts.items():
         (folder / name).write_text(text, encoding="utf-8")
