@@ -142,8 +142,8 @@ def about(here: Place, prepared: Path, *, recompute: bool = False) -> Iterator[L
     if recompute:
         yield _tables_anew(here.folder)
     made, now = here.provenance, record.environment()
-    yield _compared("code", sources.digest("train"), _one(here.rows["code_digest"]))
-    yield _compared("numerics", NUMERICS, _one(here.rows["numerics"]))
+    yield from (_compared("code", sources.digest("train"), each) for each in sorted(set(here.rows["code_digest"])))
+    yield from (_compared("numerics", NUMERICS, each) for each in sorted(set(here.rows["numerics"])))
     yield from _data(here, prepared)
     then = made["environment"]
     versions = {"python": then["python"], **then["packages"]}
@@ -154,7 +154,7 @@ def about(here: Place, prepared: Path, *, recompute: bool = False) -> Iterator[L
         _compared(name, found.get(name), version) for name, version in versions.items() if found.get(name) != version
     )
     yield _compared("system", now["system"], then["system"])
-    yield _compared("cpu", now["cpu"], _one(made["cpus_of_runs"]))
+    yield from (_compared("cpu", now["cpu"], each) for each in sorted(set(made["cpus_of_runs"])))
     yield Line("device", _one(here.rows["device"]))
 
 
@@ -297,4 +297,4 @@ def _data(here: Place, prepared: Path) -> Iterator[Line]:
         for dataset in sorted({dataset_id(study.tasks[task].dataset) for task in set(runs["task"])}):
             path = prepared / dataset / "manifest.json"
             now = read_json(path, record.DATA_MANIFEST)["digest"] if path.exists() else None
-            yield _compared("prepared", now, _one(runs["data_digest"]), str(path))
+            yield from (_compared("prepared", now, each, str(path)) for each in sorted(set(runs["data_digest"])))

@@ -29,12 +29,8 @@ def replacing(out: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.", ignore_cleanup_errors=True) as name:
         new, previous = Path(name) / "new", Path(name) / "previous"
         new.mkdir()
-        try:
+        with _named(out):
             yield new
-        except OSError as error:
-            if error.filename is None and error.errno is not None:
-                error.filename = str(out)
-            raise
         if out.exists() and _exchanged(new, out):
             return
         try:
@@ -45,6 +41,17 @@ def replacing(out: Path) -> Iterator[Path]:
             if previous.exists() and not out.exists():
                 previous.rename(out)
             raise
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Errors of the system that name no file, as those of native code, of writes and of fsync, name this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
 
 
 def _exchanged(one: Path, other: Path) -> bool:
@@ -65,15 +72,12 @@ def atomic(path: Path) -> Iterator[Path]:
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        with _named(path):
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
         temporary.chmod(0o644)  # mkstemp makes files that only their owner can read
         temporary.replace(path)
-    except OSError as error:
-        if error.filename is None and error.errno is not None:  # of native code and of fsync, which name no file
-            error.filename = str(path)
-        raise
     finally:
         temporary.unlink(missing_ok=True)
 
