@@ -14,6 +14,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from importlib.machinery import SourceFileLoader
 from itertools import islice
@@ -39,6 +40,7 @@ TESTS = {
     f"{METRICS}/stability.py": ["metrics_stability", "metrics_curves"],
 }
 """The modules, and the test files that hold what each is for."""
+OUTCOMES = FAILED, NO_START, NO_END, ALIVE = "a test failed", "not imported", "crashed or no end", "survived"
 
 
 class Mutant(NamedTuple):
@@ -91,8 +93,8 @@ def _difference(old: str, new: str) -> tuple[int, str]:
     return line + 1, f"`{before[line].strip()}` → `{gone}`"
 
 
-def survives(path: str, text: str, tests: list[str], seconds: int) -> bool:
-    """Whether all these tests pass with this text in the module's place; one that takes that long doesn't."""
+def outcome(path: str, text: str, tests: list[str], seconds: int) -> str:
+    """What these tests say with this text in the module's place: one of `OUTCOMES`."""
     child = os.fork()
     if child == 0:
         signal.alarm(seconds)
@@ -101,7 +103,8 @@ def survives(path: str, text: str, tests: list[str], seconds: int) -> bool:
         _replace(str(Path(path).resolve()), text)
         # The examples of hypothesis are the same ones for every mutant.
         os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0", *tests]))
-    return os.waitpid(child, 0)[1] == 0
+    status = os.waitpid(child, 0)[1]
+    return NO_END if os.WIFSIGNALED(status) else {0: ALIVE, 1: FAILED}.get(os.WEXITSTATUS(status), NO_START)
 
 
 def _replace(path: str, text: str) -> None:
@@ -124,26 +127,28 @@ def main() -> None:
     os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = (
         tempfile.mkdtemp()
     )  # what failed for one mutant is no hint for the next
-    rows, survivors, tried, killed = [], [], 0, 0
-    for path, names in TESTS.items():
-        if args.only not in path:
-            continue
+    modules = {path: names for path, names in TESTS.items() if args.only in path}
+    if not modules:
+        sys.exit(f"No module has '{args.only}' in its path: {', '.join(TESTS)}")
+    rows, survivors, total = [], [], Counter[str]()
+    for path, names in modules.items():
         tests = [f"tests/unit/test_{name}.py" for name in names]
         text = Path(path).read_text(encoding="utf-8")
         every, start = places(text), time.monotonic()
-        if not survives(path, text, tests, 600):
+        if outcome(path, text, tests, 600) != ALIVE:
             sys.exit(f"{' '.join(tests)} fails as it is")
         limit = 10 + int(5 * (time.monotonic() - start))
         random.Random(args.seed).shuffle(every)
         sample = list(islice(mutants(text, every), None if args.all else args.sample))
-        alive = sorted(mutant for mutant in sample if survives(path, mutant.text, tests, limit))
-        tried, killed = tried + len(sample), killed + len(sample) - len(alive)
-        rows.append(_row(f"`{path.removeprefix('src/mufree/')}`", len(every), len(sample), len(alive)))
+        found = [(mutant, outcome(path, mutant.text, tests, limit)) for mutant in sample]
+        counted, alive = Counter(said for _, said in found), sorted(mutant for mutant, said in found if said == ALIVE)
+        total += counted
+        rows.append(_row(f"`{path.removeprefix('src/mufree/')}`", len(every), counted))
         survivors += [f"- `{path.removeprefix('src/mufree/')}:{each.line}` {each.change}" for each in alive]
         print(rows[-1], *survivors[len(survivors) - len(alive) :], sep="\n", flush=True)
-    said = f"{'All' if args.all else f'At most {args.sample} a module, drawn with seed {args.seed}'}: {tried} mutants tried, "
-    said += f"{killed} killed, {killed / tried:.1%}."
-    head = "| module | places | tried | killed | share |\n| --- | --- | --- | --- | --- |"
+    drawn = "All" if args.all else f"At most {args.sample} a module, drawn with seed {args.seed}"
+    said = f"{drawn}: {total.total()} mutants tried, {1 - total[ALIVE] / total.total():.1%} killed."
+    head = f"| module | places | {' | '.join(OUTCOMES)} | killed |\n| --- | --- | --- | --- | --- | --- | --- |"
     print(said)
     if not args.only:
         marked.write(
@@ -151,8 +156,9 @@ def main() -> None:
         )
 
 
-def _row(name: str, every: int, tried: int, alive: int) -> str:
-    return f"| {name} | {every} | {tried} | {tried - alive} | {1 - alive / tried:.0%} |"
+def _row(name: str, every: int, counted: Counter[str]) -> str:
+    killed = 1 - counted[ALIVE] / counted.total()
+    return f"| {name} | {every} | {' | '.join(str(counted[said]) for said in OUTCOMES)} | {killed:.0%} |"
 
 
 if __name__ == "__main__":
