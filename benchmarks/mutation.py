@@ -32,14 +32,18 @@ from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator, operator_names
 
 METRICS = Path("src/mufree/analysis/metrics")
+SLOW = ("calibration",)
 TESTS = {
     "src/mufree/optim/groups.py": ["optim_groups", "optim_constructors", "optim_scaled"],
     "src/mufree/lab/train/updates.py": ["updates"],
-    **{str(path): [f"metrics_{path.stem}"] for path in sorted(METRICS.glob("[a-z]*.py"))},
+    **{
+        str(path): [f"metrics_{path.stem}"]
+        for path in sorted(METRICS.glob("[a-z]*.py"), key=lambda path: path.stem in SLOW)
+    },
     f"{METRICS}/dynamics.py": ["metrics_curves"],
     f"{METRICS}/stability.py": ["metrics_stability", "metrics_curves"],
 }
-"""The modules, and the test files that hold what each is for."""
+"""The modules, and the test files that hold what each is for; those with slow tests come last."""
 OUTCOMES = FAILED, NO_START, NO_END, ALIVE = "a test failed", "not imported", "crashed or no end", "survived"
 
 

@@ -177,6 +177,30 @@ rule supplement:
         " --out {output:q} 2> {log:q}"
 
 
+rule both_beta2:
+    """Validation loss of the GPT against its rivals, with the β₂ of a follow-up beside the study's."""
+    input:
+        source_files("figures"),
+        verified="results/paper/verified.json",
+        rows="results/paper/cifar_wikitext/rows.parquet",
+        curves="results/paper/cifar_wikitext/curves.parquet",
+        tables=expand("results/paper/cifar_wikitext/tables/{table}.csv", table=TABLES),
+    output:
+        "results/paper/figures/wikitext2-gpt.anytime.pdf",
+    log:
+        "results/paper/logs/both_beta2.log",
+    conda:
+        "../envs/mufree.yaml"
+    params:
+        title="GPT with 2 blocks on WikiText-2 (trained on its test split)",
+        folder="results/paper/cifar_wikitext",
+    message:
+        "Draw the GPT with both β₂"
+    shell:
+        "mufree figure anytime --task wikitext2-gpt --title {params.title:q} --rows {input.rows:q} --curves {input.curves:q}"
+        " --tables {params.folder:q}/tables --beside results/paper/follow_ups/gpt-same-beta2 --out $(dirname {output:q}) 2> {log:q}"
+
+
 rule paper:
     """The article, paper/paper.pdf, with its supplement beside its numbers."""
     input:
@@ -187,7 +211,10 @@ rule paper:
         numbers="results/paper/numbers.json",
         claims="results/paper/claims.txt",
         supplement="results/paper/supplement.pdf",
-        figures=[figure for figure in PAPER_FIGURES if figure.endswith(".pdf")],
+        figures=[
+            "results/paper/figures/wikitext2-gpt.anytime.pdf",
+            *(figure for figure in PAPER_FIGURES if figure.endswith(".pdf")),
+        ],
     output:
         "paper/paper.pdf",
     log:

@@ -5,7 +5,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.colors import to_hex
 from synthetic_study import METHODS, MORE_METHODS, make_full_study, make_study
 
-from mufree.publish.figures import draw
+from mufree.publish.figures import another_beta2, draw
 from mufree.publish.figures.style import method_styles
 
 TASK = "patches-mlp"
@@ -89,6 +89,32 @@ def test_an_anytime_gap_that_is_not_estimable_gives_its_reason():
     assert mup["value"].notna().all()
     texts = [text.get_text().replace("\n", " ") for ax in figure.axes for text in ax.texts]
     assert "not estimable: every run of one side diverged" in texts
+
+
+def test_another_beta2_is_drawn_dotted_at_its_own_best_rate_and_the_same_width(full):
+    """The other study's runs are 0.3 nats lower, and best at its middle rate."""
+    rows, curves = (full[name].assign() for name in ("rows", "curves"))
+    rows, curves = rows.assign(beta2=0.95), curves.assign(value=curves["value"] - 0.3)
+    rates = sorted(set(rows["log2_lr"]))
+    optima = full["optima"].assign(log2_lr_argmin=rates[len(rates) // 2])
+    other = another_beta2(rows[rows["variant"].eq("")], curves, optima)
+    figure, plotted = draw("anytime", full | {"beside": other}, TASK, "t")
+    pd.testing.assert_frame_equal(
+        plotted[plotted["kind"].ne("beside")].drop(columns="beta2").reset_index(drop=True),
+        draw("anytime", full, TASK, "t")[1].drop(columns="beta2"),
+        check_dtype=False,
+    )
+    dotted = plotted[plotted["kind"].eq("beside")]
+    assert set(dotted["width"]) == {128}
+    assert set(dotted["log2_lr"]) == {rates[len(rates) // 2]}
+    ids = rows[rows["width"].eq(128) & rows["log2_lr"].eq(rates[len(rates) // 2]) & rows["variant"].eq("")]
+    for method, mine in dotted.groupby("method"):
+        runs = ids.loc[ids["method"].eq(method), "run_id"]
+        value = curves[curves["run_id"].isin(runs) & curves["series"].eq("val_loss") & curves["step"].gt(0)]
+        assert sorted(mine["value"]) == pytest.approx(sorted(value["value"]))
+    words = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "with β₂ 0.95" in words
+    assert any(word.endswith(f"one run, β₂ {full['rows']['beta2'].iloc[0]:g}") for word in words)
 
 
 # averages

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from mufree.cli.commands import AT_LEAST_ONE, Checks, Kind, StudyFile, Sweeps, command
 from mufree.cli.inputs import UserError, load_hypotheses, load_study, task_of
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @command("--study experiments/quickstart.yaml --sweeps 'sweeps/{task}/{method}/w{widths}/s{seeds}' --out results")
@@ -77,13 +80,23 @@ def metrics(*, rows: Path, curves: Path, coordcheck: Checks = (), out: Path) -> 
 
 
 @command("loss_vs_lr --task photo-mlp --rows rows.parquet --curves curves.parquet --tables tables --out figures")
-def figure(*names: str, task: str, title: str | None = None, rows: Path, curves: Path, tables: Path, out: Path) -> None:
+def figure(
+    *names: str,
+    task: str,
+    title: str | None = None,
+    rows: Path,
+    curves: Path,
+    tables: Path,
+    beside: Path | None = None,
+    out: Path,
+) -> None:
     """Draw figures of one task from the tables, each as PDF, PNG and the CSV of what is plotted.
 
     Args:
         names: figures to draw (default: all)
         title: title above the figures (default: the task's name)
         tables: folder of the tables
+        beside: FOLDER/TASK, the results of another study and a task of it with another β₂, for the figure `anytime`
         out: folder to draw into
     """
     from mufree.analysis.tables import read_tables
@@ -99,10 +112,29 @@ def figure(*names: str, task: str, title: str | None = None, rows: Path, curves:
     found |= {"rows": read_frame(rows, COLUMNS_NEEDED), "curves": read_frame(curves, CURVE_SCHEMA.names)}
     if task not in (known := found["rows"]["task"].unique()):
         raise UserError(f"Unknown task '{task}'. {rows} has: {', '.join(known)}", 2)
+    if beside is not None:
+        found["beside"] = _another_beta2(beside)
     out.mkdir(parents=True, exist_ok=True)
     for name in drawn_ones:
         drawn, plotted = figures.draw(name, found, task, title or task)
         figures.save(drawn, plotted, out / f"{task}.{name}")
+
+
+def _another_beta2(place: Path) -> DataFrame:
+    """The curves that a task of another study adds to a figure; `place` is the folder of its results and the task's name."""
+    from mufree.analysis.tables import read_table
+    from mufree.analysis.tables.cases import COLUMNS_NEEDED
+    from mufree.publish.figures import another_beta2
+    from mufree.study.reading import read_frame
+    from mufree.study.record import CURVE_SCHEMA
+
+    folder, task = place.parent, place.name
+    rows = read_frame(folder / "rows.parquet", {*COLUMNS_NEEDED, "beta2"})
+    if task not in (known := rows["task"].unique()):
+        raise UserError(f"Unknown task '{task}'. {folder} has: {', '.join(known)}", 2)
+    optima = read_table(folder / "tables/optima.csv")
+    curves = read_frame(folder / "curves.parquet", CURVE_SCHEMA.names)
+    return another_beta2(rows[rows["task"].eq(task)], curves, optima[optima["task"].eq(task)])
 
 
 @command("--tables tables --rows rows.parquet --out figures/best_rates")

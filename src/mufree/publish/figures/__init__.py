@@ -17,7 +17,7 @@ from mufree.analysis.tables.cases import primary
 from mufree.publish.figures import points
 from mufree.publish.figures.dynamics import coordcheck, dynamics, validation_curves
 from mufree.publish.figures.panels import Drawn, theme
-from mufree.publish.figures.schedule import anytime, averages
+from mufree.publish.figures.schedule import another_beta2, anytime, averages
 from mufree.publish.figures.style import DISPLAY_NAMES, display_names, method_styles
 from mufree.publish.figures.transfer import best_rates, loss_vs_lr, optimum_vs_width, regret_vs_width
 from mufree.publish.figures.tuning import best_of_k, interaction, lr_sensitivity, weight_decay
@@ -27,6 +27,7 @@ __all__ = [
     "DISPLAY_NAMES",
     "FIGURES",
     "TABLES",
+    "another_beta2",
     "display_names",
     "draw",
     "draw_coordcheck",
@@ -43,16 +44,17 @@ FIGURES: dict[str, tuple[Callable[..., Drawn], tuple[str, ...]]] = {
     "lr_sensitivity": (lr_sensitivity, ("stability", "rows", "optima")),
     "best_of_k": (best_of_k, ("best_of_k", "cost")),
     "interaction": (interaction, ("interaction",)),
-    "anytime": (anytime, ("all_rows", "curves", "arms", "anytime")),
+    "anytime": (anytime, ("all_rows", "curves", "arms", "anytime", "beside")),
     "averages": (averages, ("rows", "curves", "optima")),
     "weight_decay": (weight_decay, ("weight_decay", "weight_decay_optimum")),
 }
 """Each figure: the function that draws it, and the tables it takes. `rows` and `curves` are the study's Parquet files, the
 others are its metrics tables, by file name; `coordcheck` is the table of slopes. `rows` gives a function the primary cells,
-`all_rows` every variant."""
+`all_rows` every variant; `beside` has the curves of another study, which few figures are given."""
 
-TABLES = tuple(sorted({table for _, tables in FIGURES.values() for table in tables} - {"all_rows"}))
-"""All tables that the figures take."""
+NO_TABLES = ("all_rows", "beside")
+TABLES = tuple(sorted({table for _, tables in FIGURES.values() for table in tables}.difference(NO_TABLES)))
+"""All tables that the figures take from their study."""
 
 FACTOR_TABLES = ("anytime", "arms", "best_of_k", "cost", "interaction", "weight_decay", "weight_decay_optimum")
 """Tables that a study without the factor may lack; their figures then say that there is nothing to show."""
@@ -60,7 +62,7 @@ FACTOR_TABLES = ("anytime", "arms", "best_of_k", "cost", "interaction", "weight_
 
 def needed(names: Iterable[str]) -> set[str]:
     """The metrics tables that some figures can't be drawn without."""
-    return {table for name in names for table in FIGURES[name][1]} - {"rows", "all_rows", "curves", *FACTOR_TABLES}
+    return {table for name in names for table in FIGURES[name][1]} - {"rows", "curves", *NO_TABLES, *FACTOR_TABLES}
 
 
 def draw(name: str, tables: Mapping[str, DataFrame], task: str, title: str) -> Drawn:
@@ -73,7 +75,9 @@ def draw(name: str, tables: Mapping[str, DataFrame], task: str, title: str) -> D
     if name not in FIGURES:
         raise KeyError(f"Unknown figure '{name}'. Known: {', '.join(FIGURES)}")
     function, needs = FIGURES[name]
-    missing = [t for t in needs if t not in {*tables, *FACTOR_TABLES, *({"all_rows"} if "rows" in tables else ())}]
+    missing = [
+        t for t in needs if t not in {*tables, *FACTOR_TABLES, "beside", *({"all_rows"} if "rows" in tables else ())}
+    ]
     if missing:
         raise KeyError(f"figure '{name}' needs the tables {', '.join(missing)}")
     found = {m for table in tables.values() if "method" in table for m in table["method"].unique()}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from textwrap import wrap
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -15,22 +17,31 @@ from mufree.publish.figures.panels import LINE, NOTE, SMALL, Drawn, empty_figure
 from mufree.publish.figures.style import WORDS, MethodStyle, Styles, present, roles_of
 from mufree.study.limits import NEGLIGIBLE_LOSS
 
+DOTS: Any = (0, (1, 1))
+"""The line of another study's runs."""
 AVERAGES_COLUMNS = ["parametrization", "method", "width", "log2_lr", "seed", "at", "step", "value"]
 
 
 def anytime(
-    rows: DataFrame, curves: DataFrame, arms: DataFrame, gaps: DataFrame, *, title: str, styles: Styles
+    rows: DataFrame,
+    curves: DataFrame,
+    arms: DataFrame,
+    gaps: DataFrame,
+    beside: DataFrame,
+    *,
+    title: str,
+    styles: Styles,
 ) -> Drawn:
     """One schedule-free run, tuned once at T, against the rivals' own runs of T/4, T/2 and T; a panel a parametrization.
 
     Line: validation loss (nats) at x, mean over seeds, thin lines the seeds. Points: where a rival's runs of that length end,
     small ones the seeds. Below: the gap, schedule-free minus rival, with its 95 % interval. At the largest width that was run.
-    `rows` are those of all variants.
+    `rows` are those of all variants. Dotted: what is in `beside`, from `another_beta2`, at the same width.
     """
     if gaps.empty:
         return empty_figure(title, "no horizon but the task's own was run"), DataFrame()
     gaps = gaps[gaps["width"].eq(gaps.groupby("parametrization")["width"].transform("max"))]
-    plotted, steps = _anytime_frame(rows, curves, arms, gaps)
+    plotted, steps = _anytime_frame(rows, curves, arms, gaps, beside)
     shown = plotted.assign(at="x")
     ends = shown[shown["kind"].ne("gap") & finite(shown["value"])]
     if ends.empty:
@@ -53,22 +64,37 @@ def anytime(
         )
         mine = part(shown, parametrization=family)
         panels.method_curves(upper, part(mine, kind="curve"), styles, legend=False, lw=1.8, marker="")
+        panels.method_curves(upper, part(mine, kind="beside"), styles, legend=False, lw=1.8, marker="", ls=DOTS)
         rivals = mine[finite(mine["value"])].drop(columns=["method", "low", "high"]).rename(columns={"rival": "method"})
         rivals = rivals.drop_duplicates(["kind", "method", "step", "seed"])
         panels.method_lines(upper, part(rivals, kind="rival_seed"), "step", "value", styles, **SMALL)
         panels.method_lines(upper, part(rivals, kind="rival"), "step", "value", styles, lw=0.7, ms=4.5)
         _gap_panel(lower, part(mine, kind="gap"), styles, part(gaps, parametrization=family)["reason"])
     one_run = {m: MethodStyle(f"{styles[m].name}, one run", styles[m].colour, "", "-") for m in present(styles, gap)}
+    for method, beta2 in part(shown, kind="beside")[["method", "beta2"]].drop_duplicates().itertuples(index=False):
+        own = rows.loc[rows["method"].eq(method), "beta2"].iloc[0]
+        one_run[method] = replace(one_run[method], name=f"{one_run[method].name}, β₂ {own:g}")
+        one_run[f"{method} {beta2}"] = MethodStyle(f"with β₂ {beta2:g}", styles[method].colour, "", DOTS)
     others = {m: styles[m] for m in styles if m in set(gap["rival"])}
     panels.methods_below(figure, one_run | others, [*one_run, *others])
     return figure, plotted
 
 
-def _anytime_frame(rows: DataFrame, curves: DataFrame, arms: DataFrame, gaps: DataFrame) -> tuple[DataFrame, int]:
+def another_beta2(rows: DataFrame, curves: DataFrame, optima: DataFrame) -> DataFrame:
+    """Curves at x of a task of another study: each method and width at its best rate of the grid, with its β₂."""
+    best = optima[["method", "width", "log2_lr_argmin"]].rename(columns={"log2_lr_argmin": "log2_lr"})
+    settings = rows[["method", "beta2"]].drop_duplicates()
+    found = curves_at(rows, curves, best).merge(settings, on="method")
+    return found[found["at"].eq("x")].drop(columns="at")
+
+
+def _anytime_frame(
+    rows: DataFrame, curves: DataFrame, arms: DataFrame, gaps: DataFrame, beside: DataFrame
+) -> tuple[DataFrame, int]:
     """What is plotted, and the steps of the whole horizon; variants other than in the horizon are left out.
 
     `kind` is `curve`: the schedule-free runs of the whole horizon at x; `rival`: the rivals' losses; `rival_seed`: those of
-    their runs, each horizon at its own best rate of the grid; or `gap`.
+    their runs, each horizon at its own best rate of the grid; `gap`; or `beside`.
     """
     rows, arms = (frame[frame["variant"].fillna("").str.fullmatch(r"|T/\d+")] for frame in (rows, arms))
     whole = primary(rows)
@@ -83,14 +109,16 @@ def _anytime_frame(rows: DataFrame, curves: DataFrame, arms: DataFrame, gaps: Da
     pair = ["parametrization", "method", "rival", "width", "horizon"]
     seeds = gaps[pair].merge(cells.rename(columns={"method": "rival"}), on=["rival", "width", "horizon"])
     seeds = seeds.merge(runs[[*run, "seed", "val_loss"]], on=run)
+    shown = tuned[["parametrization", "method", "width"]]
     parts = {
-        "curve": own.merge(tuned[["parametrization", "method", "width"]], on=["method", "width"]),
+        "curve": own.merge(shown, on=["method", "width"]),
+        "beside": beside.merge(shown, on=["method", "width"]) if len(beside) else beside,
         "rival": gaps[[*pair, "rival_loss"]].rename(columns={"rival_loss": "value"}),
         "rival_seed": seeds.rename(columns={"val_loss": "value"}),
         "gap": gaps[[*pair, "gap", "gap_low", "gap_high"]].set_axis([*pair, "value", "low", "high"], axis=1),
     }
     frame = pd.concat([part.assign(kind=kind) for kind, part in parts.items() if len(part)], ignore_index=True)
-    frame = frame.reindex(columns=["kind", *pair, "log2_lr", "seed", "step", "value", "low", "high"])
+    frame = frame.reindex(columns=["kind", *pair, "log2_lr", "beta2", "seed", "step", "value", "low", "high"])
     frame["step"] = frame["step"].fillna(frame["horizon"] * steps)
     return frame.astype({"seed": "Int64"}), steps
 
