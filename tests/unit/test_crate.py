@@ -72,6 +72,63 @@ def test_it_is_read_back_with_every_file_of_the_folder(crate: Path) -> None:
     assert broken(crate) == []
 
 
+def references(value: Any) -> list[str]:
+    """The ids that a part of the metadata points to."""
+    if isinstance(value, list):
+        return [name for each in value for name in references(each)]
+    if isinstance(value, dict):
+        return [value["@id"]] if set(value) == {"@id"} else references(list(value.values()))
+    return []
+
+
+def test_it_says_who_made_it_by_what_software_from_what(crate: Path) -> None:
+    again, manifest = ROCrate(crate), json.loads((FROZEN / "MANIFEST.json").read_text())
+    [author] = again.root_dataset["author"]
+    assert (author.type, author["name"]) == ("Organization", "The mufree authors")
+    assert again.root_dataset["conformsTo"].id == "https://w3id.org/ro/wfrun/process/0.5"
+    action = again.root_dataset["mentions"]
+    software = action["instrument"]
+    assert (action.type, software.type, action["agent"]) == ("CreateAction", "SoftwareApplication", [author])
+    assert software["softwareVersion"] == f"{manifest['versions']['mufree']}, code {manifest['code_digest']}"
+    assert {each["name"]: each["softwareVersion"] for each in software["softwareRequirements"]} == {
+        name: version for name, version in manifest["versions"].items() if name != "mufree"
+    }
+    data = {each["name"]: each["identifier"] for each in action["object"] if each.type == "Dataset"}
+    assert data == {name: f"sha256:{digest}" for name, digest in manifest["data"].items()}
+    given = {each.id for each in action["object"] if each.type == "File"}
+    assert given == {"study.yaml", "hypotheses.yaml"}
+    assert {each.id for each in action["result"]} == set(manifest["files"]) - given
+
+
+def test_each_reference_resolves(crate: Path) -> None:
+    entities = graph(crate)
+    pointed = {name for entity in entities.values() for part in entity.values() for name in references(part)}
+    assert pointed - set(entities) == {entities[METADATA]["conformsTo"]["@id"]}
+    assert set(entities) - pointed == {METADATA}
+
+
+def test_authors_can_be_named(tmp_path: Path) -> None:
+    words = ["--published", "2026-01-02", "--author", "A. Body", "--author", "B. Body"]
+    assert main(["crate", str(FROZEN), *words, "--out", str(tmp_path / "crate")]) == 0
+    authors = ROCrate(tmp_path / "crate").root_dataset["author"]
+    assert [(each.type, each["name"]) for each in authors] == [("Person", "A. Body"), ("Person", "B. Body")]
+
+
+def test_it_is_still_what_was_frozen_and_nothing_else_may_be_there(
+    crate: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check = ["check-frozen", "--out", str(tmp_path / "checked.json")]
+    assert main([*check, str(crate)]) == 0
+    assert main(["trace", "--folders", str(crate)]) == 0
+    for more in ("ro-crate-preview.html", f"tables/{METADATA}"):
+        copy = Path(shutil.copytree(crate, tmp_path / Path(more).stem))
+        (copy / more).write_text("{}")
+        capsys.readouterr()
+        assert main([*check, str(copy)]) == 1
+        assert f"not in the manifest: {more}" in capsys.readouterr().err
+        assert main(["trace", "--folders", str(copy)]) == 1
+
+
 def test_what_is_changed_missing_or_not_described_breaks_it(crate: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(crate, tmp_path / "copy"))
     table = copy / "tables/transfer.csv"

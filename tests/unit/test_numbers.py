@@ -14,6 +14,7 @@ from test_pages import SMALL, TASK, judged
 
 from mufree.publish import numbers, paper
 from mufree.publish.typesetting import TypesettingError, typeset
+from mufree.publish.words import p_value
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,14 @@ def test_verdicts_and_their_p_values_are_numbers(study: dict[str, Any]) -> None:
     found = numbers.collect([judged(study, 0.0)])
     assert found[f"verdict/C1/{TASK}"]["text"] == "supported"
     assert found[f"p/C1/{TASK}"]["value"] < 0.001
+    assert (found[f"p/C1/{TASK}"]["text"], found[f"p/C1/{TASK}"]["digits"]) == ("p < 0.001", "< 0.001")
     assert (found["controls"]["value"], found["hypotheses"]["value"], found["margin/C1"]["digits"]) == (1, 0, "0.25")
+
+
+def test_a_p_value_is_never_printed_as_nothing() -> None:
+    assert [p_value(p) for p in (0.0, 0.00099, 0.001, 0.0126, 1.0, math.nan)] == [
+        *("< 0.001", "< 0.001", "0.001", "0.013", "1.000", "—")
+    ]
 
 
 def test_a_broken_control_is_counted(study: dict[str, Any]) -> None:

@@ -188,17 +188,18 @@ def rerun(*, frozen: Path, prepared: Path, share: float = 0.02, seed: int = 0, o
 
 
 @command("paper/data --published 2026-11-28 --out results/paper/crate")
-def crate(frozen: Path, /, *, published: date, out: Path) -> None:
+def crate(frozen: Path, /, *, published: date, author: tuple[str, ...] = (), out: Path) -> None:
     """Write a frozen study for an archive: a copy with ro-crate-metadata.json, by RO-Crate.
 
     Args:
         frozen: the frozen folder
         published: date of publication
+        author: people who made the study (default: the authors of mufree)
         out: folder to write; what stands there is replaced
     """
     from mufree.publish import crate as crates
 
-    print(f"{out}: {crates.write(frozen, out, published)} files")
+    print(f"{out}: {crates.write(frozen, out, published, author)} files")
 
 
 @command("cifar10-mlp/mup_schedulefree/drift --folders paper/data paper/follow_ups")
@@ -211,6 +212,7 @@ def trace(
     prepared: Path = Path("results/prepared"),
     runs: bool = False,
     recompute: bool = False,
+    full: bool = False,
 ) -> None:
     """Walk from a number of the paper to its row, runs, code, data and machine, and say what is the same here.
 
@@ -224,12 +226,14 @@ def trace(
         prepared: folder of the prepared data sets, each by its id
         runs: show the ids of all runs
         recompute: also make the tables anew from the runs, in a minute, and compare
+        full: say all that is the same here, too, in place of a line that names it
     """
     from mufree.publish import trace as walk
 
     places = [walk.place(folder) for folder in folders]
-    chain = [] if name is None else [walk.trace(name, places, numbers, every_run=runs)]
-    chain += [walk.about(each, prepared, recompute=recompute) for each in places]
+    chain = [] if name is None else [walk.told(walk.trace(name, places, numbers, every_run=runs), full=full)]
+    for each in places:
+        chain += [walk.told(walk.about(each, prepared, recompute=recompute), f"{each.folder}: ", full=full)]
     wrong = []
     for line in (line for part in chain for line in part):
         print(f"{line.what}: {line.said}", flush=True)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from mufree.study.plan import Run
 
 MANIFEST = "MANIFEST.json"
+UNSIGNED = (MANIFEST, "ro-crate-metadata.json")
+"""What describes a folder, and isn't part of what is signed."""
 
 MAX_BYTES = 20_000_000
 """A frozen folder is kept in the repository, so it has to be small."""
@@ -181,9 +183,9 @@ def _checks(folder: Path) -> dict[str, pd.DataFrame]:
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """Every file but the manifest, by its path in the folder."""
+    """Every file but those that describe them, by its path in the folder."""
     found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    return {name: path for name, path in found.items() if name != MANIFEST}
+    return {name: path for name, path in found.items() if name not in UNSIGNED}
 
 
 def _copy(copies: Mapping[str, Path | None], folder: Path) -> None:
@@ -194,7 +196,7 @@ def _copy(copies: Mapping[str, Path | None], folder: Path) -> None:
 
 
 def _signed(folder: Path) -> dict[str, dict[str, Any]]:
-    """Digest and size of every file but the manifest. Raises `RecordError` where they are too large."""
+    """Digest and size of every file but those that describe them. Raises `RecordError` where they are too large."""
     signed: dict[str, dict[str, Any]] = {
         name: {"sha256": sha256(path), "bytes": path.stat().st_size} for name, path in _files(folder).items()
     }

@@ -1,12 +1,13 @@
 """Every number that a text may name: how it is printed, its value, its interval, and the rows it comes from.
 
-A source is `FILE: COLUMN, KEY=VALUE, …; NOTE`, of which `publish.trace` reads the file, the column and which rows are meant.
+A source is `FILE: COLUMN, KEY=VALUE, …; NOTE`, of which `publish.trace` reads the file, the column and which rows are meant;
+a difference has two, with `; less ` between them. Of the least or the most of some rows, it is that row's.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -16,11 +17,12 @@ from mufree.analysis.metrics.stability import best_loss
 from mufree.analysis.tables.cases import joint, make_cases, primary
 from mufree.analysis.tables.cases import plain_records as records
 from mufree.publish.results import Results
-from mufree.publish.words import bounds, known, number, percent, statistic, thousands, value, with_unit
+from mufree.publish.words import bounds, known, number, p_value, percent, statistic, thousands, value, with_unit
 from mufree.study.config import METHODS
 from mufree.study.limits import EQUIVALENCE_MARGIN, MAX_SLOPE, POWER
 from mufree.study.reading import UserError
 
+LIMITS = "src/mufree/study/limits.py"
 VERDICTS = ("supported", "refuted", "inconclusive", "not_estimable")
 
 Numbers = dict[str, dict[str, Any]]
@@ -64,6 +66,12 @@ def _count(n: int, source: str) -> dict[str, Any]:
     return _number(thousands(n), n, source)
 
 
+def _named(row: Mapping[str, Any], *keys: str) -> str:
+    """The words of a source that name this row by what it has of some columns."""
+    cells = {key: row[key] for key in keys if isinstance(row[key], str) or known(row[key])}
+    return ", ".join(f"{key}={cell if isinstance(cell, str) else f'{cell:g}'}" for key, cell in cells.items())
+
+
 def size(study: Results) -> Numbers:
     """How many runs a study has, how many diverged, and what they took."""
     runs, diverged = len(study.rows), int(study.rows["status"].eq("diverged").sum())
@@ -83,16 +91,17 @@ def counts(study: Results) -> Numbers:
     widest = max(width for task in study.tasks for width in study.widths(task))
     longest = int(study.rows["steps"].max())
     none, detectable = _none_of(seeds), detectable_interaction(seeds)
+    of_seeds = f"tables/optima.csv: n_seeds={seeds}"
     return size(study) | {
-        "least_seeds": _count(seeds, "tables/optima.csv: n_seeds"),
-        "widest": _count(widest, "rows.parquet: width"),
-        "longest": _count(longest, "rows.parquet: steps"),
-        "wilson_none": _number(percent(none, 0), none, f"Wilson's interval of 0 of {seeds}"),
-        "power": _number(percent(POWER, 0), POWER, "limits.POWER"),
-        "drift_margin": _number(f"{EQUIVALENCE_MARGIN}", EQUIVALENCE_MARGIN, "limits.EQUIVALENCE_MARGIN"),
-        "coordcheck_margin": _number(f"{MAX_SLOPE}", MAX_SLOPE, "limits.MAX_SLOPE"),
+        "least_seeds": _count(seeds, f"{of_seeds}; the least"),
+        "widest": _count(widest, f"rows.parquet: width={widest}; the largest"),
+        "longest": _count(longest, f"rows.parquet: steps={longest}; the most"),
+        "wilson_none": _number(percent(none, 0), none, f"{of_seeds}; Wilson's interval of 0 of them"),
+        "power": _number(percent(POWER, 0), POWER, f"{LIMITS}: POWER"),
+        "drift_margin": _number(f"{EQUIVALENCE_MARGIN}", EQUIVALENCE_MARGIN, f"{LIMITS}: EQUIVALENCE_MARGIN"),
+        "coordcheck_margin": _number(f"{MAX_SLOPE}", MAX_SLOPE, f"{LIMITS}: MAX_SLOPE"),
         "detectable": _number(
-            number(detectable, 1), detectable, f"t with {seeds - 1} degrees of freedom, power {POWER}"
+            number(detectable, 1), detectable, f"{of_seeds}; t with {seeds - 1} degrees of freedom, power {POWER}"
         ),
     }
 
@@ -116,9 +125,8 @@ def design(study: Results) -> Numbers:
         for optimizer, settings in study.study["tasks"][task]["optimizers"].items():
             for beta in ("beta1", "beta2"):
                 if known(settings.get(beta)):
-                    out[f"{beta}/{task}/{optimizer}"] = _number(
-                        f"{settings[beta]:g}", settings[beta], f"study.yaml: {task}"
-                    )
+                    source = f"rows.parquet: {beta}, optimizer={optimizer}, {where}"
+                    out[f"{beta}/{task}/{optimizer}"] = _number(f"{settings[beta]:g}", settings[beta], source)
     return out
 
 
@@ -139,15 +147,15 @@ def judged(study: Results) -> Numbers:
     overall = study.verdicts[study.verdicts["scope"].eq("overall") & study.verdicts["kind"].eq("primary")]
     for verdict in VERDICTS:
         n = int(overall["verdict"].eq(verdict).sum())
-        out[f"primary_{verdict}"] = _count(n, f"verdicts.csv: scope=overall, kind=primary, verdict={verdict}")
+        out[f"primary_{verdict}"] = _count(n, f"verdicts.csv: verdict, scope=overall, kind=primary; {verdict}")
     for row in records(study.verdicts[study.verdicts["scope"].eq("task")]):
-        at = f"{row['id']}/{row['task']}"
-        where = f"id={row['id']}, task={row['task']}, scope=task"
+        at, where = f"{row['id']}/{row['task']}", _named(row, "id", "task", "scope")
         out[f"verdict/{at}"] = _number(str(row["verdict"]).replace("_", " "), None, f"verdicts.csv: verdict, {where}")
         for name in ("p", "p_holm"):
             if known(row[name]):
-                digits, source = number(row[name]), f"verdicts.csv: {name}, {where}"
-                out[f"{name}/{at}"] = _number(f"p = {digits}", row[name], source, digits=digits)
+                digits = p_value(row[name])
+                text = f"p {digits}" if digits.startswith("<") else f"p = {digits}"
+                out[f"{name}/{at}"] = _number(text, row[name], f"verdicts.csv: {name}, {where}", digits=digits)
     return out
 
 
@@ -164,18 +172,17 @@ def checks(study: Results) -> Numbers:
         kind = verdict["method"].map(study.rows.drop_duplicates("method").set_index("method")["parametrization"])
         for name in ("sp", "mup"):
             mine = verdict[kind.eq(name)]
-            of_kind = f"of methods under {name}"
-            source = f"tables/coordcheck_verdict.csv: passed; {of_kind}"
-            out[f"coordcheck/{name}/checks"] = _count(len(mine), source)
-            out[f"coordcheck/{name}/passed"] = _count(int(mine["passed"].astype(bool).sum()), source)
-            surely = int((~mine["passed"].astype(bool) & mine["n_sure"].gt(0)).sum())
-            out[f"coordcheck/{name}/failed"] = _count(
-                surely, f"tables/coordcheck_verdict.csv: n_sure, passed=False; {of_kind}"
-            )
+            passed = mine["passed"].astype(bool)
+            found = {"checks": len(mine), "passed": passed.sum(), "failed": (~passed & mine["n_sure"].gt(0)).sum()}
+            source = f"tables/coordcheck_verdict.csv: passed; of methods under {name}"
+            out |= {f"coordcheck/{name}/{what}": _count(int(n), source) for what, n in found.items()}
     for (task, method), rows in study.tables["stability"].groupby(["task", "method"]):
         source = f"tables/stability.csv: n_diverged, task={task}, method={method}; summed over widths"
         out[f"diverged/{task}/{method}"] = _count(int(rows["n_diverged"].sum()), source)
     return out
+
+
+OF_ESTIMATE = ("task", "subject", "statistic", "width")
 
 
 def estimates(study: Results) -> Numbers:
@@ -184,12 +191,10 @@ def estimates(study: Results) -> Numbers:
     for row in records(study.tables["estimates"]):
         what = statistic(row["statistic"])
         width = f"/w{int(row['width'])}" if known(row["width"]) else ""
-        where = f"task={row['task']}, subject={row['subject']}, statistic={row['statistic']}"
-        source = f"tables/estimates.csv: estimate, {where}" + (f", width={int(row['width'])}" if width else "")
         out[f"{row['task']}/{row['subject']}/{row['statistic']}{width}"] = _number(
             with_unit(row["estimate"], what),
             row["estimate"],
-            source,
+            f"tables/estimates.csv: estimate, {_named(row, *OF_ESTIMATE)}",
             bounds(row["low"], row["high"], what),
             value(row["estimate"], what),
         )
@@ -204,18 +209,15 @@ def ranges(study: Results) -> Numbers:
     """
     out = {}
     for name, subject in product(("drift", "regret_cf", "lr_sensitivity"), METHODS):
-        widths = "" if name == "drift" else ", at the largest width of each task"
-        source = f"tables/estimates.csv: estimate, statistic={name}, subject={subject}; all tasks{widths}"
-        for end, found in _ends(over_tasks(study, name, subject)):
+        for end, found, row in _ends(over_tasks(study, name, subject), "estimate", *OF_ESTIMATE):
+            source = f"tables/estimates.csv: {row}"
             out[f"{name}/{subject}/{end}"] = _number(value(found, statistic(name)), found, source)
-    for subject in METHODS:
-        source = f"tables/estimates.csv: estimate, statistic=drift, subject={subject}; 4 to its power, all tasks"
-        for end, found in _ends([4**drift for drift in over_tasks(study, "drift", subject)]):
-            out[f"moved/{subject}/{end}"] = _number(number(found, 1), found, source)
-    pair = "numerator=mup_schedulefree, denominator=mup_adamw"
-    source = f"tables/rate_ratio.csv: log2_ratio, {pair}; 2 to its power, all tasks and widths"
-    for end, found in _ends(rate_ratios(study)):
-        out[f"rate_ratio/{end}"] = _number(number(found, 1), found, source)
+            if name == "drift":
+                out[f"moved/{subject}/{end}"] = _number(number(4**found, 1), 4**found, f"{source}; 4 to its power")
+    for end, found, row in _ends(rate_ratios(study), "log2_ratio", "task", "numerator", "denominator", "width"):
+        out[f"rate_ratio/{end}"] = _number(
+            number(2**found, 1), 2**found, f"tables/rate_ratio.csv: {row}; 2 to its power"
+        )
     return out
 
 
@@ -224,7 +226,7 @@ def over_all(study: Results) -> Numbers:
     out = {}
     for row in records(study.tables.get("pooled", pd.DataFrame())):
         what, key = statistic(row["statistic"]), f"{row['subject']}/{row['statistic']}"
-        where = f"subject={row['subject']}, statistic={row['statistic']}"
+        where = _named(row, "subject", "statistic")
         ends = bounds(row["low"], row["high"], what)
         out[f"all/{key}"] = _number(
             with_unit(row["estimate"], what),
@@ -236,7 +238,7 @@ def over_all(study: Results) -> Numbers:
         out[f"tau/{key}"] = _number(number(row["tau"]), row["tau"], f"tables/pooled.csv: tau, {where}")
     for row in records(study.tables.get("transfer", pd.DataFrame())):
         if known(row["drift_bound"]):
-            source = f"tables/transfer.csv: drift_bound, task={row['task']}, method={row['method']}"
+            source = f"tables/transfer.csv: drift_bound, {_named(row, 'task', 'method')}"
             key = f"drift_bound/{row['task']}/{row['method']}"
             out[key] = _number(number(row["drift_bound"], 2), row["drift_bound"], source)
     return out
@@ -268,28 +270,33 @@ def across(studies: Sequence[Results]) -> Numbers:
         key = f"{'/'.join(one)} - {'/'.join(other)}/best_loss/w{width}"
         estimate, low, high = float(found.estimate), float(found.low), float(found.high)
         seeds = ", ".join(map(str, sorted(set(cases[0].seeds) & set(cases[1].seeds))))
-        source = f"rows.parquet of all studies: {key}, seeds {seeds}"
+        parts = [
+            f"rows.parquet: val_loss, task={task}, method={method}, width={width}, variant="
+            for task, method in (one, other)
+        ]
+        source = f"{'; less '.join(parts)}; the best rate of each, seeds {seeds}"
         out[key] = _number(with_unit(estimate, what), estimate, source, bounds(low, high, what), value(estimate, what))
     return out
 
 
-def over_tasks(study: Results, name: str, subject: str) -> list[float]:
-    """The estimates of a statistic in all tasks where it is known, of all widths or at each task's largest."""
+def over_tasks(study: Results, name: str, subject: str) -> list[dict[str, Any]]:
+    """The rows of a statistic in all tasks, of all widths or at each task's largest."""
     table = study.tables["estimates"]
     return [
-        float(row["estimate"])
+        row
         for row in records(table[table["statistic"].eq(name) & table["subject"].eq(subject)])
-        if known(row["estimate"]) and (not known(row["width"]) or row["width"] == study.widths(row["task"])[-1])
+        if not known(row["width"]) or row["width"] == study.widths(row["task"])[-1]
     ]
 
 
-def rate_ratios(study: Results) -> list[float]:
-    """ScheduleFree's best rate under µP as a multiple of AdamW's, at each width of each task where both are known."""
-    table = study.tables.get("rate_ratio", pd.DataFrame())
-    if table.empty:
-        return []
-    pair = table["numerator"].eq("mup_schedulefree") & table["denominator"].eq("mup_adamw")
-    return [2.0**found for found in table[pair]["log2_ratio"].dropna()]
+def rate_ratios(study: Results) -> list[dict[str, Any]]:
+    """The rows that have ScheduleFree's best rate under µP over AdamW's, one for each width of each task."""
+    pair = ("mup_schedulefree", "mup_adamw")
+    return [
+        row
+        for row in records(study.tables.get("rate_ratio", pd.DataFrame()))
+        if (row["numerator"], row["denominator"]) == pair
+    ]
 
 
 def coverage(study: Results) -> Numbers:
@@ -297,13 +304,10 @@ def coverage(study: Results) -> Numbers:
     if study.calibration is None:
         return {}
     mine = study.calibration[study.calibration["n_seeds"].eq(study.least_seeds)]
-    seeds = f"n_seeds={study.least_seeds}"
     return {
-        f"coverage/{name}/{end}": _number(
-            percent(found, 1), found, f"calibration.csv: coverage, statistic={name}, {seeds}"
-        )
+        f"coverage/{name}/{end}": _number(percent(found, 1), found, f"calibration.csv: {row}")
         for name, rows in mine.groupby("statistic")
-        for end, found in _ends(list(rows["coverage"]))
+        for end, found, row in _ends(records(rows), "coverage", "scenario", "statistic", "n_seeds")
     }
 
 
@@ -311,15 +315,21 @@ def sampling(study: Results) -> Numbers:
     """What the choice of held-out examples adds to the error of a difference of losses, by task, in nats; and the range."""
     if study.validation_noise is None:
         return {}
-    found = {str(row["task"]): float(row["se"]) for row in records(study.validation_noise)}
-    source = "validation_noise.csv: se"
-    out = {f"sampling/{task}": _number(number(se), se, f"{source}, task={task}") for task, se in found.items()}
-    return out | {f"sampling/{end}": _number(number(se), se, source) for end, se in _ends(list(found.values()))}
+    rows, source = records(study.validation_noise), "validation_noise.csv: "
+    out = {
+        f"sampling/{row['task']}": _number(number(row["se"]), row["se"], f"{source}se, {_named(row, 'task')}")
+        for row in rows
+    }
+    ends = _ends(rows, "se", "task")
+    return out | {f"sampling/{end}": _number(number(se), se, f"{source}{row}") for end, se, row in ends}
 
 
-def _ends(found: list[float]) -> Iterator[tuple[str, float]]:
-    if found:
-        yield from (("least", min(found)), ("most", max(found)))
+def _ends(rows: Iterable[Mapping[str, Any]], column: str, *keys: str) -> Iterator[tuple[str, float, str]]:
+    """The least and the most of a column where it is known, each with the words that name its row."""
+    found = [row for row in rows if known(row[column])]
+    for end, choose in (("least", min), ("most", max)) if found else ():
+        row = choose(found, key=lambda row: float(row[column]))
+        yield end, float(row[column]), f"{column}, {_named(row, *keys)}; the {end} of {len(found)}"
 
 
 def _none_of(n: int) -> float:

@@ -154,7 +154,7 @@ def read(
 def read_frozen(folder: Path, manifest: Mapping[str, Any], verdicts: Path | None = None) -> Results:
     """A frozen folder that `freeze.verify` has passed."""
     more = {
-        "calibration": ("n_seeds", "statistic", "coverage"),
+        "calibration": ("scenario", "n_seeds", "statistic", "coverage"),
         "power": ("task", "method", "n_seeds", "planned"),
         "validation_noise": ("task", "se"),
     }

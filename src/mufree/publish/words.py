@@ -46,6 +46,11 @@ def percent(value: Any, digits: int = 1) -> str:
     return f"{number(100 * value, digits)} %" if known(value) else MISSING
 
 
+def p_value(p: Any) -> str:
+    """A p-value to three decimals, never 0.000."""
+    return "< 0.001" if known(p) and p < 0.001 else number(p)
+
+
 def span(values: Sequence[int]) -> str:
     """The values, as a range where they are many."""
     ordered = sorted(set(values))

@@ -19,6 +19,7 @@ from mufree.publish.words import (
     interval,
     known,
     number,
+    p_value,
     span,
     statistic,
     subject_words,
@@ -324,8 +325,3 @@ def conditions(results: Results) -> Block:
         )
     columns = ["Id", "Task", "Statistic", "Width", "Estimate", "90 % interval", "Rule", "p", "p (Holm)", "Verdict"]
     return table(f"What decides each hypothesis. {INTERVALS}", columns, rows)
-
-
-def p_value(p: Any) -> str:
-    """A p-value to three decimals."""
-    return MISSING if not known(p) else "< 0.001" if p < 0.001 else number(p)
