@@ -185,6 +185,7 @@ rule both_beta2:
         rows="results/paper/cifar_wikitext/rows.parquet",
         curves="results/paper/cifar_wikitext/curves.parquet",
         tables=expand("results/paper/cifar_wikitext/tables/{table}.csv", table=TABLES),
+        beside="results/paper/follow_ups/rows.parquet",
     output:
         "results/paper/figures/wikitext2-gpt.anytime.pdf",
     log:
@@ -193,12 +194,12 @@ rule both_beta2:
         "../envs/mufree.yaml"
     params:
         title="GPT with 2 blocks on WikiText-2 (trained on its test split)",
-        folder="results/paper/cifar_wikitext",
     message:
         "Draw the GPT with both β₂"
     shell:
         "mufree figure anytime --task wikitext2-gpt --title {params.title:q} --rows {input.rows:q} --curves {input.curves:q}"
-        " --tables {params.folder:q}/tables --beside results/paper/follow_ups/gpt-same-beta2 --out $(dirname {output:q}) 2> {log:q}"
+        " --tables $(dirname {input.tables[0]:q}) --beside $(dirname {input.beside:q})/gpt-same-beta2"
+        " --out $(dirname {output:q}) 2> {log:q}"
 
 
 rule paper:
