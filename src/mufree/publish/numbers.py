@@ -202,22 +202,22 @@ def estimates(study: Results) -> Numbers:
 
 
 def ranges(study: Results) -> Numbers:
-    """The least and the greatest over tasks, keyed `statistic/subject/least` and `…/most`.
+    """The least and the greatest over tasks, keyed `statistic/subject/least` and `…/most`, each with its own interval.
 
     `moved/subject` is by what factor a network four times as wide wants another rate, by the drift.
     `rate_ratio` is ScheduleFree's best rate over AdamW's, at every width under µP.
     """
     out = {}
     for name, subject in product(("drift", "regret_cf", "lr_sensitivity"), METHODS):
-        for end, found, row in _ends(over_tasks(study, name, subject), "estimate", *OF_ESTIMATE):
-            source = f"tables/estimates.csv: {row}"
-            out[f"{name}/{subject}/{end}"] = _number(value(found, statistic(name)), found, source)
+        for end, row, words in _ends(over_tasks(study, name, subject), "estimate", *OF_ESTIMATE):
+            found, what, source = row["estimate"], statistic(name), f"tables/estimates.csv: {words}"
+            own = bounds(row["low"], row["high"], what)
+            out[f"{name}/{subject}/{end}"] = _number(value(found, what), found, source, own)
             if name == "drift":
                 out[f"moved/{subject}/{end}"] = _number(number(4**found, 1), 4**found, f"{source}; 4 to its power")
-    for end, found, row in _ends(rate_ratios(study), "log2_ratio", "task", "numerator", "denominator", "width"):
-        out[f"rate_ratio/{end}"] = _number(
-            number(2**found, 1), 2**found, f"tables/rate_ratio.csv: {row}; 2 to its power"
-        )
+    for end, row, words in _ends(rate_ratios(study), "log2_ratio", "task", "numerator", "denominator", "width"):
+        found = 2 ** row["log2_ratio"]
+        out[f"rate_ratio/{end}"] = _number(number(found, 1), found, f"tables/rate_ratio.csv: {words}; 2 to its power")
     return out
 
 
@@ -305,9 +305,9 @@ def coverage(study: Results) -> Numbers:
         return {}
     mine = study.calibration[study.calibration["n_seeds"].eq(study.least_seeds)]
     return {
-        f"coverage/{name}/{end}": _number(percent(found, 1), found, f"calibration.csv: {row}")
+        f"coverage/{name}/{end}": _number(percent(row["coverage"], 1), row["coverage"], f"calibration.csv: {words}")
         for name, rows in mine.groupby("statistic")
-        for end, found, row in _ends(records(rows), "coverage", "scenario", "statistic", "n_seeds")
+        for end, row, words in _ends(records(rows), "coverage", "scenario", "statistic", "n_seeds")
     }
 
 
@@ -321,15 +321,17 @@ def sampling(study: Results) -> Numbers:
         for row in rows
     }
     ends = _ends(rows, "se", "task")
-    return out | {f"sampling/{end}": _number(number(se), se, f"{source}{row}") for end, se, row in ends}
+    return out | {
+        f"sampling/{end}": _number(number(row["se"]), row["se"], f"{source}{words}") for end, row, words in ends
+    }
 
 
-def _ends(rows: Iterable[Mapping[str, Any]], column: str, *keys: str) -> Iterator[tuple[str, float, str]]:
-    """The least and the most of a column where it is known, each with the words that name its row."""
+def _ends(rows: Iterable[Mapping[str, Any]], column: str, *keys: str) -> Iterator[tuple[str, Mapping[str, Any], str]]:
+    """The rows with the least and the most of a column where it is known, each with the words that name it."""
     found = [row for row in rows if known(row[column])]
     for end, choose in (("least", min), ("most", max)) if found else ():
         row = choose(found, key=lambda row: float(row[column]))
-        yield end, float(row[column]), f"{column}, {_named(row, *keys)}; the {end} of {len(found)}"
+        yield end, row, f"{column}, {_named(row, *keys)}; the {end} of {len(found)}"
 
 
 def _none_of(n: int) -> float:
