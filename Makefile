@@ -14,7 +14,7 @@ PYTEST := $(BIN)/python -m pytest -n $(shell nproc 2>/dev/null || echo 2) --dist
 SNAKEMAKE := $(BIN)/python rules/after_a_kill.py $(BIN)/snakemake --cores all --config study=$(STUDY) $(if $(PRECISION),precision=$(PRECISION))
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: study test test-all test-whole test-faults test-cluster slowest-tests mutation coverage licences lint bench bench-quick package setup clean help
+.PHONY: study test test-all test-whole test-faults test-cluster slowest-tests mutation coverage licences lint bench bench-quick package setup lock clean help
 
 help: ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -77,13 +77,19 @@ package: $(READY) ## sdist and wheel, checked (dist)
 
 setup: $(READY) ## make .venv from envs/requirements.lock
 
+# Needs uv, which nothing else does. Versions stay where the ranges of pyproject.toml allow it, unless UPGRADE=--upgrade.
+# conda makes its environment anew when the file of it changes, so that has the lock's digest.
+lock: ## write envs/requirements.lock from pyproject.toml (UPGRADE=--upgrade for the newest versions)
+	@uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --no-annotate --quiet \
+	  --custom-compile-command "make lock" $(UPGRADE) --output-file envs/requirements.lock
+	@sed -i -E "s/[0-9a-f]{64}/$$(sha256sum < envs/requirements.lock | cut -c-64)/" envs/mufree.yaml
+
 # Installed anew only when the lock or the package's metadata change.
 $(READY): envs/requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mufree needs Python 3.11 or later; set PYTHON=...")'
 	@echo "Setting up $(VENV): this downloads PyTorch once and takes some minutes."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r envs/requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@bash envs/mufree.post-deploy.sh
 	@touch $@
 
 clean: ## remove what studies and tests made, but not .venv

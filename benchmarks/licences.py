@@ -8,14 +8,15 @@ from pathlib import Path
 
 import marked
 
+from mufree.lab.lock import pinned
+
 LONGEST = 60
 """Some packages give the whole text in place of a name."""
 
 
 def table(lock: Path) -> str:
     """Each package of the lock with its version and licence, as Markdown."""
-    pins = [line.split("==") for line in lock.read_text(encoding="utf-8").splitlines() if line and line[0] != "#"]
-    rows = [f"| {name} | {version} | {licence(name)} |" for name, version in pins]
+    rows = [f"| {name} | {pin.version} | {licence(name)} |" for name, pin in pinned(lock).items()]
     return "\n".join(["| package | version | licence |", "| --- | --- | --- |", *rows])
 
 

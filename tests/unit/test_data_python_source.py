@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 from mufree.lab.data import DataError, load, prepare, python_source
 from mufree.lab.data.prepared import Split
 from mufree.lab.data.python_source import LOCK, VALIDATION, build
+from mufree.lab.lock import pinned
 from mufree.study.parts import PythonSource
 
 SETTINGS = PythonSource(name="python_source", vocab_size=257)
@@ -25,6 +26,19 @@ def install(site: Path, name: str, version: str, files: dict[str, str | bytes]) 
     for file, content in files.items():
         (site / file).parent.mkdir(parents=True, exist_ok=True)
         (site / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def test_what_builds_of_pytorch_differ_in_and_other_platforms_have_is_not_taken() -> None:
+    taken = python_source._locked(LOCK, None)
+    left_out = {name for name in pinned(LOCK) if name not in taken}
+    assert left_out == {
+        *("cuda-bindings", "cuda-pathfinder", "cuda-toolkit", "setuptools", "triton"),
+        *(f"nvidia-{name}" for name in ("cublas", "cuda-cupti", "cuda-nvrtc", "cuda-runtime", "cudnn-cu13", "cufft")),
+        *(f"nvidia-{name}" for name in ("cufile", "curand", "cusolver", "cusparse", "cusparselt-cu13", "nccl-cu13")),
+        *(f"nvidia-{name}" for name in ("nvjitlink", "nvshmem-cu13", "nvtx")),
+    }
+    versions = "".join(f"{name} {package.version}\n" for name, package in taken.items())
+    assert hashlib.sha256(versions.encode()).hexdigest()[:12] == "4c50c9645e49"
 
 
 def environment(folder: Path, **more: str | bytes) -> tuple[Path, list[str]]:
@@ -105,7 +119,7 @@ def test_another_version_and_a_missing_package_are_named_with_the_cure(tmp_path:
         f"The environment is not that of {lock}:\n"
         "  a-b-c 1.1 is pinned, 1.0+cpu is installed\n"
         "  absent 2 is pinned, nothing is installed\n"
-        f"Make it by `make setup`, or `pip install -r {lock}`"
+        f"Make it by `make setup` with Python 3.11, or `pip install -r {lock}`"
     )
 
 

@@ -22,7 +22,9 @@ from mufree.cli import main
 from mufree.cli.inputs import load_study
 from mufree.lab import lease
 from mufree.lab.lease import NEEDED, Lease, LeaseError, Target, prepare, script
+from mufree.lab.lock import pinned
 from mufree.study.config import Study
+from mufree.study.files import sha256
 from mufree.study.plan import dataset_id, expand, only_part
 
 LOCK = Path(__file__).parents[2] / "envs/requirements.lock"
@@ -179,9 +181,9 @@ def test_equal_files_give_equal_archives(tmp_path: Path) -> None:
 # --- packages ---------------------------------------------------------------------------------------------------------
 
 
-def make_wheel(folder: Path, name: str, version: str) -> None:
-    about = f"{name}-{version}.dist-info"
-    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+def make_wheel(folder: Path, name: str, version: str) -> Path:
+    path, about = folder / f"{name}-{version}-py3-none-any.whl", f"{name}-{version}.dist-info"
+    with zipfile.ZipFile(path, "w") as wheel:
         wheel.writestr(f"{name}/__init__.py", "here = True\n")
         wheel.writestr(f"{name}/tests/test_it.py", "")
         wheel.writestr(
@@ -189,6 +191,7 @@ def make_wheel(folder: Path, name: str, version: str) -> None:
         )
         wheel.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr(f"{about}/RECORD", "")
+    return path
 
 
 @pytest.fixture
@@ -205,13 +208,21 @@ ALL_BUT_ATTRS = tuple(name for name in NEEDED if name != "attrs")
 
 
 def test_packages_are_taken_from_wheels_without_what_is_unused(folder: Path, tmp_path: Path, offline: Path) -> None:
-    make_wheel(offline, "attrs", "1.0")
-    (tmp_path / "lock").write_text("attrs==1.0\nnumpy==9\nseaborn==9\n")
+    digest = sha256(make_wheel(offline, "attrs", "1.0"))
+    (tmp_path / "lock").write_text(f"attrs==1.0 \\\n    --hash=sha256:{digest}\nnumpy==9\nseaborn==9\n")
     sizes = make(folder, tmp_path / "out", Target(there=ALL_BUT_ATTRS), tmp_path / "lock")
     assert "packages.tar.xz" in sizes
     names = names_in(tmp_path / "out/packages.tar.xz")
     assert "attrs/__init__.py" in names
     assert not [name for name in names if "tests" in name or name.endswith(".pyc")]
+
+
+def test_a_file_that_is_not_the_one_locked_is_refused(folder: Path, tmp_path: Path, offline: Path) -> None:
+    make_wheel(offline, "attrs", "1.0")
+    (tmp_path / "lock").write_text(f"attrs==1.0 \\\n    --hash=sha256:{64 * '0'}\n")
+    with pytest.raises(LeaseError, match=r"pip can't get the packages: ERROR: THESE PACKAGES DO NOT MATCH THE HASHES"):
+        make(folder, tmp_path / "out", Target(there=ALL_BUT_ATTRS), tmp_path / "lock")
+    assert not (tmp_path / "out").exists()
 
 
 def test_without_a_network_it_says_what_to_do(folder: Path, tmp_path: Path, offline: Path) -> None:
@@ -224,8 +235,7 @@ def test_without_a_network_it_says_what_to_do(folder: Path, tmp_path: Path, offl
 
 
 def test_what_is_needed_is_pinned_and_what_is_there_is_known(folder: Path, tmp_path: Path) -> None:
-    pinned = {line.partition("==")[0] for line in LOCK.read_text().splitlines()}
-    assert set(NEEDED) <= pinned
+    assert set(NEEDED) <= pinned(LOCK).keys()
     with pytest.raises(LeaseError, match=r"^--there names pandas, scipy\. Known: annotated-types, "):
         make(folder, tmp_path / "out", Target(there=("scipy", "numpy", "pandas")))
     with pytest.raises(LeaseError, match=r"none can't be read .*give --lock"):

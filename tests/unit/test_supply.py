@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tomllib
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from mufree.lab.lock import pinned
+
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+LOCK = ROOT / "envs/requirements.lock"
+CONDA = (ROOT / "envs/mufree.yaml").read_text(encoding="utf-8")
 RANGES = [*PROJECT["dependencies"], *(each for extra in PROJECT["optional-dependencies"].values() for each in extra)]
 
 
 def locked() -> dict[str, str]:
-    lines = (ROOT / "envs/requirements.lock").read_text(encoding="utf-8").splitlines()
-    pins = [line.split("==") for line in lines if line and not line.startswith("#")]
-    return {canonicalize_name(name): version for name, version in pins}
+    return {name: pin.version for name, pin in pinned(LOCK).items()}
+
+
+def needed(ranges: list[str]) -> set[str]:
+    """What is installed here for some requirements, and for what those require, and so on."""
+    found: set[tuple[str, str]] = set()
+    pending = [(Requirement(text), "") for text in ranges]
+    while pending:
+        each, extra = pending.pop()
+        if each.marker is not None and not each.marker.evaluate({"extra": extra}):
+            continue
+        name = canonicalize_name(each.name)
+        for asked in {"", *each.extras} - {extra for of, extra in found if of == name}:
+            found.add((name, asked))
+            pending += [(Requirement(text), asked) for text in distribution(name).requires or []]
+    return {name for name, _ in found}
 
 
 def misfits(ranges: list[str], lock: dict[str, str]) -> list[str]:
@@ -40,8 +59,44 @@ def test_one_of_any_version_is_missed() -> None:
     assert misfits(["types-tqdm"], {}) == ["types-tqdm"]
 
 
+def test_nothing_is_locked_that_nothing_asks_for() -> None:
+    assert needed(RANGES) == set(pinned(LOCK, {}))
+    assert needed(["matplotlib"]) < needed(RANGES)
+
+
+def test_every_entry_of_the_lock_has_digests_also_those_of_other_platforms() -> None:
+    entries = re.split(r"\n(?=\w)", LOCK.read_text(encoding="utf-8"))[1:]
+    plain = [
+        entry for entry in entries if not re.fullmatch(r"\S+==[^\\]+( \\\n    --hash=sha256:[0-9a-f]{64})+\n?", entry)
+    ]
+    assert plain == []
+    assert len(entries) > len(locked())
+
+
+def test_a_pin_is_for_what_its_marker_says_and_keeps_its_digests(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    lock.write_text(
+        "# made\nA_b.c==1.0 \\\n    --hash=sha256:12 \\\n    --hash=sha256:34\n\nplain==2\n"
+        "old==3 ; python_full_version < '3.12' and sys_platform == 'linux' \\\n    --hash=sha256:56\n"
+        "other==4 ; sys_platform == 'win32' \\\n    --hash=sha256:78\n"
+    )
+    versions = {name: pin.version for name, pin in pinned(lock).items()}
+    assert versions == {"a-b-c": "1.0", "plain": "2", "old": "3"}
+    assert pinned(lock)["a-b-c"].entry.split() == ["A_b.c==1.0", "--hash=sha256:12", "--hash=sha256:34"]
+    assert set(pinned(lock, {"sys_platform": "win32"})) == {"a-b-c", "plain", "other"}
+
+
+def test_make_and_conda_install_the_lock_by_its_digests() -> None:
+    script = (ROOT / "envs/mufree.post-deploy.sh").read_text(encoding="utf-8")
+    assert 'into --require-hashes --no-build-isolation -r "$lock"' in script.splitlines()
+    assert "bash envs/mufree.post-deploy.sh" in (ROOT / "Makefile").read_text(encoding="utf-8")
+    # conda makes its environment anew only when this file changes.
+    assert hashlib.sha256(LOCK.read_bytes()).hexdigest() in CONDA, "make lock"
+    assert "==" not in CONDA
+
+
 def test_conda_brings_a_python_that_the_package_takes() -> None:
-    pin = re.search(r"^  - python=(\S+)$", (ROOT / "envs/mufree.yaml").read_text(encoding="utf-8"), re.MULTILINE)
+    pin = re.search(r"^  - python=(\S+)$", CONDA, re.MULTILINE)
     assert pin is not None
     assert Requirement(f"python{PROJECT['requires-python']}").specifier.contains(pin[1])
 

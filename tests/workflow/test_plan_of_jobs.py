@@ -131,9 +131,3 @@ def test_what_was_registered_for_a_study_is_judged_there_alone(checkout: Checkou
         for study in ("smoke", "cifar_wikitext")
     }
     assert judged == {"smoke": None, "cifar_wikitext": 1}
-
-
-def test_conda_and_pip_install_the_same_versions() -> None:
-    lock = [line.strip() for line in (ROOT / "envs/requirements.lock").read_text().splitlines()]
-    conda = yaml.safe_load((ROOT / "envs/mufree.yaml").read_text())["dependencies"][-1]["pip"]
-    assert conda == [line for line in lock if line and not line.startswith("#")]

@@ -20,6 +20,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from mufree.lab import data as datasets
+from mufree.lab.lock import pinned
 from mufree.study.config import Study
 from mufree.study.files import replacing
 from mufree.study.plan import dataset_id, expand
@@ -34,12 +35,12 @@ NEEDED = (
     "numpy",
     "pyarrow",
     "pydantic",
-    "pydantic_core",
-    "PyYAML",
+    "pydantic-core",
+    "pyyaml",
     "schedulefree",
     "tqdm",
+    "typing-extensions",
     "typing-inspection",
-    "typing_extensions",
 )
 """What `mufree sweep` imports besides PyTorch, as the lock spells it; a test runs it with nothing else. What these ask for is
 not installed: mup asks for plots."""
@@ -177,9 +178,9 @@ def _plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def _install(folder: Path, target: Target, lock: Path) -> None:
-    """The needed packages for the target's Python, in the versions of the lock, as they are imported from a folder."""
+    """The needed packages for the target's Python, in files that the lock has digests of, as a folder to import."""
     try:
-        lines = lock.read_text(encoding="utf-8").splitlines()
+        pins = pinned(lock)
     except OSError as error:
         raise LeaseError(
             f"{lock} can't be read ({error}); call this from the project's folder, or give --lock"
@@ -187,18 +188,17 @@ def _install(folder: Path, target: Target, lock: Path) -> None:
     unknown = sorted(set(target.there) - set(NEEDED))
     if unknown:
         raise LeaseError(f"--there names {', '.join(unknown)}. Known: {', '.join(NEEDED)}")
-    wanted = [line for line in lines if line.partition("==")[0] in set(NEEDED) - set(target.there)]
-    with tempfile.TemporaryDirectory() as wheels:
-        built = [line for line in wanted if line.partition("==")[0] in BUILT_HERE]
-        if built:
-            _pip("wheel", "--no-deps", "--wheel-dir", wheels, *built)
-        where = [
-            f"--python-version={target.python}",
-            "--implementation=cp",
-            *(f"--platform={each}" for each in PLATFORMS),
-        ]
-        plain = ["--no-deps", "--no-compile", "--only-binary=:all:", f"--find-links={wheels}", f"--target={folder}"]
-        _pip("install", *plain, *where, *wanted)
+    where = [f"--python-version={target.python}", "--implementation=cp", *(f"--platform={each}" for each in PLATFORMS)]
+    install = ["install", "--no-deps", "--no-compile", "--only-binary=:all:", f"--target={folder}", *where]
+    with tempfile.TemporaryDirectory() as name:
+        as_wheels, from_source = Path(name) / "wheels.txt", Path(name) / "source.txt"
+        for file, needed in ((as_wheels, set(NEEDED) - set(BUILT_HERE)), (from_source, set(BUILT_HERE))):
+            file.write_text("\n".join(pin.entry for key, pin in pins.items() if key in needed - set(target.there)))
+        _pip(*install, f"--requirement={as_wheels}")
+        if from_source.stat().st_size:
+            # By the setuptools that is here: pip would download another, of which the lock has no digest.
+            _pip("wheel", "--no-deps", "--no-build-isolation", f"--wheel-dir={name}", f"--requirement={from_source}")
+            _pip(*install, *map(str, Path(name).glob("*.whl")))
 
 
 def _pip(*arguments: str) -> None:

@@ -1,4 +1,4 @@
-"""The Python files of the packages that `envs/requirements.lock` pins, as the running environment has them. No network.
+"""The Python files of the packages that `envs/requirements.lock` pins for Linux, as the environment has them. No network.
 
 A package trains or validates, whole: those of `VALIDATION` validate, all others train. What the texts are is fixed by the lock
 and by the rules below, and no folder's order or date has a part in it.
@@ -7,13 +7,13 @@ and by the rules below, and no folder's order or date has a part in it.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
 from mufree.lab.data.prepared import Built, DataError
 from mufree.lab.data.text import build_text
+from mufree.lab.lock import pinned
 from mufree.study.files import sha256
 from mufree.study.parts import PythonSource
 
@@ -34,6 +34,9 @@ VALIDATION = (
     "trio",
 )
 """Packages that validate, normalised: of many kinds, and none of which another of the lock is a copy or a part."""
+
+NOT_TAKEN = ("cuda-", "nvidia-", "setuptools", "triton")
+"""How the names of packages begin that differ between builds of PyTorch, or that an environment has to be made with."""
 
 LARGEST = 100_000
 """Bytes beyond which a file is left out: such files are tables and what programs wrote."""
@@ -68,31 +71,29 @@ def build(settings: PythonSource, data_dir: Path, lock: Path = LOCK, site: Seque
 
 
 def _locked(lock: Path, site: Sequence[str] | None) -> dict[str, Distribution]:
-    """What the environment has of each package of the lock, by normalised name, sorted."""
+    """What the environment has of each package that is taken, by normalised name, sorted."""
+    from packaging.utils import canonicalize_name
+
     try:
-        lines = lock.read_text(encoding="utf-8").splitlines()
+        pins = pinned(lock)
     except OSError as error:
         raise DataError(f"{lock} can't be read ({error}); python_source needs a checkout of the project") from error
-    pinned = dict(line.strip().split("==", 1) for line in lines if line.strip() and not line.startswith("#"))
-    versions = {_normalised(name): version for name, version in pinned.items()}
+    versions = {name: pin.version for name, pin in sorted(pins.items()) if not name.startswith(NOT_TAKEN)}
     found: dict[str, Distribution] = {}
     for each in distributions() if site is None else distributions(path=list(site)):
-        found.setdefault(_normalised(each.name), each)  # the first is the one that is imported
+        found.setdefault(canonicalize_name(each.name), each)  # the first is the one that is imported
     wrong = [
         f"{name} {version} is pinned, {found[name].version if name in found else 'nothing'} is installed"
-        for name, version in sorted(versions.items())
+        for name, version in versions.items()
         if name not in found or found[name].version.partition("+")[0] != version
     ]
     if wrong:
         shown = "\n  ".join(wrong[:10]) + (f"\n  … and {len(wrong) - 10} more" if len(wrong) > 10 else "")
         raise DataError(
-            f"The environment is not that of {lock}:\n  {shown}\nMake it by `make setup`, or `pip install -r {lock}`"
+            f"The environment is not that of {lock}:\n  {shown}\n"
+            f"Make it by `make setup` with Python 3.11, or `pip install -r {lock}`"
         )
-    return {name: found[name] for name in sorted(versions)}
-
-
-def _normalised(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
+    return {name: found[name] for name in versions}
 
 
 def _files(packages: Mapping[str, Distribution], seen: set[str]) -> Iterator[tuple[str, str]]:
