@@ -182,7 +182,10 @@ def read_checkpoint(path: Path, form: str = FORMAT) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.PickleError, RuntimeError, EOFError) as error:
         raise damaged from error
-    if not isinstance(content, dict) or content.get("format") != form:
+    found = content.get("format") if isinstance(content, dict) else None
+    if isinstance(found, str) and found.startswith("mufree ") and found != form:
+        raise CheckpointError(f"{path} is a '{found}', and this reads a '{form}'. Use the mufree that wrote it")
+    if not isinstance(content, dict) or found != form:
         raise CheckpointError(f"{path} was not written by save_checkpoint (no format '{form}' in it)")
     return content
 

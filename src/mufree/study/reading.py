@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,14 @@ class UserError(ValueError):
 class RecordError(UserError):
     """A file of the study is missing, damaged, or doesn't belong with the others."""
 
+
+class FormatError(RecordError):
+    """A file of another version of its format: whole, but not for this version of the package."""
+
+
+FORMAT = 1
+"""Version of the format of each kind of file. One that doesn't say has this; another says so, JSON as `format`, Parquet as
+`mufree.format` in its metadata."""
 
 MAKE = "Give another file, or run the workflow, which makes it"
 CURE = "Give another file, or delete this one, and the workflow makes it anew; what is frozen, restore"
@@ -67,6 +75,7 @@ def read_parquet(path: Path, columns: Collection[str], cure: str = CURE, *, alon
         groups = map(found.metadata.row_group, range(found.num_row_groups))
         if any(group.num_rows != group.column(0).num_values for group in groups):
             raise ValueError("its footer doesn't fit")
+    check_metadata(path, table.schema.metadata)
     _has(path, columns, table.column_names, cure)
     for name in columns:
         column = table.column(name)
@@ -75,6 +84,19 @@ def read_parquet(path: Path, columns: Collection[str], cure: str = CURE, *, alon
         if not (pa.types.is_null(column.type) or _holds(column.type, words=name in WORDS)):
             raise RecordError(f"{path}: column {name} holds {column.type}. {cure}")
     return table
+
+
+def check_metadata(path: Path, metadata: Mapping[bytes, bytes] | None) -> None:
+    """Raise `FormatError` where the metadata of a Parquet file say that it is of another version of its format."""
+    _check_format(path, (metadata or {}).get(b"mufree.format", b"%d" % FORMAT).decode(errors="replace"))
+
+
+def _check_format(path: Path, found: object) -> None:
+    if str(found) != str(FORMAT):
+        raise FormatError(
+            f"{path} has version {found} of its format, and this mufree reads version {FORMAT}. "
+            "Use the mufree that wrote it, or make the file anew"
+        )
 
 
 def _holds(kind: pa.DataType, *, words: bool) -> bool:
@@ -125,6 +147,8 @@ def read_json(path: Path, shape: Any, cure: str = CURE) -> dict[str, Any]:
     """An object in a JSON file that has what `shape` has: a type, a list of one shape, or a dict by key, ... being any key."""
     with _readable(path, "JSON", cure, RecursionError):
         plain: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(plain, dict):
+        _check_format(path, plain.get("format", FORMAT))
     if (misfit := next(_misfits(plain, shape, ""), None)) is not None:
         raise RecordError(f"{path}: {misfit}. {cure}")
     return plain

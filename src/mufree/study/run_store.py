@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mufree.study.reading import UserError, read_parquet
+from mufree.study.reading import FormatError, UserError, check_metadata, read_parquet
 from mufree.study.record import CURVE_SCHEMA, Record, RecordError, write_table
 
 log = logging.getLogger(__name__)
@@ -79,13 +79,16 @@ def load_run(store: Path, run: Run, data_digest: str) -> Record | None:
     """The finished run if the store has it, trained on this very data; None if it has to be trained.
 
     A file that can't be read or has a wrong checksum is set aside as `<id>.parquet.damaged` with a warning, and the run is
-    trained again. One trained on other data is left alone until the new one replaces it.
+    trained again. One trained on other data is left alone until the new one replaces it. Raises `FormatError` for one of
+    another version, which is no reason to train.
     """
     path = store_path(store, run)
     if not path.exists():
         return None
     try:
         record = read_run(path)
+    except FormatError:
+        raise
     except RecordError as error:
         aside = path.with_name(path.name + ".damaged")
         path.replace(aside)
@@ -107,6 +110,7 @@ def _signed(path: Path) -> tuple[str, str, str]:
     """The row and the timing of a run's file, as JSON, and its checksum."""
     try:
         metadata = pq.read_schema(path).metadata
+        check_metadata(path, metadata)
         row, timing, checksum = (metadata[f"mufree.{name}".encode()].decode() for name in ("row", "timing", "sha256"))
     except (pa.ArrowException, OSError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise RecordError(f"{path} can't be read: {error}. Delete it, and its sweep trains it again") from error

@@ -18,13 +18,10 @@ from numpy.typing import NDArray
 
 from mufree.study.files import replacing, sha256
 from mufree.study.parts import Kind
-from mufree.study.reading import UserError, read_json
+from mufree.study.reading import FORMAT, UserError, read_json
 
 Array = NDArray[Any]
 SPLITS = ("train", "valid", "test")
-FORMAT = 1
-"""Version of the folder's layout."""
-
 
 MANIFEST = {
     "format": int,
@@ -126,8 +123,8 @@ def load(path: Path) -> Prepared:
     manifest_path = path / "manifest.json"
     manifest = read_json(manifest_path, MANIFEST, cure)
     files = manifest["files"]
-    if manifest["format"] != FORMAT or manifest["digest"] != _digest(files, manifest["settings"]):
-        raise DataError(f"{manifest_path}: its digest or format is not what this version writes. {cure}")
+    if manifest["digest"] != _digest(files, manifest["settings"]):
+        raise DataError(f"{manifest_path}: its digest is not that of its arrays and settings. {cure}")
     for name, entry in files.items():
         if not (path / name).is_file():
             raise DataError(f"{path / name} is missing. {cure}")
