@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from benches import Benches
 from faulty import Faulty
 from finished_study import finish, small_study
 from survival import Tally
@@ -34,6 +36,14 @@ def server() -> Iterator[Faulty]:
     server = Faulty()
     yield server
     server.close()
+
+
+@pytest.fixture(scope="module")
+def benches(small: Path, server: Faulty, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Benches]:
+    """In memory where there is a file system in it, since each fault has its own copy of a folder, and waits for the disk."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else tmp_path_factory.getbasetemp()) as folder:
+        yield Benches(small, server, Path(folder))
 
 
 # --- the count -------------------------------------------------------------------------------------------------------

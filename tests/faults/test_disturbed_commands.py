@@ -9,11 +9,9 @@ from __future__ import annotations
 import io
 import os
 import pickle
-import random
 import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,35 +20,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
+from benches import COMMANDS, Benches
 from faulty import Ended, Faulty
-from finished_study import SWEEPS, TASK, small_study
-from survival import Bench, Tally, bench, errors, spread
+from survival import MOMENT, REFUSED, Bench, DidNotHappenError, Tally, bench, dies, errors, moments, refuses, spread
 
 from mufree.study import record
 from mufree.study.run_store import read_run, sign
-
-SWEEP = f"sweep --study @/two.yaml --sweep {TASK}.mup_schedulefree.w16.s0 --data @/data --store @/runs --out @/out"
-COLLECTED = ("rows.parquet", "curves.parquet", "timings.parquet")
-
-COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "sweep": (f"{SWEEP} --checkpoint-minutes 0", ("data", "two.yaml")),
-    "stack": (f"{SWEEP} --checkpoint-minutes 0 --engine stack", ("data", "two.yaml")),
-    "data": (f"data --study @/tiny.yaml --task {TASK} --out @/data", ("tiny.yaml", "data")),
-    "collect": (f"collect --study @/tiny.yaml --sweeps @/{SWEEPS} --out @", ("tiny.yaml", "sweeps")),
-    "verdicts": (
-        "verdicts --estimates @/tables/estimates.csv --hypotheses @/hypotheses.yaml --out @/verdicts.csv",
-        ("tables", "hypotheses.yaml", "verdicts.csv"),
-    ),
-    "provenance": (
-        "provenance --study @/tiny.yaml --rows @/rows.parquet --timings @/timings.parquet"
-        " --manifests @/data/manifest.json --out @/provenance.json",
-        ("tiny.yaml", "data", *COLLECTED),
-    ),
-    "pack": ("pack @/tiny.yaml --store @/runs --packs @/packs", ("tiny.yaml", "runs")),
-    "unpack": ("unpack @/tiny.yaml --store @/again --packs @/packs", ("tiny.yaml", "packs")),
-}
-"""Commands, and what of the finished study is there before."""
 
 QUICK = ("sweep", "stack", "collect", "pack")
 SLOW = tuple(name for name in COMMANDS if name not in QUICK)
@@ -61,46 +36,16 @@ def kinds(name: str) -> str:
     return {"sweep": "a sweep one by one", "stack": "a sweep side by side"}.get(name, "a command on finished runs")
 
 
-@pytest.fixture(scope="module")
-def benches(small: Path, server: Faulty, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Benches]:
-    """In memory where there is a file system in it, since each fault has its own copy of a folder, and waits for the disk."""
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else tmp_path_factory.getbasetemp()) as folder:
-        yield Benches(small, server, Path(folder))
-
-
-class Benches(dict[str, Bench]):
-    """A bench for each command, made when it is asked for."""
-
-    def __init__(self, small: Path, server: Faulty, folder: Path) -> None:
-        self.small, self.server, self.folder = small, server, folder
-        two = small_study()
-        two["grids"][0] |= {"methods": ["mup_schedulefree"], "widths": [16], "log2_lrs": [-9, -8], "seeds": [0]}
-        two |= {"name": "two", "seeds_per_sweep": 1, "widths_per_sweep": 1}
-        (folder / "two.yaml").write_text(yaml.safe_dump(two))
-
-    def __missing__(self, name: str) -> Bench:
-        words, parts = COMMANDS[name]
-        start = self.folder / name / "start"
-        start.mkdir(parents=True)
-        for part in parts:
-            source = (self.folder if part == "two.yaml" else self.small) / part
-            if source.is_dir():
-                shutil.copytree(source, start / part)
-            else:
-                shutil.copyfile(source, start / part)
-        self[name] = bench(self.server, start, self.folder / name / "work", words)
-        return self[name]
-
-
-def some(most: int, quick: tuple[str, ...] = QUICK, whole: tuple[str, ...] = SLOW) -> pytest.MarkDecorator:
+def some(
+    most: int, *, most_of_many: int = 0, quick: tuple[str, ...] = QUICK, whole: tuple[str, ...] = SLOW
+) -> pytest.MarkDecorator:
     """Commands with the places to try at each: `most` of them, spread evenly; in the whole suite many more, and of `whole`."""
 
     def few(count: int) -> list[int]:
         return spread(count, most)
 
     def many(count: int) -> list[int]:
-        return sorted({*spread(count, 5 * most)} - {*few(count)})
+        return sorted({*spread(count, most_of_many or 5 * most)} - {*few(count)})
 
     def of_slow(count: int) -> list[int]:
         """Folders take their names at the very end."""
@@ -123,15 +68,7 @@ Chosen = Callable[[int], list[int]]
 # --- a process that dies ---------------------------------------------------------------------------------------------
 
 
-def dies(it: Bench, places: list[int], tally: Tally, kind: str, do: str, number: int) -> None:
-    for place in places:
-        with tally.fault(kind, f"{it.words}, {place}"):
-            ended = it.disturbed(do=do, at=place)
-            assert ended.code == -number, ended
-            it.goes_on()
-
-
-@some(9)
+@some(6, most_of_many=45)
 def test_killed_before_any_change(name: str, chosen: Chosen, benches: Benches, tally: Tally) -> None:
     it = benches[name]
     dies(it, chosen(it.places), tally, f"SIGKILL at a change of a file: {kinds(name)}", "kill", signal.SIGKILL)
@@ -175,17 +112,12 @@ def stopped(name: str, ended: Ended) -> None:
         *(pytest.param(name, 3, marks=pytest.mark.whole) for name in COMMANDS if name not in ("sweep", "stack")),
     ],
 )
-def test_at_a_random_moment(
-    name: str, count: int, number: int, benches: Benches, tally: Tally, capsys: pytest.CaptureFixture[str]
-) -> None:
-    it, seed = benches[name], random.SystemRandom().randrange(10**6)
-    rng = random.Random(seed)
-    with capsys.disabled():
-        print(f" seed {seed}", end="")
-    for _ in range(count):
-        after = rng.uniform(0, it.seconds)
-        with tally.fault(f"{signal.Signals(number).name} at a random moment", f"{name}, seed {seed}, {after} s"):
-            ended = it.disturbed(after=after, signal=number)
+def test_at_a_random_moment(name: str, count: int, number: int, benches: Benches, tally: Tally) -> None:
+    it = benches[name]
+    for moment in moments(it, count):
+        after, ended = it.at_a_moment(number, moment)
+        with tally.fault(f"{signal.Signals(number).name} at a random moment", f"{name}, {MOMENT}={after}"):
+            it.nothing_lost()
             if number == signal.SIGTERM and ended.code != -signal.SIGTERM:  # it may come before it is listened to
                 stopped(name, ended)
             it.goes_on()
@@ -219,23 +151,12 @@ def test_in_the_middle_of_a_file(name: str, chosen: Chosen, refused: bool, bench
 
 # --- a system that refuses -------------------------------------------------------------------------------------------
 
-REFUSED = {"ENOSPC": "Free some space", "EIO": "Look after the disk", "EACCES": "Give the right", "EMFILE": "Mend that"}
-
 
 @pytest.mark.parametrize("error", REFUSED)
 @some(2)
 def test_a_call_that_fails(name: str, chosen: Chosen, error: str, benches: Benches, tally: Tally) -> None:
-    """A full disk stays full; other errors come once."""
     it = benches[name]
-    for place in chosen(it.places):
-        with tally.fault(f"{error} at a change of a file", f"{name}, {place}"):
-            ended = it.disturbed(do=error, at=place, lasting=error == "ENOSPC")
-            assert ended.hit, ended
-            if ended.code == 0:  # what fails is only tidying up
-                it.is_whole()
-            else:
-                it.one_error(ended, str(it.folder), REFUSED[error])
-            it.goes_on()
+    refuses(it, chosen(it.places), tally, error)
 
 
 @some(2)
@@ -305,6 +226,8 @@ def test_a_disk_that_is_full_or_read_only(name: str, benches: Benches, tally: Ta
                     it.one_error(ended, str(it.folder), "No space left", REFUSED["ENOSPC"])
                 remount("size=64m")
                 it.goes_on()
+                if ended.code == 0:
+                    raise DidNotHappenError
         with tally.fault("a read-only disk", name):
             it.reset()
             remount("ro")
@@ -371,6 +294,22 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
+FEW = ("empty", "cut at 0.50", "flipped at 0.50", "older", "a pickle", "a pickle in a checkpoint")
+"""Damages that are tried in the quick set."""
+of_a_sweep = pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("sweep", "few"),
+        pytest.param("sweep", "others", marks=pytest.mark.whole),
+        pytest.param("stack", "all", marks=pytest.mark.whole),
+    ],
+)
+
+
+def chosen_of(part: str, what: str) -> bool:
+    return part == "all" or (what in FEW) == (part == "few")
+
+
 def older(path: Path) -> None:
     """The run as a version without some of its columns would have kept it, checksum and all."""
     found = read_run(path)
@@ -389,8 +328,8 @@ def a_folder(path: Path) -> None:
     (path / "file").touch()
 
 
-@pytest.mark.parametrize("name", ["sweep", pytest.param("stack", marks=pytest.mark.whole)])
-def test_a_damaged_run_is_trained_again(name: str, benches: Benches, tally: Tally) -> None:
+@of_a_sweep
+def test_a_damaged_run_is_trained_again(name: str, part: str, benches: Benches, tally: Tally) -> None:
     it = benches[name]
     it.reset()
     it.goes_on()
@@ -400,7 +339,7 @@ def test_a_damaged_run_is_trained_again(name: str, benches: Benches, tally: Tall
     harms |= {"older": older, "a folder": a_folder}
     first, second = sorted(path.name for path in (done / "runs").glob("*.parquet"))
     harms["another's"] = lambda path: in_the_place_of(path, done / "runs" / second)
-    for what, harm in harms.items():
+    for what, harm in ((what, harm) for what, harm in harms.items() if chosen_of(part, what)):
         with tally.fault("a damaged run in the store", f"{name}, {what}"):
             shutil.rmtree(it.folder)
             shutil.copytree(done, it.folder)
@@ -423,13 +362,15 @@ class Opened:
         return open, (self.path, "w")
 
 
-@pytest.mark.parametrize("name", ["sweep", pytest.param("stack", marks=pytest.mark.whole)])
-def test_a_damaged_checkpoint_is_not_gone_on_with(name: str, benches: Benches, tally: Tally, tmp_path: Path) -> None:
+@of_a_sweep
+def test_a_damaged_checkpoint_is_not_gone_on_with(
+    name: str, part: str, benches: Benches, tally: Tally, tmp_path: Path
+) -> None:
     it = benches[name]
     kinds: dict[str, Callable[[bytes], bytes]] = dict(DAMAGES)
     kinds["a pickle"] = lambda data: pickle.dumps(Opened(tmp_path / "executed"))
     kinds["a pickle in a checkpoint"] = lambda data: packed_pickle(Opened(tmp_path / "executed"))
-    for what, harm in kinds.items():
+    for what, harm in ((what, harm) for what, harm in kinds.items() if chosen_of(part, what)):
         with tally.fault("a damaged checkpoint", f"{name}, {what}"):
             it.disturbed(do="kill", at=25)
             (path,) = (it.folder / "runs").glob("*.checkpoint")

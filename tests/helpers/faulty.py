@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import importlib
 import json
 import mmap
 import os
@@ -181,6 +182,9 @@ def turn_clock(seed: int) -> None:
 def run(folder: str, words: str) -> int:
     if words.startswith("careless"):
         return careless(Path(words.split()[1].replace("@", folder)))
+    if words.startswith("load"):
+        importlib.import_module(words.split()[1])
+        return 0
     from mufree.cli import main
 
     return main([word.replace("@", folder) for word in words.split()])

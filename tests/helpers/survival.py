@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import random
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +17,10 @@ from faulty import Ended, Faulty
 
 from mufree.study.run_store import read_run
 
+MOMENT = "MUFREE_MOMENT"
+"""Of the environment: seconds after a command's start, in the place of random moments."""
+REFUSED = {"ENOSPC": "Free some space", "EIO": "Look after the disk", "EACCES": "Give the right", "EMFILE": "Mend that"}
+"""Errors of the system, and the cures."""
 STORES = ("runs", "again")
 
 
@@ -58,6 +64,8 @@ class Bench:
     """What an undisturbed call leaves."""
     places: int
     seconds: float
+    whole: str | None = None
+    """A folder that is at all times as it was or as it will be."""
 
     def reset(self) -> None:
         """The folder as it was before."""
@@ -71,13 +79,33 @@ class Bench:
         self.nothing_lost()
         return ended
 
+    def at_a_moment(self, number: int, after: float) -> tuple[float, Ended]:
+        """A fresh folder, and the command that gets a signal after so many seconds, which are given back.
+
+        Where it was over by then, nothing happened: an earlier moment is tried.
+        """
+        while True:
+            self.reset()
+            ended = self.server.call(self.folder, self.words, after=after, signal=number)
+            if ended.hit and ended.code != 0:
+                return after, ended
+            assert ended.code == 0, ended
+            after *= random.SystemRandom().random()
+
     def nothing_lost(self) -> None:
         """Each file is as it was before, or as it will be after; what the command doesn't change is there."""
         now = contents(self.folder)
         for name, there in now.items():
             assert there in (self.before.get(name), self.after.get(name)), f"{name} is half there"
-        lost = [name for name in self.before if name not in now]
+        lost = [name for name in self.before if name not in now and name in self.after]
         assert not lost, f"{lost} are lost"
+        if self.whole is not None:
+            found = self.within(now)
+            assert found in (self.within(self.before), self.within(self.after)), f"{self.whole} is half old, half new"
+
+    def within(self, found: dict[str, str]) -> dict[str, str]:
+        """What is in the folder that is whole."""
+        return {name: there for name, there in found.items() if name.startswith(f"{self.whole}/")}
 
     def goes_on(self) -> None:
         """The same call ends well, in the same, and makes no run again."""
@@ -104,21 +132,31 @@ class Bench:
             assert name in line, ended.said
 
 
-def bench(server: Faulty, start: Path, folder: Path, words: str) -> Bench:
-    """A bench whose command has run once, undisturbed; what it loads is loaded from then on."""
+def bench(server: Faulty, start: Path, folder: Path, words: str, whole: str | None = None, loads: str = "") -> Bench:
+    """A bench whose command has run once, undisturbed; what it loads, or else a module, is loaded from then on."""
     shutil.copytree(start, folder)
-    assert server.call(folder, words, here=True).code == 0
+    assert server.call(folder, f"load {loads}" if loads else words, here=True).code == 0
     shutil.rmtree(folder)
     shutil.copytree(start, folder)
     ended = server.call(folder, words, do="count")
     assert ended.code == 0, ended.said
-    return Bench(server, start, folder, words, contents(start), contents(folder), ended.places, ended.seconds)
+    return Bench(server, start, folder, words, contents(start), contents(folder), ended.places, ended.seconds, whole)
 
 
 def spread(count: int, most: int) -> list[int]:
     """At most so many of 1 to `count`, evenly, the last of them being there."""
     step = max(1, -(-count // most))
     return list(range(count, 0, -step))[::-1]
+
+
+def moments(it: Bench, count: int) -> list[float]:
+    """So many moments of a command, in seconds after its start; the one that the environment names, if it does."""
+    given = os.environ.get(MOMENT)
+    return [float(given)] if given else [random.SystemRandom().uniform(0, it.seconds) for _ in range(count)]
+
+
+class DidNotHappenError(Exception):
+    """The command was over before the fault, which is not counted then."""
 
 
 class Tally:
@@ -140,9 +178,33 @@ class Tally:
             yield
         except AssertionError as error:
             self.lost.append(f"{kind}: {what}: {error}")
+        except DidNotHappenError:
+            self.counts[kind][1] -= 1
         else:
             self.counts[kind][2] += 1
 
     def inputs(self, kind: str, count: int) -> None:
         """So many bad inputs are tried, and all survived if the test passes."""
         self.properties.append(("bad input", [kind, count, None]))
+
+
+def dies(it: Bench, places: list[int], tally: Tally, kind: str, do: str, number: int) -> None:
+    """It is ended by a signal at each place."""
+    for place in places:
+        with tally.fault(kind, f"{it.words}, {place}"):
+            ended = it.disturbed(do=do, at=place)
+            assert ended.code == -number, ended
+            it.goes_on()
+
+
+def refuses(it: Bench, places: list[int], tally: Tally, error: str) -> None:
+    """The system refuses what it wants at each place. A full disk stays full; other errors come once."""
+    for place in places:
+        with tally.fault(f"{error} at a change of a file", f"{it.words}, {place}"):
+            ended = it.disturbed(do=error, at=place, lasting=error == "ENOSPC")
+            assert ended.hit, ended
+            if ended.code == 0:  # what fails is only tidying up
+                it.is_whole()
+            else:
+                it.one_error(ended, str(it.folder), REFUSED[error])
+            it.goes_on()

@@ -34,6 +34,14 @@ def test_what_has_no_data_says_so():
         assert "every run diverged" in texts(draw(name, tables, TASK, "t")[0])
 
 
+@pytest.mark.parametrize("title", [r"a $\frac$ b", "5 $ or $x^{$", r"\$ and _{", "<b>&amp;"])
+def test_a_title_is_no_formula(tables, tmp_path, title):
+    """Some of these are wrong ones, which could not be drawn."""
+    figure, plotted = draw("loss_vs_lr", tables, TASK, title)
+    save(figure, plotted, tmp_path / "figure")
+    assert figure._suptitle._preprocess_math(figure._suptitle.get_text()) == (title, False)
+
+
 def test_a_method_without_base_width_is_not_said_to_diverge(tables):
     missing = tables["regret"]["method"].eq("sp_adamw")
     regret = tables["regret"].assign(flag=np.where(missing, "no_base_width", "ok"))

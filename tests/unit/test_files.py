@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from mufree.study.files import replacing, sha256
+from mufree.study.files import DAY, atomic, replacing, sha256
 
 
 def test_the_digest_is_sha256(tmp_path: Path) -> None:
@@ -65,3 +67,41 @@ def test_a_failure_leaves_nothing_where_nothing_was(
     with pytest.raises(error):
         replace(tmp_path / "out", last)
     assert list(tmp_path.iterdir()) == []
+
+
+def replaced(out: Path) -> None:
+    with replacing(out):
+        pass
+
+
+def written(out: Path) -> None:
+    with atomic(out) as path:
+        path.write_text("new")
+
+
+@pytest.mark.parametrize("write", [replaced, written])
+def test_what_killed_processes_left_is_removed_after_a_day(tmp_path: Path, write: Callable[[Path], None]) -> None:
+    old = [
+        ".run.parquet.abcd_123.partial",
+        ".run.checkpoint.zzzzzzz0.tmp",
+        ".data.abcdefgh.partial",
+        ".frozen.abcdefgh.partial",
+    ]
+    new = [".run.parquet.bbbbbbbb.partial", ".data.bbbbbbbb.partial"]
+    theirs = [".run.parquet.damaged", ".notes.partial", "run.abcd_123.partial", ".cache"]
+    for name in (*old, *new, *theirs):
+        if name.startswith((".data", ".frozen", ".cache")):
+            (tmp_path / name).mkdir()
+        else:
+            (tmp_path / name).touch()
+    (tmp_path / ".data.abcdefgh.partial/new").mkdir()
+    (tmp_path / ".frozen.abcdefgh.partial/previous").mkdir()
+    now = time.time()
+    for name in old + theirs:
+        os.utime(tmp_path / name, (now - DAY - 60,) * 2)
+    for name in new:
+        os.utime(tmp_path / name, (now - DAY + 60,) * 2)
+    write(tmp_path / "out")
+    # A folder that was moved away may be the only one that is left.
+    kept = {*new, *theirs, ".frozen.abcdefgh.partial", "out"}
+    assert {path.name for path in tmp_path.iterdir()} == kept

@@ -19,7 +19,7 @@ from synthetic_study import make_full_study, make_results, make_study
 from mufree.analysis.verdicts import judge
 from mufree.publish import contents
 from mufree.publish.figures import FIGURES, save
-from mufree.publish.report import available, pages, to_html, write, write_supplement
+from mufree.publish.report import available, pages, to_html, to_pdf, write, write_supplement
 from mufree.publish.report.blocks import show
 from mufree.publish.results import Results
 from mufree.publish.words import interval, number, percent, span
@@ -171,8 +171,11 @@ def test_only_figures_that_are_there_are_shown(full: dict[str, pd.DataFrame]) ->
     assert [block["file"] for block in blocks(page, "figure")] == [f"{TASK}.loss_vs_lr"]
 
 
-@pytest.mark.parametrize(("settings", "make"), [({"seeds": 1}, make_study), ({}, make_full_study)])
-def test_no_cell_is_empty_or_a_raw_nan(settings: dict[str, int], make: Any) -> None:
+@pytest.mark.parametrize(
+    ("settings", "make"),
+    [({"seeds": 1}, make_study), ({"diverged": ["mup_schedulefree"]}, make_study), ({}, make_full_study)],
+)
+def test_no_cell_is_empty_or_a_raw_nan(settings: dict[str, Any], make: Any) -> None:
     page = pages.report(make_results(make(**SMALL, **settings)), all_stems())
     cells = [cell for block in blocks(page, "table") for row in block["rows"] for cell in row]
     assert len(cells) > 100
@@ -305,6 +308,16 @@ def test_the_page_loads_nothing_and_escapes_everything(tables: dict[str, Any], p
     assert all(link.startswith("data:image/png;base64,") for link in links.found)
     data = re.findall(r'<script type="application/json">(.*?)</script>', html)
     assert json.loads(next(text for text in data if "b>" in text)) == json.loads(evil)
+
+
+def test_words_of_a_study_are_no_code_in_print(tables: dict[str, Any], pictures: Path) -> None:
+    """Each would stop Typst, or change what follows it, if it were read as such."""
+    results = make_results(tables)
+    pdfs = []
+    for words in ("#panic()", "$x", "*bold", "@nothing", "<label> ```", "\\u{41} // comment"):
+        results.study["title"] = results.study["tasks"][TASK]["description"] = words
+        pdfs.append(to_pdf(pages.report(results, all_stems(), printed=True), pictures))
+    assert len(set(pdfs)) == len(pdfs)
 
 
 def test_pictures_get_lighter_and_stay_the_same_size(tmp_path: Path) -> None:

@@ -225,6 +225,23 @@ def test_one_seed_has_estimates_and_no_intervals() -> None:
     assert built["stability"]["lr_sensitivity_low"].isna().all()
 
 
+def test_a_constant_loss_has_no_optimum_inside_the_grid_and_no_drift() -> None:
+    built = build(parabolas([-8, -9, -10], curvature=0.0, log2_lrs=range(-12, -4)))
+    assert built["optima"]["flag"].tolist() == ["edge_low"] * 3
+    assert built["optima"][["curvature", "log2_lr_opt_low", "log2_lr_opt_high"]].isna().all(axis=None)
+    assert built["optima"][["best_loss", "sigma_seed"]].to_numpy().tolist() == [[1.0, 0.0]] * 3
+    row = built["transfer"].iloc[0]
+    assert row["status"] == "not_estimable"
+    assert row["reason"].startswith(
+        "0 of 3 widths have an optimum inside the grid, 3 are needed; censored: 32 (edge_low)"
+    )
+    assert pd.isna(row[["drift", "drift_low", "drift_high", "drift_bound", "equivalent"]]).all()
+    assert built["regret"]["regret"].tolist() == [0.0] * 3
+    assert built["regret"]["regret_in_sigma"].isna().all()
+    assert built["regret"]["flag"].tolist() == ["edge"] * 3
+    assert built["stability"]["lr_sensitivity"].isna().all()
+
+
 def test_one_width_has_an_optimum_and_no_drift() -> None:
     built = build(parabolas([-8]))
     assert built["optima"]["flag"].tolist() == ["ok"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 
 import pytest
 import yaml
@@ -106,6 +107,34 @@ def test_a_mistake_in_config_is_an_error_that_says_so(checkout: Checkout, key: s
     said = checkout.snakemake("--dry-run", check=False, **{key: value})
     assert words in said
     assert "Traceback" not in said
+
+
+INJECTED = """a'; touch executed; "$(touch executed)" `touch executed` {wildcards.task} {output} * $HOME"""
+OF_CONFIG = INJECTED.replace("{", "(").replace("}", ")")  # or Snakemake takes it for a wildcard
+
+
+def test_words_of_a_study_or_of_config_are_arguments_and_no_commands(checkout: Checkout) -> None:
+    """Bash reads the commands, with a function in the place of `mufree` that says what it is given."""
+    path = checkout.path / "experiments/smoke.yaml"
+    study = yaml.safe_load(path.read_text())
+    for task in study["tasks"].values():
+        task["description"] = INJECTED
+    path.write_text(yaml.safe_dump(study))
+    said = checkout.snakemake("--dry-run", "--printshellcmds", data_dir=OF_CONFIG)
+    commands = re.findall(r"^Shell command: (mufree .*) 2> ", said, flags=re.MULTILINE)
+    given = [
+        subprocess.run(
+            ["bash", "-c", f"mufree() {{ printf '%s\\0' \"$@\"; }}; {command}"],
+            cwd=checkout.path,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split("\0")
+        for command in commands
+    ]
+    assert sum(INJECTED in words for words in given) == len(study["tasks"])  # their figures
+    assert sum(words[0] == "data" and OF_CONFIG in words for words in given) == 2
+    assert not (checkout.path / "executed").exists()
 
 
 def test_shards_train_every_sweep_once_and_nothing_else(checkout: Checkout) -> None:

@@ -61,7 +61,7 @@ def freeze(
     """
     from mufree.analysis.coordcheck import RAW
     from mufree.publish import freeze as frozen
-    from mufree.study import run_store
+    from mufree.study import files, run_store
     from mufree.study.plan import expand
     from mufree.study.reading import read_json, read_parquet
     from mufree.study.record import COLLECTED_SCHEMA, PROVENANCE, TIMING_SCHEMA, check_collected
@@ -80,17 +80,18 @@ def freeze(
     check_collected(runs, of_rows)
     for path in coordcheck:
         read_parquet(path, RAW)
-    frozen.freeze(
-        out,
-        study=planned.name,
-        copies=copies,
-        rows=of_rows,
-        timings=of_timings,
-        store=run_store.existing(store),
-        runs=runs,
-        provenance=read_json(provenance, PROVENANCE),
-    )
-    manifest = frozen.make_tables(out)
+    with files.replacing(out) as whole:
+        frozen.freeze(
+            whole,
+            study=planned.name,
+            copies=copies,
+            rows=of_rows,
+            timings=of_timings,
+            store=run_store.existing(store),
+            runs=runs,
+            provenance=read_json(provenance, PROVENANCE),
+        )
+        manifest = frozen.make_tables(whole)
     size = sum(file["bytes"] for file in manifest["files"].values()) / 1e6
     print(f"{out}: {manifest['runs']} runs of {planned.name}, run set {manifest['run_set']}, {size:.1f} MB")
 

@@ -141,7 +141,8 @@ def thaw(folder: Path, out: Path) -> None:
         shutil.copytree(folder / "tables", new, dirs_exist_ok=True)
         if checks := _checks(folder):
             (new / f"{NOT_KEPT}.csv").write_text(tables.to_csv(checks[NOT_KEPT]))
-    shutil.copyfile(folder / "rows.parquet", out / "rows.parquet")
+    with files.atomic(out / "rows.parquet") as rows:
+        shutil.copyfile(folder / "rows.parquet", rows)
     record.write_table(out / "curves.parquet", packs.curves(folder / "runs"))
 
 

@@ -6,10 +6,17 @@ import ctypes
 import hashlib
 import json
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.(partial|tmp)")
+"""Names of files and folders that are being written; `mufree.optim` writes checkpoints as the second."""
+DAY = 86_400.0
+_tidied: set[Path] = set()
 
 
 def sha256(path: Path) -> str:
@@ -26,7 +33,10 @@ def replacing(out: Path) -> Iterator[Path]:
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     # What can't be removed, such as a file of the previous folder that is still open on a network disk, fails nothing.
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.", ignore_cleanup_errors=True) as name:
+    with tempfile.TemporaryDirectory(
+        dir=out.parent, prefix=f".{out.name}.", suffix=".partial", ignore_cleanup_errors=True
+    ) as name:
+        _tidy(out.parent, Path(name).stat().st_mtime)
         new, previous = Path(name) / "new", Path(name) / "previous"
         new.mkdir()
         with _named(out):
@@ -61,6 +71,24 @@ def _exchanged(one: Path, other: Path) -> bool:
     return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
+def _tidy(folder: Path, now: float) -> None:
+    """Remove what killed processes left half written in a folder, at the first file that this one writes there.
+
+    `now` is the time of a new file, so that only the clock of the file system counts, which other machines may write to as
+    well. What is a day old belongs to no living process: writing takes minutes. If it does, that one ends with an error.
+    """
+    if folder in _tidied:
+        return
+    _tidied.add(folder)
+    for path in folder.iterdir():
+        with suppress(OSError):  # another process may tidy up as well
+            if TEMPORARY.fullmatch(path.name) and path.lstat().st_mtime < now - DAY:
+                if not path.is_dir():
+                    path.unlink()
+                elif not (path / "previous").exists():  # or it may be all that is left
+                    shutil.rmtree(path)
+
+
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it to `path` if the block succeeds, remove it if it fails.
@@ -71,6 +99,7 @@ def atomic(path: Path) -> Iterator[Path]:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
     os.close(handle)
     temporary = Path(name)
+    _tidy(path.parent, temporary.stat().st_mtime)
     try:
         with _named(path):
             yield temporary

@@ -63,7 +63,8 @@ def new_figure(title: str, height: float) -> Figure:
     """An empty figure with a title, `height` inches high and as wide as a page."""
     # dots as in the PNG: at fewer, hinting makes letters narrower, and labels would stick out
     figure = Figure(figsize=(PAGE_WIDTH, height), dpi=DPI, layout="constrained")
-    figure.suptitle("\n".join(wrap(title, int(10.5 * PAGE_WIDTH))), x=0.01, ha="left", fontweight="bold")
+    plain = title.replace("$", r"\$")  # or what stands between two of them is a formula, which may be a wrong one
+    figure.suptitle("\n".join(wrap(plain, int(10.5 * PAGE_WIDTH))), x=0.01, ha="left", fontweight="bold")
     return figure
 
 
