@@ -165,7 +165,7 @@ def article(small: Path, folder: Path) -> None:
     (folder / "template.typ").write_text('#let title = "An article"\n')
     (folder / "references.bib").touch()
     (folder / "paper.typ").write_text(
-        '#import "template.typ": title\n#title\n'
+        '#set document(date: none)\n#import "template.typ": title\n#title\n'
         '#let found = json("numbers.json")\n#found.numbers.len() numbers\n'
         f'#image("tiny/{TASK}.dynamics.pdf")\n'
     )

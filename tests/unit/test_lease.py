@@ -271,6 +271,28 @@ def test_a_machine_that_will_not_do_is_told_so(folder: Path, tmp_path: Path) -> 
     assert not list((tmp_path / "packs").iterdir())
 
 
+@pytest.mark.skipif(not hasattr(tarfile, "data_filter"), reason="this Python's tarfile has no filters")
+@pytest.mark.parametrize("hostile", ["../outside", "{outside}", "link"])
+def test_what_would_be_unpacked_outside_is_refused(tmp_path: Path, hostile: str) -> None:
+    outside = tmp_path / "outside"
+    entry = tarfile.TarInfo(hostile.format(outside=outside))
+    if hostile == "link":
+        entry.type, entry.linkname = tarfile.SYMTYPE, "../outside"
+    with tarfile.open(tmp_path / "source.tar.xz", "w:xz") as archive:
+        archive.addfile(entry)
+    found = re.search(
+        r"^unpack='(.*?)'$", (Path(lease.__file__).parent / "lease.sh").read_text(), re.DOTALL | re.MULTILINE
+    )
+    assert found is not None
+    words = [sys.executable, "-c", found[1], str(tmp_path / "source.tar.xz"), str(tmp_path / "in/source")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    # An absolute path loses its slash, and so stays inside.
+    assert done.returncode == (0 if hostile == "{outside}" else 1)
+    assert not [path for path in tmp_path.rglob("*") if path.is_symlink()]
+    assert not outside.exists()
+    assert not (tmp_path / "in/outside").exists()
+
+
 def without(folder: Path, *names: str) -> Path:
     """An interpreter that lacks some packages."""
     (folder / "lacks").mkdir()

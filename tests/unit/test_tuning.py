@@ -555,6 +555,26 @@ def test_out_of_minutes_it_can_not_tell_and_goes_on(own: Path, capsys: pytest.Ca
     assert json.loads((own.parent / "out/tune.json").read_text())["stopped"] is None
 
 
+def test_a_function_that_never_returns_is_ended_by_ctrl_c(own: Path) -> None:
+    started = own.parent / "started"
+    hangs = f"    import pathlib, time\n    pathlib.Path({str(started)!r}).touch()\n    time.sleep(600)\n"
+    own.write_text(OWN.replace("    return nn.Sequential(", f"{hangs}    return nn.Sequential("))
+    words = [
+        sys.executable,
+        "-c",
+        "import sys; from mufree.cli import main; sys.exit(main())",
+        *command(own, "--jobs", "1"),
+    ]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not started.exists():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 75
+    assert said.splitlines()[-1].endswith("and the same command goes on")
+    assert "Traceback" not in said
+
+
 @pytest.mark.slow
 def test_killed_in_processes_and_started_again_it_ends_as_if_it_had_not_been(own: Path) -> None:
     program = "import sys; from mufree.cli import main; sys.exit(main())"
