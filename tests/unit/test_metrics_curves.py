@@ -18,6 +18,7 @@ from mufree.study.limits import EPSILON_FLAG
         ([4.0, 5.0, 3.0, 3.5], 3.0),
         ([2.0, 1.0, 2.0], np.nan),
         ([1.0, 2.0], np.nan),
+        ([2.0, 1.0], 0.0),
         ([2.0, np.inf, 1.0], np.nan),
         ([2.0, np.nan, 1.0], np.nan),
         ([2.0], np.nan),

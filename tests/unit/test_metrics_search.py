@@ -6,7 +6,16 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import pytest
 
-from mufree.analysis.metrics.search import HIGHEST, LOWEST, Trial, found_optimum, next_points, optimum_interval
+from mufree.analysis.metrics.search import (
+    HIGHEST,
+    LOWEST,
+    Trial,
+    fit_of,
+    found_optimum,
+    next_points,
+    next_points_around,
+    optimum_interval,
+)
 from mufree.analysis.metrics.statistics import jackknife
 
 Loss = Callable[[float, int], float]
@@ -55,6 +64,27 @@ def test_every_request_by_hand() -> None:
         [(-8, 1), (-8, 7)],  # −7 is better than −5, so beyond it
     ]
     assert len(found) == 14
+
+
+def test_every_request_around_a_known_rate_by_hand() -> None:
+    loss, found, asked = parabola(-6.3), dict[Trial, float](), []
+    while trials := next_points_around(found, (3, 1), -7.5):
+        asked.append(trials)
+        found |= {(x, seed): loss(x, seed) for x, seed in trials}
+    assert asked == [
+        [(-8.5, 3), (-8.5, 1), (-7.5, 3), (-7.5, 1), (-6.5, 3), (-6.5, 1)],
+        [(-5.5, 3), (-5.5, 1)],  # −6.5 is best, at the end
+        [(-4.5, 3), (-4.5, 1)],  # −5.5 is better than −7.5, so beyond it
+    ]
+
+
+def test_a_rate_far_from_the_best_is_not_fitted() -> None:
+    loss = parabola(-6.3)
+    found = {(x, seed): loss(x, seed) for x in (-8.0, -7.0, -6.0, -5.0) for seed in SEEDS}
+    far = found | {(-16.0, seed): 1.5 for seed in SEEDS}
+    fit = fit_of(far, SEEDS)(np.arange(3))
+    assert fit is not None
+    assert fit.log2_lr == pytest.approx(-6.3)
 
 
 @pytest.mark.parametrize("start", [-30.0, -17.0, -9.0, -8.0, -2.0, 6.0])

@@ -150,7 +150,11 @@ def test_p_values_without_spread_and_without_an_interval() -> None:
     exact = t_interval([0.0, 0.1, -0.1, 0.3], 0.0, 3)
     np.testing.assert_array_equal(two_sided_p(exact), [1, 0, 0, 0])
     np.testing.assert_array_equal(one_sided_p(exact, 0.0, "greater"), [1, 0, 1, 0])
-    for unknown in (t_interval(1.0, 1.0, 1), t_interval(np.nan, 1.0, 4), t_interval(1.0, np.nan, 4)):
+    for unknown in (
+        *(t_interval(np.nan, se, 4) for se in (0.0, 1.0)),
+        t_interval(1.0, 1.0, 1),
+        t_interval(1.0, np.nan, 4),
+    ):
         assert np.isnan([two_sided_p(unknown), one_sided_p(unknown, 0.0, "less")]).all()
     with pytest.raises(ValueError, match=r"Unknown side 'up'\. Known: greater, less\."):
         one_sided_p(exact, 0.0, "up")
