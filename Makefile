@@ -45,10 +45,10 @@ slowest-tests: $(READY) ## run all tests and write the ten slowest into docs/tes
 mutation: $(READY) ## change the code at random and write into docs/testing.md what the tests notice (SAMPLE=25 a module)
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mutation.py $(if $(SAMPLE),--sample $(SAMPLE))
 
-coverage: $(READY) ## run all tests and write into docs/testing.md what they leave out
+coverage: $(READY) ## run the unit tests and write into docs/testing.md what they leave out
 	@rm -f results/coverage*
 	@mkdir -p results
-	@$(BIN)/coverage run -m pytest -m "not cluster"
+	@$(BIN)/coverage run -m pytest tests/unit -m "not whole"
 	@$(BIN)/coverage combine -q
 	@$(BIN)/coverage json -q -o results/coverage.json
 	@$(BIN)/python benchmarks/coverage_table.py results/coverage.json docs/testing.md

@@ -138,7 +138,8 @@ def thaw(folder: Path, out: Path) -> None:
     from mufree.analysis import tables
 
     with replacing(out / "tables") as new:
-        shutil.copytree(folder / "tables", new, dirs_exist_ok=True)
+        for table in sorted((folder / "tables").iterdir()):  # copytree's error is a list of tuples
+            shutil.copyfile(table, new / table.name)
         if checks := _checks(folder):
             (new / f"{NOT_KEPT}.csv").write_text(tables.to_csv(checks[NOT_KEPT]))
     with files.atomic(out / "rows.parquet") as rows:
