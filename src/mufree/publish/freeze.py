@@ -87,7 +87,7 @@ def make_tables(folder: Path, copies: Mapping[str, Path | None] | None = None) -
     from mufree.analysis.tables import to_csv
 
     with replacing(folder) as new:
-        shutil.copytree(folder, new, dirs_exist_ok=True, ignore=shutil.ignore_patterns("tables"))
+        _copy({name: path for name, path in _files(folder).items() if not name.startswith("tables/")}, new)
         _copy(copies or {}, new)
         for name, table in _tables(new).items():
             files.write_text(new / f"tables/{name}.csv", to_csv(table))
@@ -138,8 +138,7 @@ def thaw(folder: Path, out: Path) -> None:
     from mufree.analysis import tables
 
     with replacing(out / "tables") as new:
-        for table in sorted((folder / "tables").iterdir()):  # copytree's error is a list of tuples
-            shutil.copyfile(table, new / table.name)
+        _copy({path.name: path for path in (folder / "tables").iterdir()}, new)
         if checks := _checks(folder):
             (new / f"{NOT_KEPT}.csv").write_text(tables.to_csv(checks[NOT_KEPT]))
     with files.atomic(out / "rows.parquet") as rows:
