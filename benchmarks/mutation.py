@@ -144,7 +144,7 @@ def main() -> None:
             sys.exit(f"{' '.join(tests)} fails as it is")
         limit = 10 + int(5 * (time.monotonic() - start))
         random.Random(args.seed).shuffle(every)
-        most = args.sample // 5 if Path(path).stem in SLOW else args.sample
+        most = max(1, args.sample // 5) if Path(path).stem in SLOW else args.sample
         sample = list(islice(mutants(text, every), None if args.all else most))
         found = [(mutant, outcome(path, mutant.text, tests, limit)) for mutant in sample]
         counted, alive = Counter(said for _, said in found), sorted(mutant for mutant, said in found if said == ALIVE)
