@@ -16,7 +16,7 @@ QUICK = ("figure", "freeze")
 whole = pytest.mark.whole
 every = pytest.mark.parametrize("name", [pytest.param(name, marks=whole) for name in PUBLISHING])
 some = pytest.mark.parametrize(
-    ("name", "most"), [*((name, 1) for name in QUICK), *(pytest.param(name, 6, marks=whole) for name in PUBLISHING)]
+    ("name", "most"), [*((name, 1) for name in QUICK), *(pytest.param(name, 3, marks=whole) for name in PUBLISHING)]
 )
 
 
