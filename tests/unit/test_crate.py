@@ -149,3 +149,20 @@ def test_a_folder_that_is_not_what_was_frozen_is_not_packed(tmp_path: Path, caps
     assert write(copy, tmp_path / "out") == 1
     assert "changed: timings.csv" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_no_crate_is_not_replaced_and_the_frozen_folder_stays_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine, empty = tmp_path / "mine", tmp_path / "empty"
+    mine.mkdir()
+    empty.mkdir()
+    (mine / "thesis.txt").write_text("years")
+    for out in (mine, mine / "thesis.txt", FROZEN):
+        assert write(FROZEN, out) == 1
+        assert f"{out} is there and has no {METADATA}, so it isn't replaced" in capsys.readouterr().err
+    assert (mine / "thesis.txt").read_text() == "years"
+    assert write(FROZEN, FROZEN / "archive") == 1
+    assert "stays as it was signed" in capsys.readouterr().err
+    assert not (FROZEN / "archive").exists()
+    assert write(FROZEN, empty) == write(FROZEN, empty) == 0

@@ -565,11 +565,17 @@ def test_a_function_that_never_returns_is_ended_by_ctrl_c(own: Path) -> None:
         "import sys; from mufree.cli import main; sys.exit(main())",
         *command(own, "--jobs", "1"),
     ]
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and not started.exists():
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=120)[1]
+    # What a shell started in the background ignores Ctrl-C, and hands that on.
+    process = subprocess.Popen(
+        words, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    )
+    try:
+        while process.poll() is None and not started.exists():
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=120)[1]
+    finally:
+        process.kill()
     assert process.returncode == 75
     assert said.splitlines()[-1].endswith("and the same command goes on")
     assert "Traceback" not in said

@@ -80,6 +80,7 @@ def freeze(
     check_collected(runs, of_rows)
     for path in coordcheck:
         read_parquet(path, RAW)
+    frozen.may_replace(out)
     with files.replacing(out) as whole:
         frozen.freeze(
             whole,
@@ -196,7 +197,7 @@ def crate(frozen: Path, /, *, published: date, author: tuple[str, ...] = (), out
         frozen: the frozen folder
         published: date of publication
         author: people who made the study (default: the authors of mufree)
-        out: folder to write; what stands there is replaced
+        out: folder to write; a crate that stands there is replaced
     """
     from mufree.publish import crate as crates
 

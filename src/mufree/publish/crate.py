@@ -18,8 +18,9 @@ from rocrate.rocrate import ROCrate
 from mufree.publish import freeze
 from mufree.study import record
 from mufree.study.files import replacing, sha256
-from mufree.study.reading import read_json
+from mufree.study.reading import RecordError, read_json
 
+METADATA = "ro-crate-metadata.json"
 PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
 LICENSE = "https://spdx.org/licenses/Apache-2.0"
 FORMATS = {
@@ -33,11 +34,14 @@ PLANS = ("study.yaml", "hypotheses.yaml")
 
 
 def write(folder: Path, out: Path, published: date, authors: tuple[str, ...] = ()) -> int:
-    """Write a frozen folder and its ro-crate-metadata.json into `out`, in place of what is there; return the count of files.
+    """Write a frozen folder and its ro-crate-metadata.json into `out`, in place of a crate there; return the count of files.
 
     The same folder and date give the same bytes. Without `authors` they are the package's. Raises `RecordError` where the
-    folder isn't what its manifest says.
+    folder isn't what its manifest says, or `out` is in it or is something else than a crate.
     """
+    freeze.may_replace(out, METADATA)
+    if out.resolve().is_relative_to(folder.resolve()):
+        raise RecordError(f"{out} is in {folder}, which stays as it was signed. Choose another --out")
     manifest = freeze.verify(folder)
     crate = ROCrate(version="1.1")
     names = [*manifest["files"], freeze.MANIFEST]

@@ -78,6 +78,12 @@ def freeze(
     return manifest
 
 
+def may_replace(out: Path, mark: str = MANIFEST) -> None:
+    """Raise `RecordError` unless `out` isn't there, is an empty folder, or has the file `mark`, by which it is one of ours."""
+    if out.exists() and not (out.is_dir() and ((out / mark).is_file() or not any(out.iterdir()))):
+        raise RecordError(f"{out} is there and has no {mark}, so it isn't replaced. Remove it, or choose another --out")
+
+
 def make_tables(folder: Path, copies: Mapping[str, Path | None] | None = None) -> dict[str, Any]:
     """Make every table of a frozen folder from its runs, in place of those that it has, and return the new manifest.
 
