@@ -202,19 +202,23 @@ def estimates(study: Results) -> Numbers:
 
 
 def ranges(study: Results) -> Numbers:
-    """The least and the greatest over tasks, keyed `statistic/subject/least` and `…/most`, each with its own interval.
+    """The least and the most over tasks, keyed `statistic/subject/least` and `…/most`, and how far their intervals reach.
 
     `moved/subject` is by what factor a network four times as wide wants another rate, by the drift.
     `rate_ratio` is ScheduleFree's best rate over AdamW's, at every width under µP.
     """
     out = {}
     for name, subject in product(("drift", "regret_cf", "lr_sensitivity"), METHODS):
-        for end, row, words in _ends(over_tasks(study, name, subject), "estimate", *OF_ESTIMATE):
-            found, what, source = row["estimate"], statistic(name), f"tables/estimates.csv: {words}"
-            own = bounds(row["low"], row["high"], what)
-            out[f"{name}/{subject}/{end}"] = _number(value(found, what), found, source, own)
+        rows = over_tasks(study, name, subject)
+        for end, row, words in _ends(rows, "estimate", *OF_ESTIMATE):
+            found, source = row["estimate"], f"tables/estimates.csv: {words}"
+            out[f"{name}/{subject}/{end}"] = _number(value(found, statistic(name)), found, source)
             if name == "drift":
                 out[f"moved/{subject}/{end}"] = _number(number(4**found, 1), 4**found, f"{source}; 4 to its power")
+        for end, row, words in _ends(rows, "high", *OF_ESTIMATE):
+            if end == "most":
+                text = value(row["high"], statistic(name))
+                out[f"{name}/{subject}/highest_end"] = _number(text, row["high"], f"tables/estimates.csv: {words}")
     for end, row, words in _ends(rate_ratios(study), "log2_ratio", "task", "numerator", "denominator", "width"):
         found = 2 ** row["log2_ratio"]
         out[f"rate_ratio/{end}"] = _number(number(found, 1), found, f"tables/rate_ratio.csv: {words}; 2 to its power")
