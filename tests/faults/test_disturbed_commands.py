@@ -74,6 +74,18 @@ def test_killed_before_any_change(name: str, chosen: Chosen, benches: Benches, t
     dies(it, chosen(it.places), tally, f"SIGKILL at a change of a file: {kinds(name)}", "kill", signal.SIGKILL)
 
 
+@pytest.mark.parametrize("do", ["kill", "term"])
+def test_a_finished_run_outlives_its_process(do: str, benches: Benches) -> None:
+    """The first of two runs is in the store before the second is, wherever the sweep ends."""
+    it, kept = benches["sweep"], []
+    for place in spread(it.places, 6):
+        it.disturbed(do=do, at=place)
+        kept.append(len([*(it.folder / "runs").glob("*.parquet")]))
+    assert kept == sorted(kept)
+    assert kept[0] == 0
+    assert 1 in kept
+
+
 @some(1)
 def test_a_segmentation_fault(name: str, chosen: Chosen, benches: Benches, tally: Tally) -> None:
     it = benches[name]
@@ -255,7 +267,7 @@ def test_a_clock_that_jumps_changes_nothing(name: str, benches: Benches, tally: 
 def test_files_of_another_time(name: str, year: int, benches: Benches, tally: Tally) -> None:
     it = benches[name]
     with tally.fault("files of 1970 or 2100", f"{name}, {year}"):
-        it.disturbed(do="kill", at=2 * it.places // 3)
+        assert it.disturbed(do="kill", at=2 * it.places // 3).code == -signal.SIGKILL
         for path in [*it.folder.rglob("*")]:
             os.utime(path, (0, 0) if year == 1970 else (4.1e9, 4.1e9))
         it.goes_on()

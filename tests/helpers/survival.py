@@ -125,7 +125,9 @@ class Bench:
 
     def one_error(self, ended: Ended, *named: str) -> None:
         """A call that didn't end well says so in one line, which names a file and the cure."""
-        (line,) = errors(ended.said) or [""]
+        said = errors(ended.said)
+        assert len(said) == 1, ended
+        (line,) = said
         assert ended.code == 1, ended
         assert line.startswith(f"mufree {self.words.split()[0]}: "), ended.said
         for name in named:
