@@ -130,7 +130,8 @@ def test_every_number_leads_to_runs_unless_it_is_of_none(numbers: Path) -> None:
             without[key] = Source.read(entry["source"]).file
     unmeasured = [key for key, file in without.items() if file not in NO_RUNS]
     assert unmeasured == ["verdict/R6/cifar10-vit", "verdict/R6/wikitext2-gpt"]
-    assert len(without) == 42 < len(entries(numbers)) / 50
+    assert {*without.values()} == {*NO_RUNS, "verdicts.csv"}
+    assert len(without) < len(entries(numbers)) / 50
 
 
 def traced(numbers: Path, key: str, capsys: pytest.CaptureFixture[str]) -> tuple[str, pd.DataFrame]:
