@@ -101,9 +101,10 @@ def test_a_number_chosen_at_random_leads_to_its_cell_and_its_runs(
     for name, _, value in (part.partition("=") for part in where):
         assert float(frozen[name]) == float(value) if name == "width" else frozen[name] == value, why
     assert float(frozen[column]) == cells[key]["value"] == float(row.rpartition(" is ")[2]), why
-    printed = said(out, "number")[0].partition(" is ")[2].replace("−", "-").split()[0]
+    told = said(out, "number")[0].partition(", from ")[0]
+    printed = told.partition(" is ")[2].replace("−", "-").split()[0]
     digits, decimals = printed.strip("+"), len(printed.partition(".")[2])
-    percent = 100 if " % " in said(out, "number")[0].partition(", from ")[0] + " " else 1
+    percent = 100 if " % " in f"{told} " else 1
     if "10^" not in digits and "e" not in digits:
         assert abs(float(digits) - percent * frozen[column]) <= 0.5000001 * 10**-decimals, (why, printed)
 
