@@ -22,7 +22,20 @@ import pytest
 import torch
 from benches import COMMANDS, Benches
 from faulty import Ended, Faulty
-from survival import MOMENT, REFUSED, Bench, DidNotHappenError, Tally, bench, dies, errors, moments, refuses, spread
+from survival import (
+    MOMENT,
+    REFUSED,
+    Bench,
+    DidNotHappenError,
+    Tally,
+    at_once,
+    bench,
+    dies,
+    errors,
+    moments,
+    refuses,
+    spread,
+)
 
 from mufree.study import record
 from mufree.study.run_store import read_run, sign
@@ -277,16 +290,7 @@ def test_files_of_another_time(name: str, year: int, benches: Benches, tally: Ta
     "name", ["sweep", "collect", "pack", *(pytest.param(name, marks=pytest.mark.whole) for name in ("stack", *SLOW))]
 )
 def test_two_at_once(name: str, benches: Benches, tally: Tally) -> None:
-    """Each ends well or with one error, and what they leave is whole."""
-    it = benches[name]
-    for number in range(2):
-        with tally.fault("two at once on one folder", f"{name}, {number}"):
-            it.reset()
-            for ended in it.server.at_once(it.folder, it.words, 2):
-                if ended.code != 0:
-                    it.one_error(ended, str(it.folder))
-            it.nothing_lost()
-            it.goes_on()
+    at_once(benches[name], tally, 2)
 
 
 # --- what lies in the store ------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from benches import PUBLISHING, Benches
 from faulty import Faulty
-from survival import MOMENT, REFUSED, Bench, Tally, contents, dies, moments, refuses, spread
+from survival import MOMENT, REFUSED, Bench, Tally, at_once, contents, dies, moments, refuses, spread
 
 KIND = "a command that publishes"
 QUICK = ("figure", "freeze")
@@ -57,14 +57,7 @@ def test_a_call_that_fails(name: str, error: str, benches: Benches, tally: Tally
     "name", ["freeze", *(pytest.param(name, marks=whole) for name in PUBLISHING if name != "freeze")]
 )
 def test_two_at_once(name: str, benches: Benches, tally: Tally) -> None:
-    it = benches[name]
-    with tally.fault("two at once on one folder", name):
-        it.reset()
-        for ended in it.server.at_once(it.folder, it.words, 2):
-            if ended.code != 0:
-                it.one_error(ended, str(it.folder))
-        it.nothing_lost()
-        it.goes_on()
+    at_once(benches[name], tally, 1)
 
 
 def test_a_folder_that_is_half_new_is_caught(server: Faulty, tmp_path: Path) -> None:

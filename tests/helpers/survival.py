@@ -210,3 +210,15 @@ def refuses(it: Bench, places: list[int], tally: Tally, error: str) -> None:
             else:
                 it.one_error(ended, str(it.folder), REFUSED[error])
             it.goes_on()
+
+
+def at_once(it: Bench, tally: Tally, times: int) -> None:
+    """Two calls at once, so many times: each ends well or with one error, and what they leave is whole."""
+    for number in range(times):
+        with tally.fault("two at once on one folder", f"{it.words}, {number}"):
+            it.reset()
+            for ended in it.server.at_once(it.folder, it.words, 2):
+                if ended.code != 0:
+                    it.one_error(ended, str(it.folder))
+            it.nothing_lost()
+            it.goes_on()

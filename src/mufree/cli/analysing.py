@@ -100,18 +100,13 @@ def figure(
         out: folder to draw into
     """
     from mufree.analysis.tables import read_tables
-    from mufree.analysis.tables.cases import COLUMNS_NEEDED
     from mufree.publish import figures
-    from mufree.study.reading import read_frame
-    from mufree.study.record import CURVE_SCHEMA
 
     if unknown := [name for name in names if name not in figures.FIGURES]:
         raise UserError(f"Unknown figure '{unknown[0]}'. Known: {', '.join(figures.FIGURES)}", 2)
     drawn_ones = names or tuple(figures.FIGURES)
     found = read_tables(tables, figures.needed(drawn_ones))
-    found |= {"rows": read_frame(rows, COLUMNS_NEEDED), "curves": read_frame(curves, CURVE_SCHEMA.names)}
-    if task not in (known := found["rows"]["task"].unique()):
-        raise UserError(f"Unknown task '{task}'. {rows} has: {', '.join(known)}", 2)
+    found["rows"], found["curves"] = _runs(rows, curves, task)
     if beside is not None:
         found["beside"] = _another_beta2(beside)
     out.mkdir(parents=True, exist_ok=True)
@@ -120,20 +115,26 @@ def figure(
         figures.save(drawn, plotted, out / f"{task}.{name}")
 
 
-def _another_beta2(place: Path) -> DataFrame:
-    """The curves that a task of another study adds to a figure; `place` is the folder of its results and the task's name."""
-    from mufree.analysis.tables import read_table
+def _runs(rows: Path, curves: Path, task: str, *more: str) -> tuple[DataFrame, DataFrame]:
+    """Rows, with some more columns than all need, and curves of a study that has the task."""
     from mufree.analysis.tables.cases import COLUMNS_NEEDED
-    from mufree.publish.figures import another_beta2
     from mufree.study.reading import read_frame
     from mufree.study.record import CURVE_SCHEMA
 
+    found = read_frame(rows, {*COLUMNS_NEEDED, *more}), read_frame(curves, CURVE_SCHEMA.names)
+    if task not in (known := found[0]["task"].unique()):
+        raise UserError(f"Unknown task '{task}'. {rows} has: {', '.join(known)}", 2)
+    return found
+
+
+def _another_beta2(place: Path) -> DataFrame:
+    """The curves that a task of another study adds to a figure; `place` is the folder of its results and the task's name."""
+    from mufree.analysis.tables import read_table
+    from mufree.publish.figures import another_beta2
+
     folder, task = place.parent, place.name
-    rows = read_frame(folder / "rows.parquet", {*COLUMNS_NEEDED, "beta2"})
-    if task not in (known := rows["task"].unique()):
-        raise UserError(f"Unknown task '{task}'. {folder} has: {', '.join(known)}", 2)
+    rows, curves = _runs(folder / "rows.parquet", folder / "curves.parquet", task, "beta2")
     optima = read_table(folder / "tables/optima.csv")
-    curves = read_frame(folder / "curves.parquet", CURVE_SCHEMA.names)
     return another_beta2(rows[rows["task"].eq(task)], curves, optima[optima["task"].eq(task)])
 
 
