@@ -267,6 +267,7 @@ def test_the_coordinate_check_has_a_row_for_every_method_and_scales_each_model_b
         ("sweep --runs [{{}}] --data . --store . --out .", 2, ["--runs has 11 mistake(s)", "0.task: Field required"]),
         ("data --dataset {{ --out {folder}/out", 2, ["--dataset has 1 mistake(s)", "Invalid JSON"]),
         ("sweep --runs [] --progress --data . --store . --out .", 2, ["--progress", "--study and --sweep"]),
+        ("plan {folder}/none/absent.yaml", 2, ["none/absent.yaml. No study is in that folder"]),
         ("plan {study} --part 1", 2, ["tiny has no part 1. Known: none"]),
         ("sweep --task photo --data . --store . --out .", 2, ["--task is of a study; give --study"]),
         ("sweep --study {study} --task photo --sweep x --data . --store . --out .", 2, ["neither --runs nor --sweep"]),

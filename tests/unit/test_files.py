@@ -33,6 +33,13 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
         assert [path.name for path in out.parent.iterdir()] == ["out"]
 
 
+def test_what_can_not_be_replaced_is_named_and_not_its_temporary_file(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError) as raised, atomic(tmp_path) as temporary:
+        temporary.write_text("new")
+    assert str(raised.value) == f"[Errno 21] Is a directory: '{tmp_path}'"
+    assert not [*tmp_path.parent.glob(".*.partial")]
+
+
 def fail(folder: Path) -> None:
     raise KeyboardInterrupt
 

@@ -27,6 +27,11 @@ GOOD = SCENARIOS[:4]
 ROW = ["scenario", "statistic", "n_seeds"]
 
 
+def test_all_optima_move_but_two() -> None:
+    still = [scenario.name for scenario in SCENARIOS if scenario.drift == 0]
+    assert still == ["interior, no drift", "lopsided and tied"]
+
+
 @pytest.fixture(scope="module")
 def good() -> pd.DataFrame:
     return calibrate(150, seeds=(3, 5), scenarios=GOOD, statistics=("drift", "did_drift", "regret_held"))

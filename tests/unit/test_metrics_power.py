@@ -40,6 +40,12 @@ def test_the_noise_put_in_is_measured_and_a_level_of_seeds_is_not_noise() -> Non
     assert noise.slope_sd == pytest.approx(0.01, rel=0.05)
 
 
+def test_noise_of_few_seeds_is_not_too_small_on_average() -> None:
+    rng = np.random.default_rng(0)
+    found = [measure_noise(valley(3, 0.02, 0.0, rng)).run_sd for _ in range(400)]
+    assert np.mean(np.square(found)) == pytest.approx(0.02**2, rel=0.05)
+
+
 def test_two_seeds_and_an_optimum_at_the_edge_are_errors_that_say_so() -> None:
     surface = valley(3, 0.0, 0.0, np.random.default_rng(0))
     with pytest.raises(ValueError, match="3 seeds"):
@@ -58,6 +64,10 @@ def test_without_noise_everything_is_found() -> None:
     found = power(QUIET, Design(FOUR_WIDTHS, 11, 5), n_simulations=20)
     assert found["equivalence"] == found["detection"] == 1
     assert found["half_width"] < 0.02
+
+
+def test_the_optimum_lies_between_the_middle_rates_so_that_three_are_enough_where_it_stays() -> None:
+    assert power(QUIET, Design(FOUR_WIDTHS, 3, 5), drift_to_detect=0.0, n_simulations=20)["equivalence"] == 1
 
 
 def test_where_the_base_lies_among_the_widths_makes_no_difference() -> None:

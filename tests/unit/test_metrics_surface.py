@@ -5,6 +5,13 @@ from surfaces import make_surface, parabolas, random_surface
 from mufree.analysis.metrics.surface import Optimum, at_common_widths, common_widths, find_optimum, grid_argmin, optima
 
 
+def test_widths_are_counted_in_doublings_from_the_base_which_may_be_missing() -> None:
+    found = make_surface([[[1.0]]] * 3, widths=(16, 48, 64), base_width=32)
+    assert found.base is None
+    np.testing.assert_allclose(found.log2_width_mult, [-1, np.log2(1.5), 1], rtol=1e-15)
+    assert make_surface([[[1.0]]] * 3, widths=(16, 32, 64), base_width=32).base == 1
+
+
 def fit(losses: list[float], ran: list[bool] | None = None) -> Optimum:
     """The optimum of one width at rates 0, 1, …; NaN is a rate that diverged."""
     return find_optimum(

@@ -58,6 +58,13 @@ def said(out: str, what: str) -> list[str]:
     return [line.partition(": ")[2] for line in out.splitlines() if line.startswith(f"{what}: ")]
 
 
+def line_of(row: str) -> int:
+    """The line of a file that a row is in, counted from 1 as editors do, the head being the first."""
+    found = re.match(r"line (\d+) of ", row)
+    assert found, row
+    return int(found[1])
+
+
 def entries(numbers: Path) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = json.loads(numbers.read_text())["numbers"]
     return found
@@ -95,9 +102,10 @@ def test_a_number_chosen_at_random_leads_to_its_cell_and_its_runs(
     file, _, rest = words.partition(": ")
     column, *where = rest.split(", ")
     [row] = said(out, "row")
-    place, folder = int(row.split()[0]), Path(row.split(" of ")[1].partition("/tables/")[0])
-    table = pd.read_csv(folder / file)
-    frozen = table.iloc[place - 1]
+    folder = Path(row.split(" of ")[1].partition("/tables/")[0])
+    frozen = pd.read_csv(folder / file).iloc[line_of(row) - 2]
+    first = (folder / file).read_text().splitlines()[line_of(row) - 1].partition(",")[0]
+    assert str(frozen.iloc[0]) == first, why
     for name, _, value in (part.partition("=") for part in where):
         assert float(frozen[name]) == float(value) if name == "width" else frozen[name] == value, why
     assert float(frozen[column]) == cells[key]["value"] == float(row.rpartition(" is ")[2]), why
@@ -170,7 +178,7 @@ def test_the_least_and_the_most_lead_to_the_row_that_gives_them(
     table = pd.read_csv(FOLDERS[0] / "tables/estimates.csv").query("statistic == 'drift' and subject == 'mup_adamw'")
     row = table.loc[table["estimate"].idxmin() if end == "least" else table["estimate"].idxmax()]
     [line] = said(out, "row")
-    assert (int(line.split()[0]) - 1, float(line.rpartition(" is ")[2])) == (row.name, entries(numbers)[key]["value"])
+    assert (line_of(line) - 2, float(line.rpartition(" is ")[2])) == (row.name, entries(numbers)[key]["value"])
     assert (set(runs["task"]), set(runs["method"])) == ({row["task"]}, {"mup_adamw"})
 
 
@@ -306,6 +314,19 @@ def _flip(path: Path, key: str, entry: dict[str, Any]) -> None:
     path.write_text("\n".join(lines) + "\n")
     again = pd.read_csv(path, dtype=str)
     assert [(place, source.column)] == list(again.fillna("").ne(frame.fillna("")).stack().loc[lambda cell: cell].index)
+
+
+@pytest.mark.parametrize("file", ["rows.parquet", "provenance.json", "tables/estimates.csv", "hypotheses.yaml"])
+def test_a_file_that_is_missing_is_to_be_restored(
+    numbers: Path, copies: list[Path], file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is frozen can't be made by the workflow."""
+    (copies[0] / file).unlink()
+    assert trace(numbers, KEY, folders=copies) in (1, 2)
+    errors = capsys.readouterr().err
+    assert file in errors
+    assert "Restore it from version control" in errors
+    assert "workflow" not in errors
 
 
 KEY = "cifar10-mlp/mup_schedulefree/drift"

@@ -17,7 +17,7 @@ from mufree.publish.words import statistic
 from mufree.study import record
 from mufree.study.config import METHODS
 from mufree.study.hypotheses import Hypotheses
-from mufree.study.reading import UserError, read_frame, read_json
+from mufree.study.reading import RecordError, UserError, read_frame, read_json
 from mufree.study.yaml_files import read_model
 
 OF_RUNS = (*COLUMNS_NEEDED, "dataset", "data_digest", "code_digest", "device", "numerics")
@@ -103,7 +103,11 @@ class Found(NamedTuple):
 
 
 def place(folder: Path) -> Place:
-    """A frozen folder, or one of results."""
+    """A frozen folder, or one of results. Raises `RecordError` where a file of a manifest isn't there."""
+    if (folder / freeze.MANIFEST).exists():
+        signed = read_json(folder / freeze.MANIFEST, freeze.SIGNED, freeze.CURE)["files"]
+        if lost := [name for name in signed if not (folder / name).exists()]:
+            raise RecordError(f"{folder}: missing: {', '.join(lost)}. {freeze.CURE}")
     rows = read_frame(folder / "rows.parquet", OF_RUNS)
     provenance = read_json(folder / "provenance.json", record.PROVENANCE)
     read = {"rows.parquet": rows, "provenance.json": pd.DataFrame([provenance])}

@@ -147,9 +147,9 @@ def _rows(found: Found, entry: Mapping[str, Any] | None) -> Iterator[Line]:
         yield Line("rows", "; ".join(filter(None, [f"{len(rows)} {at}", source.column, source.note])))
         return
     cell = rows[source.column].iloc[0]
-    yield Line(
-        "row", f"{rows.index[0] + 1} {at}; {_spaced(source.note and f'{source.note};', source.column)} is {text(cell)}"
-    )
+    # As an editor counts: the first line of a CSV is its head.
+    number = f"line {rows.index[0] + 2}" if source.file.endswith(".csv") else f"row {rows.index[0] + 1}"
+    yield Line("row", f"{number} {at}; {_spaced(source.note and f'{source.note};', source.column)} is {text(cell)}")
     if entry is not None and entry.get("value") is not None and not source.note:
         yield _compared("cell", entry["value"], [float(cell)], source.column, wrong=True)
 

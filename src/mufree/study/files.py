@@ -29,7 +29,7 @@ def sha256(path: Path) -> str:
 def replacing(out: Path) -> Iterator[Path]:
     """A new folder that takes the place of `out` if the block succeeds; if anything fails, `out` is as it was.
 
-    It is built beside `out`, on the same disk, so that only its name changes in the end.
+    It is built beside `out`, on the same disk, so that only its name changes in the end, when its data is on the disk.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     # What can't be removed, such as a file of the previous folder that is still open on a network disk, fails nothing.
@@ -41,6 +41,9 @@ def replacing(out: Path) -> Iterator[Path]:
         new.mkdir()
         with _named(out):
             yield new
+            for path in new.rglob("*"):
+                if path.is_file():
+                    _to_disk(path)
         if out.exists() and _exchanged(new, out):
             return
         try:
@@ -54,14 +57,24 @@ def replacing(out: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Errors of the system that name no file, as those of native code, of writes and of fsync, name this one."""
+def _named(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Errors of the system that name no file, as those of native code, of writes and of fsync, name this one.
+
+    So do those of giving it its name in place of a `temporary` one.
+    """
     try:
         yield
     except OSError as error:
-        if error.filename is None and error.errno is not None:
+        if error.errno is not None and error.filename in (None, str(temporary)):
             error.filename = str(path)
+            del error.filename2
         raise
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until what a file holds is on the disk, so that no power cut leaves a name without it."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def _exchanged(one: Path, other: Path) -> bool:
@@ -101,12 +114,11 @@ def atomic(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     _tidy(path.parent, temporary.stat().st_mtime)
     try:
-        with _named(path):
+        with _named(path, temporary):
             yield temporary
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-        temporary.chmod(0o644)  # mkstemp makes files that only their owner can read
-        temporary.replace(path)
+            _to_disk(temporary)
+            temporary.chmod(0o644)  # mkstemp makes files that only their owner can read
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 

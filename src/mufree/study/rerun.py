@@ -50,7 +50,7 @@ def compared(frozen: Path, study: Study, runs: list[Run], again: Iterable[Record
 def sample(items: Sequence[T], share: float, seed: int) -> list[T]:
     """A random share of the items, one at least, in their order; ValueError for a share that is not in (0, 1]."""
     if not 0 < share <= 1:
-        raise UserError(f"share {share} is not above 0 and at most 1")
+        raise UserError(f"share {share} is not above 0 and at most 1", 2)
     count = max(1, round(share * len(items)))
     return [items[place] for place in sorted(random.Random(seed).sample(range(len(items)), count))]
 

@@ -87,7 +87,10 @@ def load_study(path: Path) -> Study:
     """The study in a file, checked as a whole. Raises `StudyFileError`, also where the file has another name than the study."""
     if not path.exists():
         known = sorted(p.stem for p in path.parent.glob("*.yaml") if not p.stem.endswith("hypotheses"))
-        raise StudyFileError(f"Unknown study '{path.stem}': no file {path}. Known: {', '.join(known) or 'none'}")
+        there = (
+            f"Known: {', '.join(known)}" if known else "No study is in that folder; those of mufree are in experiments/"
+        )
+        raise StudyFileError(f"Unknown study '{path.stem}': no file {path}. {there}")
     study = read_model(path, Study)
     if study.name != path.stem:
         raise StudyFileError(
