@@ -38,10 +38,10 @@ HYPOTHESES = (
 # Cores to divide the time by; where jobs are submitted, how many of them may run.
 CORES = workflow.resource_settings.cores or workflow.resource_settings.nodes or 1
 
-# The paper's studies by their frozen folders: the one that is judged, then what was tried after its results.
+# The paper's studies by their frozen folders: those that are judged, then what was tried after the first one's results.
 FROZEN = {
     folder: yaml_files.read_yaml(Path(folder) / "study.yaml")
-    for folder in ["paper/data", "paper/follow_ups"]
+    for folder in ["paper/data", "paper/confirm", "paper/follow_ups"]
     if (Path(folder) / "study.yaml").exists()
 }
 PAPER = {f"results/paper/{study['name']}": study for study in FROZEN.values()}

@@ -7,6 +7,13 @@ PAPER_FIGURES = [
     for figure in stems(study["tasks"])
     for kind in KINDS
 ]
+# The studies of the article that are judged, by name; the first's hypotheses are those of any study in paper/data.
+PAPER_JUDGED = {
+    study["name"]: folder
+    for folder, study in FROZEN.items()
+    if folder == "paper/data" or study["name"] in JUDGED
+}
+PAPER_VERDICTS = [f"results/paper/verdicts/{name}.csv" for name in PAPER_JUDGED]
 # Frozen beside the study that the article's verdicts come from, not in its place.
 BESIDE = ["follow_ups", "confirm", "confirm_gpt"]
 FREEZE_TO = f"paper/{STUDY.name}" if STUDY.name in BESIDE else "paper/data"
@@ -106,19 +113,21 @@ use rule verdicts as paper_verdicts with:
     input:
         source_files("verdicts"),
         verified="results/paper/verified.json",
-        estimates="paper/data/tables/estimates.csv",
-        hypotheses="paper/data/hypotheses.yaml",
+        estimates=lambda wildcards: f"{PAPER_JUDGED[wildcards.judged]}/tables/estimates.csv",
+        hypotheses=lambda wildcards: f"{PAPER_JUDGED[wildcards.judged]}/hypotheses.yaml",
     output:
-        "results/paper/verdicts.csv",
+        "results/paper/verdicts/{judged}.csv",
     log:
-        "results/paper/logs/verdicts.log",
+        "results/paper/logs/verdicts.{judged}.log",
+    wildcard_constraints:
+        judged="|".join(PAPER_JUDGED),
 
 
 rule numbers:
     """Every number that the article and the README may name."""
     input:
         source_files("numbers"),
-        verdicts="results/paper/verdicts.csv",
+        verdicts=PAPER_VERDICTS,
     output:
         "results/paper/numbers.json",
     log:
@@ -161,7 +170,7 @@ rule supplement:
     input:
         source_files("supplement"),
         PAPER_FIGURES,
-        verdicts="results/paper/verdicts.csv",
+        verdicts=PAPER_VERDICTS,
     output:
         "results/paper/supplement.pdf",
     log:

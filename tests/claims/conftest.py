@@ -10,13 +10,20 @@ from typing import Any
 import pytest
 from evidence import ROOT, Evidence
 
+FROZEN = [
+    folder
+    for folder in ("paper/data", "paper/confirm", "paper/follow_ups")
+    if (ROOT / folder / "MANIFEST.json").exists()
+]
+"""The paper's studies; all but the last are judged."""
+
 
 @pytest.fixture(scope="session")
 def evidence() -> Evidence:
     """What is frozen; the article and the README are about the full study alone."""
     if not (ROOT / "paper/data/MANIFEST.json").exists():
         pytest.skip("no study is frozen in paper/data")
-    return Evidence.of("paper/data", "paper/follow_ups")
+    return Evidence.of(*FROZEN)
 
 
 @pytest.fixture(scope="session")
@@ -27,10 +34,12 @@ def numbers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     if not built:
         from mufree.cli import main
 
-        data, verdicts = ROOT / "paper/data", str(path.with_name("verdicts.csv"))
-        estimates, hypotheses = str(data / "tables/estimates.csv"), str(data / "hypotheses.yaml")
-        assert main(["verdicts", "--estimates", estimates, "--hypotheses", hypotheses, "--out", verdicts]) == 0
-        studies = [str(data), str(data.with_name("follow_ups"))]
-        assert main(["numbers", "--frozen", *studies, "--verdicts", verdicts, "--out", str(path)]) == 0
+        verdicts = []
+        for folder in FROZEN[:-1]:
+            verdicts.append(f"{path}.{len(verdicts)}.csv")
+            estimates, hypotheses = f"{ROOT / folder}/tables/estimates.csv", f"{ROOT / folder}/hypotheses.yaml"
+            assert main(["verdicts", "--estimates", estimates, "--hypotheses", hypotheses, "--out", verdicts[-1]]) == 0
+        studies = [str(ROOT / folder) for folder in FROZEN]
+        assert main(["numbers", "--frozen", *studies, "--verdicts", *verdicts, "--out", str(path)]) == 0
     found: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["numbers"]
     return found

@@ -26,7 +26,13 @@ from mufree.publish.trace import Source
 from mufree.study.config import METHODS
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = [ROOT / "paper/data", ROOT / "paper/follow_ups"]
+FOLDERS = [
+    folder
+    for name in ("data", "confirm", "follow_ups")
+    if ((folder := ROOT / "paper" / name) / "MANIFEST.json").exists()
+]
+JUDGED = FOLDERS[:-1]
+"""The studies of the paper that have verdicts."""
 SEED = int(os.environ.get("MUFREE_TEST_SEED", random.SystemRandom().randrange(10**9)))
 """Of the choice of numbers. Not in the ids of tests, which have to be the same in all processes."""
 DRAWS = 3
@@ -41,11 +47,17 @@ OF_SUBJECTS = {
 @pytest.fixture(scope="module")
 def numbers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """numbers.json of the paper, made from what is frozen."""
-    path = tmp_path_factory.mktemp("numbers") / "numbers.json"
-    data = FOLDERS[0]
-    verdicts = ["--estimates", f"{data}/tables/estimates.csv", "--hypotheses", f"{data}/hypotheses.yaml"]
-    assert main(["verdicts", *verdicts, "--out", f"{path}.csv"]) == 0
-    assert main(["numbers", "--frozen", *map(str, FOLDERS), "--verdicts", f"{path}.csv", "--out", str(path)]) == 0
+    return made(tmp_path_factory.mktemp("numbers") / "numbers.json", JUDGED)
+
+
+def made(path: Path, judged: list[Path]) -> Path:
+    """The numbers of all studies, of which these, the first, are judged."""
+    verdicts = []
+    for folder in judged:
+        verdicts.append(f"{path}.{folder.name}.csv")
+        given = ["--estimates", f"{folder}/tables/estimates.csv", "--hypotheses", f"{folder}/hypotheses.yaml"]
+        assert main(["verdicts", *given, "--out", verdicts[-1]]) == 0
+    assert main(["numbers", "--frozen", *map(str, FOLDERS), "--verdicts", *verdicts, "--out", str(path)]) == 0
     return path
 
 
@@ -158,7 +170,7 @@ def test_a_difference_across_studies_leads_to_the_runs_of_both(
     key = f"{'/'.join(one)} - {'/'.join(other)}/best_loss/w64"
     out, runs = traced(numbers, key, capsys)
     assert [line.split(" of ")[1].partition(":")[0] for line in said(out, "rows")] == [
-        f"{FOLDERS[1]}/rows.parquet",
+        f"{FOLDERS[-1]}/rows.parquet",
         f"{FOLDERS[0]}/rows.parquet",
     ]
     assert set(zip(runs["task"], runs["method"], runs["width"], runs["variant"], strict=True)) == {
@@ -195,6 +207,24 @@ def test_a_verdict_of_several_conditions_leads_to_the_runs_that_these_judge(
         assert runs["variant"].ne("").any() == variants
 
 
+def test_of_a_second_study_that_is_judged_the_verdicts_and_ranges_are_numbers_under_its_name(
+    numbers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = made(tmp_path / "numbers.json", FOLDERS)
+    own = {key: each for key, each in entries(both).items() if key not in entries(numbers)}
+    assert all(key.startswith("follow_ups/") for key in own)
+    assert {key: entries(both)[key] for key in entries(numbers)} == entries(numbers)
+    for key, tasks in (
+        ("verdict/H1a/vit-other-seeds", {"vit-other-seeds"}),
+        ("p/H1a/gpt-other-seeds", {"gpt-other-seeds"}),
+        ("runs/gpt-other-seeds/mup_schedulefree", {"gpt-other-seeds"}),
+    ):
+        assert (f"follow_ups/{key}" in own) == (not key.startswith("runs")), key
+        _, runs = traced(both, f"follow_ups/{key}" if f"follow_ups/{key}" in own else key, capsys)
+        assert set(runs["task"]) == tasks
+    assert trace(numbers, "follow_ups/verdict/H1a/vit-other-seeds") == 2
+
+
 def test_a_number_of_no_run_says_why(numbers: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for key, why in (("power", "the code says so"), ("coverage/drift/least", "of simulated studies")):
         assert trace(numbers, key) == 0
@@ -203,13 +233,13 @@ def test_a_number_of_no_run_says_why(numbers: Path, capsys: pytest.CaptureFixtur
 
 
 def test_what_agrees_is_one_line_unless_all_is_asked_for(numbers: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["trace", "--folders", str(FOLDERS[1])]) == 0
+    assert main(["trace", "--folders", str(FOLDERS[-1])]) == 0
     short = capsys.readouterr().out.splitlines()
-    assert main(["trace", "--folders", str(FOLDERS[1]), "--full"]) == 0
+    assert main(["trace", "--folders", str(FOLDERS[-1]), "--full"]) == 0
     full = capsys.readouterr().out.splitlines()
     [same] = [line for line in short if line.startswith("same: ")]
     assert [line for line in short if line != same] == [line for line in full if not line.endswith(": same")]
-    for name in same.removeprefix(f"same: {FOLDERS[1]}: ").split(", "):
+    for name in same.removeprefix(f"same: {FOLDERS[-1]}: ").split(", "):
         assert any(line.startswith(name.removeprefix("other ") + ": ") and line.endswith(": same") for line in full)
     assert trace(numbers, "drift/mup_adamw/most") == 0
     assert not re.search("  | ,|,,", capsys.readouterr().out)
@@ -257,7 +287,7 @@ def test_every_source_can_be_read(numbers: Path) -> None:
 
 
 def test_a_run_is_walked_back_by_its_id(numbers: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    name = random.Random(0).choice(pq.read_table(FOLDERS[1] / "runs/001.parquet")["run_id"].to_pylist())
+    name = random.Random(0).choice(pq.read_table(FOLDERS[-1] / "runs/001.parquet")["run_id"].to_pylist())
     assert trace(numbers, name) == 0
     out = capsys.readouterr().out
     assert said(out, "run") == [name]
@@ -351,7 +381,7 @@ def test_a_table_that_is_signed_anew_is_still_not_what_the_runs_give(
 ) -> None:
     from mufree.study.files import sha256
 
-    table, manifest = copies[1] / "tables/transfer.csv", copies[1] / "MANIFEST.json"
+    table, manifest = copies[-1] / "tables/transfer.csv", copies[-1] / "MANIFEST.json"
     frame = pd.read_csv(table)
     row = frame["drift"].first_valid_index()
     frame.loc[row, "drift"] += 0.5
@@ -359,8 +389,8 @@ def test_a_table_that_is_signed_anew_is_still_not_what_the_runs_give(
     signed = json.loads(manifest.read_text())
     signed["files"]["tables/transfer.csv"]["sha256"] = sha256(table)
     manifest.write_text(json.dumps(signed))
-    assert main(["trace", "--folders", str(copies[1])]) == 0
-    assert main(["trace", "--folders", str(copies[1]), "--recompute"]) == 1
+    assert main(["trace", "--folders", str(copies[-1])]) == 0
+    assert main(["trace", "--folders", str(copies[-1]), "--recompute"]) == 1
     assert f"transfer, row {int(row) + 1}, drift" in capsys.readouterr().err
 
 

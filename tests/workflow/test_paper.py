@@ -28,8 +28,8 @@ def built(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Check
     """A copy in which the smoke study is frozen, and all but the article built from it; what trained it is gone."""
     project = Checkout(tmp_path_factory.mktemp("paper") / "checkout")
     shutil.copytree(finished.path, project.path)
-    for folder in (DATA, DATA.with_name("follow_ups")):
-        shutil.rmtree(project.path / folder, ignore_errors=True)
+    for frozen in (project.path / "paper").glob("*/MANIFEST.json"):
+        shutil.rmtree(frozen.parent)
     project.snakemake("freeze")
     shutil.rmtree(project.path / "results")
     project.snakemake(*TARGETS)
@@ -129,7 +129,7 @@ def test_all_that_its_commands_have_loaded_belongs_to_their_stages(built: Checko
 
 def test_no_command_of_the_build_loads_torch(built: Checkout) -> None:
     out = "--out results/again"
-    verdicts = f"{BUILD}/verdicts.csv"
+    verdicts = f"{BUILD}/verdicts/smoke.csv"
     commands = [
         f"check-frozen {DATA} --recompute {out}.json",
         f"verdicts --estimates {DATA}/tables/estimates.csv --hypotheses {DATA}/hypotheses.yaml {out}.csv",
@@ -149,7 +149,7 @@ def test_no_command_of_the_build_loads_torch(built: Checkout) -> None:
 def test_two_builds_give_the_same_bytes(built: Checkout, copy: Checkout) -> None:
     shutil.rmtree(copy.path / "results")
     copy.snakemake(*TARGETS)
-    for name in (SUPPLEMENT, BUILD / "numbers.json", BUILD / "verdicts.csv"):
+    for name in (SUPPLEMENT, BUILD / "numbers.json", BUILD / "verdicts/smoke.csv"):
         assert (copy.path / name).read_bytes() == (built.path / name).read_bytes()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,9 @@ from mufree.cli.inputs import UserError, load_hypotheses, load_study
 
 if TYPE_CHECKING:
     from mufree.publish.results import Results
+
+Folders = Annotated[tuple[Path, ...], AT_LEAST_ONE]
+Verdicts = Annotated[tuple[Path, ...], AT_LEAST_ONE]
 
 
 @command("--estimates tables/estimates.csv --hypotheses experiments/hypotheses.yaml --out verdicts.csv")
@@ -245,29 +249,29 @@ def trace(
 
 
 @command("--frozen paper/data paper/follow_ups --verdicts verdicts.csv --out results/paper/numbers.json")
-def numbers(*, frozen: Annotated[tuple[Path, ...], AT_LEAST_ONE], verdicts: Path, out: Path) -> None:
+def numbers(*, frozen: Folders, verdicts: Verdicts, out: Path) -> None:
     """Write every number that the paper and the README may name, each with where it comes from.
 
     Args:
-        frozen: frozen folders: the study, and what follows it up
-        verdicts: the table of verdicts on the first
+        frozen: frozen folders: those that are judged, and what follows them up
+        verdicts: tables of verdicts on the first of these, in the same order
         out: the numbers (JSON)
     """
     from mufree.publish import numbers as made
     from mufree.study import files
 
     studies = _read_studies(frozen, verdicts)
-    named = [{"name": study.name, "run_set": study.run_set} for study in studies]
+    named = [{"name": study.name, "run_set": study.run_set, "judged": len(study.verdicts) > 0} for study in studies]
     files.write_json(out, {"studies": named, "numbers": made.collect(studies)})
 
 
 @command("--frozen paper/data paper/follow_ups --verdicts verdicts.csv --figures results/paper --out supplement.pdf")
-def supplement(*, frozen: Annotated[tuple[Path, ...], AT_LEAST_ONE], verdicts: Path, figures: Path, out: Path) -> None:
+def supplement(*, frozen: Folders, verdicts: Verdicts, figures: Path, out: Path) -> None:
     """Write the supplement of the paper: every table and figure of its studies.
 
     Args:
-        frozen: frozen folders: the study, and what follows it up
-        verdicts: the table of verdicts on the first
+        frozen: frozen folders: those that are judged, and what follows them up
+        verdicts: tables of verdicts on the first of these, in the same order
         figures: folder with a folder a study, by its name, whose figures are in its folder figures
         out: the PDF
     """
@@ -312,13 +316,16 @@ def paper(*, source: Path, numbers: Path, figures: tuple[Path, ...] = (), out: P
         temporary.write_bytes(pdf)
 
 
-def _read_studies(folders: Sequence[Path], verdicts: Path) -> list[Results]:
-    """Frozen studies, the first with its verdicts; nothing is judged in the others."""
+def _read_studies(folders: Sequence[Path], verdicts: Sequence[Path]) -> list[Results]:
+    """Frozen studies, the first of them with their verdicts; nothing is judged in the others."""
     from mufree.publish import freeze
     from mufree.publish.results import read_frozen
 
     if twice := [folder for folder in folders if folders.count(folder) > 1]:
         raise UserError(f"--frozen names {twice[0]} twice; give each study once", 2)
+    if len(verdicts) > len(folders):
+        raise UserError(
+            f"--verdicts has {len(verdicts)} tables for {len(folders)} folders; give one for each at most", 2
+        )
     manifests = [freeze.verify(folder) for folder in folders]
-    judged = [verdicts, *[None] * (len(folders) - 1)]
-    return [read_frozen(*each) for each in zip(folders, manifests, judged, strict=True)]
+    return [read_frozen(*each) for each in zip_longest(folders, manifests, verdicts)]

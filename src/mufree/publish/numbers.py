@@ -29,31 +29,32 @@ Numbers = dict[str, dict[str, Any]]
 
 
 def collect(studies: Sequence[Results]) -> Numbers:
-    """The numbers of a paper's studies by key: of the first, which is judged, and of those that follow it up.
+    """The numbers of a paper's studies by key: of the first, of others that are judged, and of those that follow them up.
 
-    Raises `UserError` where two studies have a task of the same name: its estimates would have one key.
+    Those of a study as a whole have its name and a slash before them, but for the first's. Raises `UserError` where two
+    studies have a task of the same name: its estimates would have one key.
     """
-    main, *later = studies
     tasks = [task for study in studies for task in study.tasks]
     if len(set(tasks)) < len(tasks):
         raise UserError(
             f"studies {', '.join(study.name for study in studies)} share the task {max(tasks, key=tasks.count)}; rename one"
         )
-    found = (
-        counts(main)
-        | judged(main)
-        | checks(main)
-        | ranges(main)
-        | over_all(main)
-        | coverage(main)
-        | sampling(main)
-        | across(studies)
-    )
+    found = across(studies)
     for study in studies:
+        first = study is studies[0]
+        whole = as_a_whole(study) if first or len(study.verdicts) else size(study)
+        found |= {key if first else f"{study.name}/{key}": entry for key, entry in whole.items()}
         found |= design(study) | estimates(study)
-    for study in later:
-        found |= {f"{study.name}/{key}": entry for key, entry in size(study).items()}
     return found
+
+
+def as_a_whole(study: Results) -> Numbers:
+    """What is said of a study that is judged, and not of one of its tasks alone."""
+    return {
+        key: entry
+        for part in (counts, judged, checks, ranges, over_all, coverage, sampling)
+        for key, entry in part(study).items()
+    }
 
 
 def _number(text: str, value: Any, source: str, interval: str = "", digits: str = "") -> dict[str, Any]:

@@ -6,7 +6,7 @@ packages, machine and prepared data of this tree may well be others than those o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,10 @@ from mufree.study.yaml_files import read_model
 
 __all__ = ["Line", "Source", "about", "place", "told", "trace"]
 
-NUMBERS = {"numbers": {...: {"text": str, "digits": str, "interval": str, "source": str}}}
+NUMBERS = {
+    "studies": [{"name": str, "judged": bool}],
+    "numbers": {...: {"text": str, "digits": str, "interval": str, "source": str}},
+}
 FIRST = 3
 """Of so many runs the ids are shown."""
 
@@ -46,11 +49,12 @@ def trace(name: str, places: Sequence[Place], numbers_file: Path, *, every_run: 
             return
     words, entry, own = name, None, places
     if ": " not in name and not name.endswith((".csv", ".parquet")):
-        entry = _entry(name, places, numbers_file)
+        made = read_json(numbers_file, NUMBERS)
+        entry = _entry(name, places, numbers_file, made["numbers"])
         words = entry["source"]
         own = [each for each in places if name.startswith(f"{each.provenance.get('study')}/")] or places
         yield Line("number", f"{_spaced(name, 'is', entry['text'], entry['interval'])}, from {words}")
-        yield from _made_anew(name, entry, places)
+        yield from _made_anew(name, entry, places, [each["name"] for each in made["studies"] if each["judged"]])
     try:
         for found in find(words, own):
             yield from _rows(found, entry)
@@ -109,9 +113,10 @@ def _spaced(*words: str) -> str:
     return " ".join(filter(None, words))
 
 
-def _entry(name: str, places: Sequence[Place], numbers_file: Path) -> dict[str, Any]:
+def _entry(
+    name: str, places: Sequence[Place], numbers_file: Path, entries: Mapping[str, dict[str, Any]]
+) -> dict[str, Any]:
     """What numbers.json has of a key."""
-    entries: dict[str, dict[str, Any]] = read_json(numbers_file, NUMBERS)["numbers"]
     if name in entries:
         return entries[name]
     near = [key for key in entries if name in key][:5]
@@ -122,14 +127,18 @@ def _entry(name: str, places: Sequence[Place], numbers_file: Path) -> dict[str, 
     )
 
 
-def _made_anew(name: str, entry: Mapping[str, Any], places: Sequence[Place]) -> Iterator[Line]:
-    """Whether the tables give the number; all of it, its text and its interval too."""
+def _made_anew(name: str, entry: Mapping[str, Any], places: Sequence[Place], judged: Collection[str]) -> Iterator[Line]:
+    """Whether the tables give the number; all of it, its text and its interval too. `judged` names studies."""
     studies = [
         read_frozen(each.folder, read_json(each.folder / freeze.MANIFEST, freeze.SIGNED, freeze.CURE))
         for each in places
     ]
-    main, *later = studies
-    again = numbers.collect([replace(main, verdicts=places[0].table("verdicts.csv")), *later])
+    again = numbers.collect(
+        [
+            replace(study, verdicts=each.table("verdicts.csv")) if study.name in judged else study
+            for study, each in zip(studies, places, strict=True)
+        ]
+    )
     if name not in again:
         said = "not here: these folders don't give it; name all studies of the paper, in order"
         yield Line("number", said, wrong=True)

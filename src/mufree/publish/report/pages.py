@@ -54,13 +54,15 @@ def report(results: Results, shown: Collection[str], *, printed: bool = False) -
 
 
 def supplement(studies: Sequence[Results], shown: Collection[str]) -> Page:
-    """Everything that the paper's studies have: the first is the study itself, the others follow it up and are not judged.
+    """Everything that the paper's studies have: the first is the study itself; of the others some are judged, too.
 
     A figure's stem has the study's name and `figures` before it, each with a slash.
     """
-    main = studies[0]
-    assert main.hypotheses is not None
-    sections = [section("verdicts", "Hypotheses and verdicts", _judged(main, main.hypotheses))]
+    main, sections = studies[0], []
+    for results in studies:
+        if results.hypotheses is not None and len(results.verdicts):
+            title = f"{results.study['title']}: hypotheses and verdicts"
+            sections.append(section(f"{results.name}-verdicts", title, _judged(results, results.hypotheses)))
     for results in studies:
         groups = [
             (results.description(task), [block for _, blocks in of_task for block in blocks])
