@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -17,6 +18,7 @@ from studies import study, with_grid
 from mufree.cli import main
 from mufree.cli.commands import app
 from mufree.cli.inputs import UserError, load_study
+from mufree.study import record
 
 COMMANDS = (
     "plan",
@@ -207,6 +209,27 @@ def test_collect_names_the_sweep_that_is_missing(
     assert main(arguments) == 1
     assert "photo.sp_adamw.w16.s0" in capsys.readouterr().err
     assert not (tmp_path / "all").exists()
+
+
+def test_runs_of_several_processors_are_collected_and_told(
+    tmp_path: Path, data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = small_study()
+    plain["grids"] = [
+        {"tasks": ["photo"], "methods": ["mup_adamw"], "widths": [16], "log2_lrs": [-9, -8], "seeds": [0]}
+    ]
+    study = str(write_study(tmp_path, plain))
+    out = tmp_path / "sweep"
+    sweeps = ["--study", study, "--sweep", "photo.mup_adamw.w16.s0", "--data", str(data), "--store", str(tmp_path)]
+    assert main(["sweep", *sweeps, "--out", str(out)]) == 0
+    collect = ["collect", "--study", study, "--sweeps", str(out), "--out", str(tmp_path / "all")]
+    assert main(collect) == 0
+    assert not [each for each in caplog.records if each.levelname == "WARNING"]
+    times = pq.read_table(out / "timings.parquet")
+    other = pa.array(["another", times["cpu"][1].as_py()])
+    record.write_table(out / "timings.parquet", times.set_column(times.column_names.index("cpu"), "cpu", other))
+    assert main(collect) == 0
+    assert "The runs of photo are of several processors: " in caplog.text
 
 
 def test_collected_rows_have_variants(tmp_path: Path, data: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from mufree.study.config import Study
 from mufree.study.plan import Run, Sweep
 from mufree.study.reading import CURE, RecordError, read_json, read_parquet
 from mufree.study.record import Record
+
+log = logging.getLogger(__name__)
 
 
 def write_sweep(out: Path, records: Sequence[Record]) -> None:
@@ -27,16 +30,34 @@ def write_sweep(out: Path, records: Sequence[Record]) -> None:
 def collected(study: Study, runs: list[Run], sweeps: Sequence[Sweep], pattern: str) -> dict[str, pa.Table]:
     """Rows, timings and curves of all sweeps of a study; `pattern` says in which folder a sweep's files are.
 
-    Raises `RecordError` for a sweep that is not finished, and where `record.check_collected` does.
+    Raises `RecordError` for a sweep that is not finished, and where `record.check_collected` does. Warns of a task whose runs
+    are of several processors.
     """
     rows, timings, curves = (_of_sweeps(name, sweeps, pattern) for name in ("rows", "timings", "curves"))
     found = pa.concat_tables(rows)
+    times = pa.concat_tables(timings)
     record.check_collected(runs, found, mixed=study.mixed)
+    _warn_of_processors(found, times)
     return {
         "rows": record.collected_rows(runs, study.tasks, found),
-        "timings": pa.concat_tables(timings),
+        "timings": times,
         "curves": record.concat_curves(curves),
     }
+
+
+def _warn_of_processors(rows: pa.Table, timings: pa.Table) -> None:
+    """One of them gives a run the same bits each time; another differs in how it sums."""
+    task_of = dict(zip(rows["run_id"].to_pylist(), rows["task"].to_pylist(), strict=True))
+    cpus: dict[str, set[str]] = {}
+    for run_id, cpu in zip(timings["run_id"].to_pylist(), timings["cpu"].to_pylist(), strict=True):
+        cpus.setdefault(task_of[run_id], set()).add(cpu)
+    for task, names in cpus.items():
+        if len(names) > 1:
+            log.warning(
+                "The runs of %s are of several processors: %s. On another one a run ends a little differently, and where "
+                "training is unstable as differently as with another seed.",
+                *(task, ", ".join(sorted(names))),
+            )
 
 
 def rows_so_far(study: Study, runs: list[Run], sweeps: Sequence[Sweep], pattern: str) -> pa.Table:
