@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from synthetic_study import make_results, make_study
 from test_pages import SMALL, TASK, judged
 
 from mufree.publish import numbers, paper
+from mufree.publish.results import Results
 from mufree.publish.typesetting import TypesettingError, typeset
 from mufree.publish.words import p_value
 
@@ -93,6 +95,42 @@ def test_a_broken_control_is_counted(study: dict[str, Any]) -> None:
 def test_a_task_of_two_studies_is_an_error(study: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"studies madeup, madeup share the task {TASK}"):
         numbers.collect([make_results(study), make_results(study)])
+
+
+def of_task(study: dict[str, Any], task: str, **changes: Any) -> Results:
+    """The made-up study with its task under another name, as if planned; its estimates and what is planned are changed."""
+    made = make_results(study)
+    trained = {"steps": 100, "batch_size": 8, "warmup_fraction": 0.1, "precision": task}
+    planned = {**made.study["tasks"][TASK], "model": {"name": "mlp"}, "training": trained}
+    ours = {name: changes.pop(name) for name in ("model", "training", "optimizers") if name in changes}
+    frame = study["estimates"].assign(task=task, **changes)
+    return replace(made, study={**made.study, "tasks": {task: planned | ours}}, tables={"estimates": frame})
+
+
+def test_two_studies_of_one_task_are_weighed_by_their_variance(study: dict[str, Any]) -> None:
+    """By hand: errors of 0.1 and 0.05 weigh 100 and 400; 5 + 7 seeds leave 10 degrees of freedom."""
+    again = study["estimates"]["estimate"] + 0.1
+    one, other = of_task(study, "one"), of_task(study, "other", estimate=again, se=0.05, n_seeds=7)
+    found = numbers.together([one, other])
+    assert list(found)[:2] == [f"one + other/{method}_schedulefree/drift" for method in ("sp", "mup")]
+    entry = found["one + other/sp_schedulefree/drift"]
+    assert entry["value"] == pytest.approx(-0.826 + 0.1 * 400 / 500)
+    half = t.ppf(0.975, 10) / 500**0.5
+    low, high = (float(end) for end in entry["interval"].strip("[]").replace("−", "-").split(", "))
+    assert (high - low) / 2 == pytest.approx(half, abs=0.006)
+    where = "subject=sp_schedulefree, statistic=drift; weighed by its variance"
+    assert entry["source"] == "; and ".join(
+        f"tables/estimates.csv: estimate, task={task}, {where}" for task in ("one", "other")
+    )
+    assert "one + other/mup_schedulefree/regret_cf/w128" in found
+
+
+def test_other_tasks_and_estimates_without_an_error_are_not_put_together(study: dict[str, Any]) -> None:
+    one = of_task(study, "one")
+    longer = {"steps": 200, "batch_size": 8, "warmup_fraction": 0.1}
+    beta = {"optimizers": {"adamw": {"beta2": 0.99}}}
+    for other in ({"model": {"name": "gpt"}}, {"training": longer}, beta, {"se": 0.0}):
+        assert numbers.together([one, of_task(study, "other", **other)]) == {}
 
 
 def test_the_detectable_interaction_is_the_plans() -> None:

@@ -212,16 +212,21 @@ def test_of_a_second_study_that_is_judged_the_verdicts_and_ranges_are_numbers_un
 ) -> None:
     both = made(tmp_path / "numbers.json", FOLDERS)
     own = {key: each for key, each in entries(both).items() if key not in entries(numbers)}
-    assert all(key.startswith("follow_ups/") for key in own)
+    assert all(key.startswith("follow_ups/") or " + " in key for key in own)
     assert {key: entries(both)[key] for key in entries(numbers)} == entries(numbers)
     for key, tasks in (
         ("verdict/H1a/vit-other-seeds", {"vit-other-seeds"}),
         ("p/H1a/gpt-other-seeds", {"gpt-other-seeds"}),
-        ("runs/gpt-other-seeds/mup_schedulefree", {"gpt-other-seeds"}),
     ):
-        assert (f"follow_ups/{key}" in own) == (not key.startswith("runs")), key
-        _, runs = traced(both, f"follow_ups/{key}" if f"follow_ups/{key}" in own else key, capsys)
+        _, runs = traced(both, f"follow_ups/{key}", capsys)
         assert set(runs["task"]) == tasks
+    alike = "cifar10-vit + vit-other-seeds/mup_schedulefree/drift"
+    _, runs = traced(both, alike, capsys)
+    assert set(runs["task"]) == {"cifar10-vit", "vit-other-seeds"}
+    parts = [
+        own.get(key, entries(both)[key])["value"] for key in alike.replace(" + ", "/mup_schedulefree/drift ").split()
+    ]
+    assert min(parts) < own[alike]["value"] < max(parts)
     assert trace(numbers, "follow_ups/verdict/H1a/vit-other-seeds") == 2
 
 

@@ -122,7 +122,7 @@ def find(words: str, places: Sequence[Place]) -> Iterator[Found]:
 
     Nothing of a file that is no table. Raises `UserError` where there is no such table, or row.
     """
-    for source in map(Source.read, words.split("; less ")):
+    for source in map(Source.read, re.split("; (?:less|and) ", words)):
         having = [each for each in places if source.file in each.files]
         if not having and source.file not in NO_RUNS:
             there = dict.fromkeys(file for each in places for file in each.files)

@@ -1,19 +1,21 @@
 """Every number that a text may name: how it is printed, its value, its interval, and the rows it comes from.
 
 A source is `FILE: COLUMN, KEY=VALUE, …; NOTE`, of which `publish.trace` reads the file, the column and which rows are meant;
-a difference has two, with `; less ` between them. Of the least or the most of some rows, it is that row's.
+a difference has two, with `; less ` between them, a mean `; and `. Of the least or the most of some rows, it is that row's.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import product
+from itertools import combinations, product
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from mufree.analysis.metrics.stability import best_loss
+from mufree.analysis.metrics.statistics import t_interval
 from mufree.analysis.tables.cases import joint, make_cases, primary
 from mufree.analysis.tables.cases import plain_records as records
 from mufree.publish.results import Results
@@ -39,7 +41,7 @@ def collect(studies: Sequence[Results]) -> Numbers:
         raise UserError(
             f"studies {', '.join(study.name for study in studies)} share the task {max(tasks, key=tasks.count)}; rename one"
         )
-    found = across(studies)
+    found = across(studies) | together([study for study in studies if len(study.verdicts)])
     for study in studies:
         first = study is studies[0]
         whole = as_a_whole(study) if first or len(study.verdicts) else size(study)
@@ -282,6 +284,52 @@ def across(studies: Sequence[Results]) -> Numbers:
         source = f"{'; less '.join(parts)}; the best rate of each, seeds {seeds}"
         out[key] = _number(with_unit(estimate, what), estimate, source, bounds(low, high, what), value(estimate, what))
     return out
+
+
+def together(studies: Sequence[Results]) -> Numbers:
+    """The mean of two judged studies' estimates, each weighed by its variance, keyed `task + task/subject/statistic`.
+
+    Of tasks with the same data, network and settings, whose studies differ in seeds, precision and held-out examples alone.
+    Their seeds are others, so that errors add up as those of independent estimates, with the degrees of freedom of both.
+    """
+    out = {}
+    for (first, second), (one, other) in (
+        (pair, tasks)
+        for pair in combinations(studies, 2)
+        for tasks in product(pair[0].tasks, pair[1].tasks)
+        if _alike(pair[0].study["tasks"][tasks[0]], pair[1].study["tasks"][tasks[1]])
+    ):
+        keys = ["subject", "statistic", "width"]
+        both = first.of("estimates", one).merge(second.of("estimates", other), on=keys, suffixes=("", "_other"))
+        for row in records(both[both["se"].gt(0) & both["se_other"].gt(0)]):
+            what, width = statistic(row["statistic"]), f"/w{int(row['width'])}" if known(row["width"]) else ""
+            weights = np.array([row["se"], row["se_other"]]) ** -2.0
+            mean = float(np.average([row["estimate"], row["estimate_other"]], weights=weights))
+            degrees = int(row["n_seeds"] + row["n_seeds_other"] - 2)
+            ends = t_interval(mean, weights.sum() ** -0.5, degrees + 1)
+            words = [
+                f"tables/estimates.csv: estimate, {_named(row | {'task': task}, *OF_ESTIMATE)}; weighed by its variance"
+                for task in (one, other)
+            ]
+            out[f"{one} + {other}/{row['subject']}/{row['statistic']}{width}"] = _number(
+                with_unit(mean, what),
+                mean,
+                "; and ".join(words),
+                bounds(float(ends.low), float(ends.high), what),
+                value(mean, what),
+            )
+    return out
+
+
+def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two tasks are the same but for how exactly they are trained and evaluated, and which optimizers they have."""
+    steps = ("steps", "batch_size", "warmup_fraction")
+    shared = one["optimizers"].keys() & other["optimizers"].keys()
+    return (
+        all(one[name] == other[name] for name in ("dataset", "model", "base_width"))
+        and all(one["training"][name] == other["training"][name] for name in steps)
+        and all(one["optimizers"][name] == other["optimizers"][name] for name in shared)
+    )
 
 
 def over_tasks(study: Results, name: str, subject: str) -> list[dict[str, Any]]:
