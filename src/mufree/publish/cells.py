@@ -107,7 +107,9 @@ def place(folder: Path) -> Place:
     if (folder / freeze.MANIFEST).exists():
         signed = read_json(folder / freeze.MANIFEST, freeze.SIGNED, freeze.CURE)["files"]
         if lost := [name for name in signed if not (folder / name).exists()]:
-            raise RecordError(f"{folder}: missing: {', '.join(lost)}. {freeze.CURE}")
+            # Where YAML can't be read, every command ends with 2.
+            code = 2 if lost[0].endswith(".yaml") else None
+            raise RecordError(f"{folder}: missing: {', '.join(lost)}. {freeze.CURE}", code)
     rows = read_frame(folder / "rows.parquet", OF_RUNS)
     provenance = read_json(folder / "provenance.json", record.PROVENANCE)
     read = {"rows.parquet": rows, "provenance.json": pd.DataFrame([provenance])}
