@@ -157,6 +157,17 @@ def test_a_part_is_a_study_file_of_what_is_finished(tmp_path: Path, capsys: pyte
     assert [run.id for run in expand(load_study(part))] == [run.id for run in runs if run.width != 32]
 
 
+def test_a_part_may_be_of_one_of_the_parts_that_grids_name(tmp_path: Path) -> None:
+    plain = with_grid(widths=[16])
+    plain["grids"] = [{**plain["grids"][0], "part": 1}, {**plain["grids"][0], "part": 2, "widths": [32]}]
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(plain))
+    runs = expand(load_study(path))
+    store, part = store_of(tmp_path / "store", runs), tmp_path / "tiny_part.yaml"
+    assert main(["part", str(path), "--part", "1", "--store", str(store), "--out", str(part)]) == 0
+    assert [run.id for run in expand(load_study(part))] == [run.id for run in runs if run.width == 16]
+
+
 def test_nothing_finished_is_no_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "store").mkdir()
     arguments = ["part", str(write_study(tmp_path)), "--store", str(tmp_path / "store"), "--out"]

@@ -45,8 +45,8 @@ def unpack(study: StudyFile, /, *, store: Store, packs: Packs) -> None:
 @command(
     "experiments/cifar_wikitext.yaml --store results/cifar_wikitext/runs --out experiments/cifar_wikitext_part.yaml"
 )
-def part(study: StudyFile, /, *, store: Store, out: Path) -> None:
-    """Write a study file of what is finished of a study: of each grid, the widths that have all their runs.
+def part(study: StudyFile, /, *, part: Part = None, store: Store, out: Path) -> None:
+    """Write a study file of what is finished of a study, or of one part: of each grid, the widths that have all their runs.
 
     Args:
         out: the study file to write; its name is the part's
@@ -57,7 +57,7 @@ def part(study: StudyFile, /, *, store: Store, out: Path) -> None:
     from mufree.study.plan import expand, finished_part
     from mufree.study.yaml_files import to_yaml
 
-    whole = load_study(study)
+    whole = load_study(study, part)
     runs = expand(whole)
     finished = [run.id for run in runs if run_store.store_path(run_store.existing(store), run).exists()]
     try:
