@@ -101,7 +101,7 @@ def freeze(
     print(f"{out}: {manifest['runs']} runs of {planned.name}, run set {manifest['run_set']}, {size:.1f} MB")
 
 
-@command("paper/data paper/follow_ups")
+@command("paper/data paper/confirm paper/follow_ups")
 def freeze_tables(
     frozen: Annotated[tuple[Path, ...], AT_LEAST_ONE],
     /,
@@ -208,7 +208,7 @@ def crate(frozen: Path, /, *, published: date, author: tuple[str, ...] = (), out
     print(f"{out}: {crates.write(frozen, out, published, author)} files")
 
 
-@command("cifar10-mlp/mup_schedulefree/drift --folders paper/data paper/follow_ups")
+@command("cifar10-mlp/mup_schedulefree/drift --folders paper/data paper/confirm paper/follow_ups")
 def trace(
     name: str | None = None,
     /,
@@ -248,7 +248,7 @@ def trace(
         raise UserError("what stands here doesn't fit together:\n  " + "\n  ".join(wrong))
 
 
-@command("--frozen paper/data paper/follow_ups --verdicts verdicts.csv --out results/paper/numbers.json")
+@command("--frozen paper/data paper/follow_ups --verdicts of_data.csv --out results/paper/numbers.json")
 def numbers(*, frozen: Folders, verdicts: Verdicts, out: Path) -> None:
     """Write every number that the paper and the README may name, each with where it comes from.
 
@@ -265,7 +265,7 @@ def numbers(*, frozen: Folders, verdicts: Verdicts, out: Path) -> None:
     files.write_json(out, {"studies": named, "numbers": made.collect(studies)})
 
 
-@command("--frozen paper/data paper/follow_ups --verdicts verdicts.csv --figures results/paper --out supplement.pdf")
+@command("--frozen paper/data paper/follow_ups --verdicts of_data.csv --figures results/paper --out supplement.pdf")
 def supplement(*, frozen: Folders, verdicts: Verdicts, figures: Path, out: Path) -> None:
     """Write the supplement of the paper: every table and figure of its studies.
 
