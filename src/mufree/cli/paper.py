@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date
 from itertools import zip_longest
 from pathlib import Path
@@ -222,8 +222,9 @@ def trace(
 ) -> None:
     """Walk from a number of the paper to its row, runs, code, data and machine, and say what is the same here.
 
-    Reads what `mufree provenance` and `mufree freeze` wrote. Exits with 1 where a file, a table or a number isn't what the
-    others say; other code, packages or machines than those of the runs are told, and are no error.
+    Of the folders, those are told of that have runs of the number, or all if none has. Reads what `mufree provenance` and
+    `mufree freeze` wrote. Exits with 1 where a file, a table or a number isn't what the others say; other code, packages or
+    machines than those of the runs are told, and are no error.
 
     Args:
         name: key of a number, id of a run, or rows as a number's source names them (default: the folders alone)
@@ -236,12 +237,19 @@ def trace(
     """
     from mufree.publish import trace as walk
 
-    places = [walk.place(folder) for folder in folders]
-    chain = [] if name is None else [walk.told(walk.trace(name, places, numbers, every_run=runs), full=full)]
-    for each in places:
-        chain += [walk.told(walk.about(each, prepared, recompute=recompute), f"{each.folder}: ", full=full)]
-    wrong = []
-    for line in (line for part in chain for line in part):
+    places, wrong = [walk.place(folder) for folder in folders], []
+    led: set[Path] = set()
+
+    def lines() -> Iterator[walk.Line]:
+        if name is not None:
+            yield from walk.told(walk.trace(name, places, numbers, every_run=runs), full=full)
+        for each in places:
+            if not led or each.folder in led:
+                about = walk.about(each, prepared, recompute=recompute)
+                yield from walk.told(about, f"{each.folder}: ", full=full)
+
+    for line in lines():
+        led |= {line.folder} if line.folder else set()
         print(f"{line.what}: {line.said}", flush=True)
         wrong += [f"{line.what}: {line.said}"] if line.wrong else []
     if wrong:

@@ -33,12 +33,16 @@ FIRST = 3
 
 
 class Line(NamedTuple):
-    """One link of the chain: what it is about, what is said, whether that ought to be otherwise, or is as it was there."""
+    """One link of the chain: what it is about, what is said, whether that ought to be otherwise, or is as it was there.
+
+    `folder` is where the runs are that it leads to.
+    """
 
     what: str
     said: str
     wrong: bool = False
     same: bool = False
+    folder: Path | None = None
 
 
 def trace(name: str, places: Sequence[Place], numbers_file: Path, *, every_run: bool = False) -> Iterator[Line]:
@@ -175,7 +179,7 @@ def _runs(here: Place, runs: pd.DataFrame, every_run: bool) -> Iterator[Line]:
         f"widths {listed(runs['width'])}",
         f"seeds {listed(runs['seed'])}",
     ]
-    yield Line("runs", f"{len(ids)} of {'; '.join(of)}; on {listed(runs['device'])}")
+    yield Line("runs", f"{len(ids)} of {'; '.join(of)}; on {listed(runs['device'])}", folder=here.folder)
     shown = ids if every_run else ids[:FIRST]
     yield from (Line("run", name) for name in shown)
     if len(ids) > len(shown):
