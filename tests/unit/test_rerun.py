@@ -1,12 +1,18 @@
 """A frozen run that comes out again is told from one that doesn't."""
 
 import math
+from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mufree.study import record
-from mufree.study.rerun import differences, differing_curves, sample
+from mufree.study.packs import processors
+from mufree.study.plan import NUMERICS
+from mufree.study.rerun import chosen, differences, differing_curves, sample
+
+FROZEN = Path(__file__).parents[2] / "paper/confirm"
 
 NAMES = [field.name for field in record.COLLECTED_SCHEMA]
 
@@ -28,11 +34,26 @@ def curves(value: float = 0.5, steps: int = 3) -> pa.Table:
 
 
 def test_a_sample_is_a_share_without_repeats_and_the_same_for_a_seed() -> None:
-    chosen = sample(range(500), 0.02, seed=1)
-    assert len(set(chosen)) == 10
-    assert chosen == sorted(chosen) == sample(range(500), 0.02, seed=1) != sample(range(500), 0.02, seed=2)
+    found = sample(range(500), 0.02, seed=1)
+    assert len(set(found)) == 10
+    assert found == sorted(found) == sample(range(500), 0.02, seed=1) != sample(range(500), 0.02, seed=2)
     assert sample(range(3), 0.01, seed=0) != []
     assert sample(range(3), 1.0, seed=0) == [0, 1, 2]
+
+
+def test_runs_are_drawn_from_those_of_this_processor_and_from_all_if_it_has_none(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    of = processors(FROZEN / "runs")
+    assert len(of) == pq.read_metadata(FROZEN / "rows.parquet").num_rows
+    assert len(set(of.values())) > 1
+    for cpu in set(of.values()):
+        _, runs = chosen(FROZEN, [NUMERICS], 0.05, 0, cpu)
+        assert {of[run.id] for run in runs} == {cpu}
+    assert not caplog.records
+    _, runs = chosen(FROZEN, [NUMERICS], 0.5, 0, "another")
+    assert {of[run.id] for run in runs} == set(of.values())
+    assert "was trained on another, but on" in caplog.text
 
 
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.1])

@@ -149,9 +149,11 @@ def test_every_number_leads_to_runs_unless_it_is_of_none(numbers: Path) -> None:
         found = list(find(entry["source"], own))
         if not found or any(each.runs.empty for each in found):
             without[key] = Source.read(entry["source"]).file
-    unmeasured = [key for key, file in without.items() if file not in NO_RUNS]
+    none = [key for key, file in without.items() if file == "rows.parquet"]
+    assert all(entries(numbers)[key]["value"] == 0 for key in none)  # how many diverged
+    unmeasured = [key for key, file in without.items() if file not in NO_RUNS and key not in none]
     assert unmeasured == ["verdict/R6/cifar10-vit", "verdict/R6/wikitext2-gpt"]
-    assert {*without.values()} == {*NO_RUNS, "verdicts.csv"}
+    assert {file for key, file in without.items() if key not in none} == {*NO_RUNS, "verdicts.csv"}
     assert len(without) < len(entries(numbers)) / 50
 
 

@@ -161,10 +161,12 @@ def check_frozen(
 def rerun(*, frozen: Path, prepared: Path, share: float = 0.02, seed: int = 0, out: Path) -> None:
     """Train a random share of the frozen runs from scratch, and compare them bit for bit.
 
+    Of those that a processor like this one has trained; another doesn't give the same bits.
+
     Args:
         frozen: the frozen folder
         prepared: folder of the prepared data sets, each by its id
-        share: share of the runs
+        share: share of these runs
         seed: of the choice
         out: folder for the runs and rerun.json; a second call goes on there
     """
@@ -172,10 +174,11 @@ def rerun(*, frozen: Path, prepared: Path, share: float = 0.02, seed: int = 0, o
     from mufree.publish import freeze
     from mufree.study import files
     from mufree.study import rerun as again
+    from mufree.study.machine import cpu_name
     from mufree.study.plan import dataset_id
 
     manifest = freeze.verify(frozen)
-    study, chosen = again.chosen(frozen, manifest["numerics"], share, seed)
+    study, chosen = again.chosen(frozen, manifest["numerics"], share, seed, cpu_name())
     records = []
     for task, settings in study.tasks.items():
         if runs := [run for run in chosen if run.task == task]:

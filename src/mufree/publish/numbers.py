@@ -127,7 +127,7 @@ def design(study: Results) -> Numbers:
             out[f"runs/{task}/{method}"] = _count(int(n), f"rows.parquet: task={task}, method={method}, variant=")
         for optimizer, settings in study.study["tasks"][task]["optimizers"].items():
             for beta in ("beta1", "beta2"):
-                if known(settings.get(beta)):
+                if known(settings.get(beta)) and runs["optimizer"].eq(optimizer).any():
                     source = f"rows.parquet: {beta}, optimizer={optimizer}, {where}"
                     out[f"{beta}/{task}/{optimizer}"] = _number(f"{settings[beta]:g}", settings[beta], source)
     return out

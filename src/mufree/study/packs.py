@@ -128,6 +128,16 @@ def packed_ids(folder: Path) -> set[str]:
     return {str(name) for path in _packs(folder) for name in _table(path, ["run_id"]).column("run_id").to_pylist()}
 
 
+def processors(folder: Path) -> dict[str, str]:
+    """The processor that trained each packed run, by the run's id."""
+    tables = (_table(path, ["run_id", "timing"]) for path in _packs(folder))
+    return {
+        str(name): str(json.loads(timing)["cpu"])
+        for table in tables
+        for name, timing in zip(table["run_id"].to_pylist(), table["timing"].to_pylist(), strict=True)
+    }
+
+
 # --- inside ----------------------------------------------------------------------------------------------------------
 
 

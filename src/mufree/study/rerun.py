@@ -1,7 +1,11 @@
-"""Do frozen runs come out again? A random share of them is trained from scratch and compared bit for bit."""
+"""Do frozen runs come out again? A random share of them is trained from scratch and compared bit for bit.
+
+On another kind of processor they can't, so that those are drawn from that were trained on one like this.
+"""
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,15 +23,29 @@ if TYPE_CHECKING:
     from mufree.study.record import Record
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 OF_THE_CODE = ("code_digest",)
 """Columns that may differ: the sources have changed since, and may have, as long as `numerics` is the same."""
 
 
-def chosen(frozen: Path, numerics: Sequence[int], share: float, seed: int) -> tuple[Study, list[Run]]:
-    """A frozen study and a random share of its runs. Raises ValueError for a share that is none, and for other `numerics`."""
+def chosen(frozen: Path, numerics: Sequence[int], share: float, seed: int, cpu: str) -> tuple[Study, list[Run]]:
+    """A frozen study and a random share of its runs that were trained on the processor `cpu`, or of all if none was.
+
+    Raises ValueError for a share that is none, and for other `numerics`.
+    """
+    from mufree.study import packs
+
     study = read_model(frozen / "study.yaml", Study)
-    found = sample(expand(study), share, seed)
+    of = packs.processors(frozen / "runs")
+    runs = expand(study)
+    here = [run for run in runs if of.get(run.id) == cpu]
+    if not here:
+        log.warning(
+            "No run of %s was trained on %s, but on %s: bits may well be others.",
+            *(frozen, cpu, ", ".join(sorted(set(of.values())))),
+        )
+    found = sample(here or runs, share, seed)
     if list(numerics) != [NUMERICS]:
         raise UserError(f"{frozen} is of NUMERICS {numerics}, and this package has {NUMERICS}")
     return study, found
