@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,8 @@ class Evidence:
     checks: pd.DataFrame
     stability: pd.DataFrame
     hypotheses: list[dict[str, Any]]
+    pairs: pd.DataFrame
+    """Runs of the second study at base width, with their processors."""
 
     @classmethod
     def of(cls, *folders: str) -> Evidence:
@@ -39,6 +42,7 @@ class Evidence:
             checks=tables["coordcheck_verdict"],
             stability=tables["stability"],
             hypotheses=yaml.safe_load((main / "hypotheses.yaml").read_text())["hypotheses"],
+            pairs=_pairs(ROOT / folders[1]),
         )
 
     @property
@@ -55,6 +59,13 @@ class Evidence:
         rows = self.estimates.query("task == @task and statistic == @statistic and subject == @subject")
         (row,) = [row for _, row in rows.iterrows() if width is None or row["width"] == width]
         return row
+
+
+def _pairs(folder: Path) -> pd.DataFrame:
+    rows = pd.read_parquet(folder / "rows.parquet").query("width == base_width and variant == ''")
+    packed = pd.concat([pd.read_parquet(path, columns=["run_id", "timing"]) for path in folder.glob("runs/*.parquet")])
+    cpus = {row.run_id: json.loads(row.timing)["cpu"] for row in packed.itertuples()}
+    return rows.assign(cpu=rows["run_id"].map(cpus))
 
 
 Change = Callable[[Evidence], Evidence]
@@ -104,6 +115,11 @@ def unequal(evidence: Evidence) -> Evidence:
     control = evidence.control.copy()
     control.loc[0, "n_equal"] -= 1
     return replace(evidence, control=control)
+
+
+def one_processor(evidence: Evidence) -> Evidence:
+    """All runs of the second study on one processor."""
+    return replace(evidence, pairs=evidence.pairs.assign(cpu="one"))
 
 
 def mup_fails(evidence: Evidence) -> Evidence:
