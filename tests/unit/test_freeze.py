@@ -102,6 +102,13 @@ def test_coordinate_checks_come_in_the_order_of_the_studys_tasks(tmp_path: Path)
     assert [path.stem for path in frozen.coordinate_checks(tmp_path)] == ["b", "a"]
 
 
+def test_a_frozen_study_is_replaced_by_itself_alone(tmp_path: Path) -> None:
+    freeze(tmp_path / "data", **inputs(tmp_path))
+    frozen.may_replace(tmp_path / "data", study="quickstart")
+    with pytest.raises(RecordError, match="has study quickstart, so smoke doesn't take its place"):
+        frozen.may_replace(tmp_path / "data", study="smoke")
+
+
 def test_the_same_study_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         freeze(tmp_path / name, **inputs(tmp_path))

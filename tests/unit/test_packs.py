@@ -157,6 +157,17 @@ def test_a_part_is_a_study_file_of_what_is_finished(tmp_path: Path, capsys: pyte
     assert [run.id for run in expand(load_study(part))] == [run.id for run in runs if run.width != 32]
 
 
+def test_a_part_takes_the_place_of_a_part_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_study(tmp_path)
+    store, part = store_of(tmp_path / "store", expand(load_study(path))), tmp_path / "tiny_part.yaml"
+    for _ in range(2):
+        assert main(["part", str(path), "--store", str(store), "--out", str(part)]) == 0
+    before = path.read_text()
+    assert main(["part", str(path), "--store", str(store), "--out", str(path)]) == 2
+    assert "so it isn't replaced" in capsys.readouterr().err
+    assert path.read_text() == before
+
+
 def test_a_part_may_be_of_one_of_the_parts_that_grids_name(tmp_path: Path) -> None:
     plain = with_grid(widths=[16])
     plain["grids"] = [{**plain["grids"][0], "part": 1}, {**plain["grids"][0], "part": 2, "widths": [32]}]

@@ -193,6 +193,16 @@ def test_serial_is_one_by_one_and_auto_stacks_the_narrow_on_a_cpu_and_all_on_a_g
     assert engines(wide, "auto", "cuda") == {"stack"}
 
 
+def test_a_data_set_of_other_settings_is_refused_before_anything_is_trained(tmp_path: Path, data: Path) -> None:
+    """Its arrays are whole, and fit the network; only its settings say that it isn't the one."""
+    made = plain()
+    made["tasks"]["photo"]["dataset"]["train_examples"] = 128
+    runs = expand(Study.model_validate(made))
+    with pytest.raises(sweeping.SweepError, match=r'"train_examples": 64.* and photo asks for .*"train_examples": 128'):
+        trained(runs, data, tmp_path, How())
+    assert not [*tmp_path.iterdir()]
+
+
 def test_a_missing_data_set_says_how_to_make_it(tmp_path: Path) -> None:
     with pytest.raises(sweeping.SweepError, match="make it with `mufree data`"):
         trained(runs_of(), tmp_path / "nowhere", tmp_path / "store", How())

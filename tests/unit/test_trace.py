@@ -232,6 +232,17 @@ def test_of_a_second_study_that_is_judged_the_verdicts_and_ranges_are_numbers_un
     assert trace(numbers, "follow_ups/verdict/H1a/vit-other-seeds") == 2
 
 
+def test_verdicts_of_another_study_give_no_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made(tmp_path / "numbers.json", JUDGED)
+    (tmp_path / "numbers.json").unlink()
+    verdicts = [f"{tmp_path}/numbers.json.{folder.name}.csv" for folder in JUDGED[::-1]]
+    words = ["--frozen", *map(str, FOLDERS), "--verdicts", *verdicts, "--out", str(tmp_path / "numbers.json")]
+    assert len(JUDGED) > 1
+    assert main(["numbers", *words]) == 1
+    assert f"hasn't the verdicts on {JUDGED[0]}" in capsys.readouterr().err
+    assert not (tmp_path / "numbers.json").exists()
+
+
 def test_a_number_of_no_run_says_why(numbers: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for key, why in (("power", "the code says so"), ("coverage/drift/least", "of simulated studies")):
         assert trace(numbers, key) == 0

@@ -217,6 +217,8 @@ def calibrate(
     from mufree.analysis.metrics import calibration
     from mufree.study import files
 
+    if simulations < 1 or min(seeds) < 2:
+        raise UserError("give one simulation or more, and two seeds or more: one has no interval", 2)
     table = calibration.calibrate(simulations, seeds, rng_seed)
     files.write_text(out, table.to_csv(index=False, float_format="%.6g"))
     print(f"{int(table['within_bounds'].sum())} of {len(table)} rows within bounds; all of them: {out}")

@@ -84,7 +84,7 @@ def freeze(
     check_collected(runs, of_rows)
     for path in coordcheck:
         read_parquet(path, RAW)
-    frozen.may_replace(out)
+    frozen.may_replace(out, study=planned.name)
     with files.replacing(out) as whole:
         frozen.freeze(
             whole,
@@ -331,6 +331,7 @@ def _read_studies(folders: Sequence[Path], verdicts: Sequence[Path]) -> list[Res
     """Frozen studies, the first of them with their verdicts; nothing is judged in the others."""
     from mufree.publish import freeze
     from mufree.publish.results import read_frozen
+    from mufree.study.reading import read_text
 
     if twice := [folder for folder in folders if folders.count(folder) > 1]:
         raise UserError(f"--frozen names {twice[0]} twice; give each study once", 2)
@@ -339,4 +340,9 @@ def _read_studies(folders: Sequence[Path], verdicts: Sequence[Path]) -> list[Res
             f"--verdicts has {len(verdicts)} tables for {len(folders)} folders; give one for each at most", 2
         )
     manifests = [freeze.verify(folder) for folder in folders]
+    for folder, table in zip(folders, verdicts, strict=False):
+        if read_text(table) != freeze.judged(folder):
+            raise UserError(
+                f"{table} hasn't the verdicts on {folder}. Make them with `mufree verdicts`, in the order of --frozen"
+            )
     return [read_frozen(*each) for each in zip_longest(folders, manifests, verdicts)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,9 @@ from cyclopts import Parameter
 
 from mufree.cli.commands import Packs, Part, Store, StudyFile, command
 from mufree.cli.inputs import UserError, load_study
+
+PART = "Made by `mufree part`"
+"""By which the file of a part is known."""
 
 
 @command("experiments/cifar_wikitext.yaml --store results/cifar_wikitext/runs --packs kept")
@@ -22,6 +26,8 @@ def pack(study: StudyFile, /, *, store: Store, packs: Packs, most_mb: float = 10
     from mufree.study import run_store
     from mufree.study.plan import expand
 
+    if not 0 < most_mb < math.inf:
+        raise UserError(f"--most-mb {most_mb:g} is not above 0 and finite", 2)
     made = packing.pack_in_pieces(run_store.existing(store), expand(load_study(study)), packs, int(1e6 * most_mb))
     for path, count in made:
         print(f"{path}: {count} runs")
@@ -55,8 +61,13 @@ def part(study: StudyFile, /, *, part: Part = None, store: Store, out: Path) -> 
 
     from mufree.study import config, files, run_store
     from mufree.study.plan import expand, finished_part
+    from mufree.study.reading import read_text
     from mufree.study.yaml_files import to_yaml
 
+    if out.exists() and PART not in read_text(out):
+        raise UserError(
+            f"{out} is there and wasn't made by `mufree part`, so it isn't replaced. Choose another --out", 2
+        )
     whole = load_study(study, part)
     runs = expand(whole)
     finished = [run.id for run in runs if run_store.store_path(run_store.existing(store), run).exists()]
@@ -66,7 +77,7 @@ def part(study: StudyFile, /, *, part: Part = None, store: Store, out: Path) -> 
         raise UserError(
             f"what {store} has of {whole.name}, {len(finished)} of {len(runs)} runs, is no study yet:\n{config.explain(error)}"
         ) from error
-    files.write_text(out, to_yaml(found, f"Made by `mufree part` from {study.name}: what was finished of it."))
+    files.write_text(out, to_yaml(found, f"{PART} from {study.name}: what was finished of it."))
     print(f"{out}: {len(expand(found))} of the {len(runs)} runs of {whole.name}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -103,6 +104,9 @@ def sweep(
     from mufree.study import collect
 
     wrong_here = mendable(ranks.RanksError, exit_code=2)
+    for name, given in (("minutes", minutes), ("until", until), ("checkpoint-minutes", checkpoint_minutes)):
+        if given is not None and not 0 <= given < math.inf:
+            raise UserError(f"--{name} {given:g} is no time: give 0 or more", 2)
     asked = sweeping.asked_to_stop(minutes, until)
     with asked as stop_requested, wrong_here, ranks.together(ddp, device) as together:
         if task is None:
@@ -147,10 +151,15 @@ def _chosen(
         if progress:
             raise UserError("--progress is of a study; give --study and --sweep instead of --runs", 2)
         with valid("--runs"):
-            return runs_from_json(text), []
+            given = runs_from_json(text)
+        if not given:
+            raise UserError("--runs names no run", 2)
+        return given, []
     planned = load_study(study, part)
     runs = expand(planned)
     sweeps = {sweep.id: sweep for sweep in jobs.deal(planned, runs, device)}
+    if name is None:
+        raise UserError("give the --sweep of --study that is meant, or its --task", 2)
     if name not in sweeps:
         raise UserError(f"Unknown sweep '{name}'. `mufree plan {study} --sweeps` lists them.", 2)
     found = sweeps[name]

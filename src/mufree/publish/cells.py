@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +17,7 @@ from mufree.publish import freeze
 from mufree.publish.words import statistic
 from mufree.study import record
 from mufree.study.config import METHODS
-from mufree.study.hypotheses import Hypotheses
 from mufree.study.reading import RecordError, UserError, read_frame, read_json
-from mufree.study.yaml_files import read_model
 
 OF_RUNS = (*COLUMNS_NEEDED, "dataset", "data_digest", "code_digest", "device", "numerics")
 BEYOND = ("arms", "anytime", "horizon", "weight_decay", "weight_decay_optimum", "provenance", "timings")
@@ -73,7 +72,8 @@ class Place:
     def table(self, file: str) -> pd.DataFrame:
         """One of its tables; the verdicts are made anew, as they would come back from their file."""
         if file not in self.read:
-            self.read[file] = self._judged() if file == "verdicts.csv" else read_table(self.folder / file)
+            text = io.StringIO(freeze.judged(self.folder)) if file == "verdicts.csv" else None
+            self.read[file] = read_table(self.folder / file) if text is None else pd.read_csv(text)
         return self.read[file]
 
     def matching(self, source: Source) -> pd.DataFrame:
@@ -85,12 +85,6 @@ class Place:
         for name, value in source.where.items():
             table = table[table[name].isin([cell for cell in table[name].unique() if text(cell) == value])]
         return table
-
-    def _judged(self) -> pd.DataFrame:
-        from mufree.analysis.verdicts import judge
-
-        hypotheses = read_model(self.folder / "hypotheses.yaml", Hypotheses)
-        return freeze.as_read(judge(self.table("tables/estimates.csv"), hypotheses))
 
 
 class Found(NamedTuple):

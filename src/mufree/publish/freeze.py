@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from mufree.study import files, packs, record
 from mufree.study.files import replacing, sha256
+from mufree.study.hypotheses import Hypotheses
 from mufree.study.reading import RecordError, read_frame, read_json
-from mufree.study.yaml_files import read_yaml
+from mufree.study.yaml_files import read_model, read_yaml
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +39,10 @@ ROUNDING = (
 )
 
 
-CURE = "Restore it from version control, or freeze the study again with `snakemake freeze`"
+CURE = (
+    "Restore it from version control, or freeze the study again with `snakemake freeze` and its name, --cores all "
+    "--config study=NAME"
+)
 
 SIGNED = {"study": str, "run_set": str, "runs": int, "numerics": list, "files": {...: {"sha256": str, "bytes": int}}}
 """What a manifest has at least."""
@@ -78,10 +82,20 @@ def freeze(
     return manifest
 
 
-def may_replace(out: Path, mark: str = MANIFEST) -> None:
-    """Raise `RecordError` unless `out` isn't there, is an empty folder, or has the file `mark`, by which it is one of ours."""
+def may_replace(out: Path, mark: str = MANIFEST, study: str | None = None) -> None:
+    """Raise `RecordError` unless `out` isn't there, is an empty folder, or has the file `mark`, by which it is one of ours.
+
+    Also where it is frozen and of another `study`.
+    """
     if out.exists() and not (out.is_dir() and ((out / mark).is_file() or not any(out.iterdir()))):
         raise RecordError(f"{out} is there and has no {mark}, so it isn't replaced. Remove it, or choose another --out")
+    if study is not None and (out / MANIFEST).is_file():
+        there = read_json(out / MANIFEST, {"study": str}, CURE)["study"]
+        if there != study:
+            raise RecordError(
+                f"{out} has study {there}, so {study} doesn't take its place. Name the study (--config study={there}), "
+                "remove the folder, or choose another --out"
+            )
 
 
 def make_tables(folder: Path, copies: Mapping[str, Path | None] | None = None) -> dict[str, Any]:
@@ -137,6 +151,15 @@ def recompute(folder: Path) -> dict[str, int]:
         _same(name, again, frozen)
         compared[name] = len(frozen)
     return compared
+
+
+def judged(folder: Path) -> str:
+    """The verdicts on a frozen study by its own hypotheses, as `mufree verdicts` writes them."""
+    from mufree.analysis import tables
+    from mufree.analysis.verdicts import judge
+
+    hypotheses = read_model(folder / "hypotheses.yaml", Hypotheses)
+    return tables.to_csv(judge(tables.read_table(folder / "tables/estimates.csv"), hypotheses))
 
 
 def thaw(folder: Path, out: Path) -> None:

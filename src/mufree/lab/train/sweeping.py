@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from mufree.lab.train.ranks import ALONE, Ranks
 from mufree.study import jobs, record, run_store
-from mufree.study.plan import Run, training_flops
+from mufree.study.plan import Run, canonical_json, training_flops
 from mufree.study.reading import RecordError, UserError, read_json
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def sweep(runs: Sequence[Run], data: Path, store: Path, how: How) -> Iterator[Fi
     `data` is the folder of the prepared data set. Imports torch only if there is something to train. Raises `Stopped` when
     asked to stop, `SweepError` and `data.DataError` for a device or data that aren't there.
     """
-    digest = _data_digest(data)
+    digest = _data_digest(data, runs)
     kept: set[str] = set()
     for run in runs if how.together.first else []:
         if (found := run_store.load_run(store, run, digest)) is not None:
@@ -145,13 +146,21 @@ def sweep(runs: Sequence[Run], data: Path, store: Path, how: How) -> Iterator[Fi
         yield Finished(run, made, trained=True)
 
 
-def _data_digest(folder: Path) -> str:
-    """The digest in a prepared data set's manifest, without opening its arrays."""
+def _data_digest(folder: Path, runs: Sequence[Run]) -> str:
+    """The digest in a prepared data set's manifest, without opening its arrays; the data set has to be that of the runs."""
     cure = "make it with `mufree data`"
     try:
-        return str(read_json(folder / "manifest.json", {"digest": str}, cure)["digest"])
+        manifest = read_json(folder / "manifest.json", {"digest": str, "settings": dict}, cure)
     except RecordError as error:
         raise SweepError(f"{folder} is no prepared data set, {cure}: {error}") from error
+    for run in runs:
+        asked = json.loads(canonical_json(run.dataset))
+        if asked != manifest["settings"]:
+            raise SweepError(
+                f"{folder} was prepared as {json.dumps(manifest['settings'])}, and {run.task} asks for {json.dumps(asked)}. "
+                "Give its own folder, or delete this one, and the workflow prepares it anew"
+            )
+    return str(manifest["digest"])
 
 
 def _train_all(runs: Sequence[Run], data: Path, store: Path, how: How) -> Iterator[tuple[Run, Record]]:
