@@ -340,9 +340,10 @@ def _read_studies(folders: Sequence[Path], verdicts: Sequence[Path]) -> list[Res
             f"--verdicts has {len(verdicts)} tables for {len(folders)} folders; give one for each at most", 2
         )
     manifests = [freeze.verify(folder) for folder in folders]
+    studies = [read_frozen(*each) for each in zip_longest(folders, manifests, verdicts)]
     for folder, table in zip(folders, verdicts, strict=False):
         if read_text(table) != freeze.judged(folder):
             raise UserError(
                 f"{table} hasn't the verdicts on {folder}. Make them with `mufree verdicts`, in the order of --frozen"
             )
-    return [read_frozen(*each) for each in zip_longest(folders, manifests, verdicts)]
+    return studies
