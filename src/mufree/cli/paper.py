@@ -241,18 +241,19 @@ def trace(
     from mufree.publish import trace as walk
 
     places, wrong = [walk.place(folder) for folder in folders], []
-    led: set[Path] = set()
 
     def lines() -> Iterator[walk.Line]:
+        led = set()
         if name is not None:
-            yield from walk.told(walk.trace(name, places, numbers, every_run=runs), full=full)
+            for line in walk.told(walk.trace(name, places, numbers, every_run=runs), full=full):
+                led |= {line.folder} - {None}
+                yield line
         for each in places:
             if not led or each.folder in led:
                 about = walk.about(each, prepared, recompute=recompute)
                 yield from walk.told(about, f"{each.folder}: ", full=full)
 
     for line in lines():
-        led |= {line.folder} if line.folder else set()
         print(f"{line.what}: {line.said}", flush=True)
         wrong += [f"{line.what}: {line.said}"] if line.wrong else []
     if wrong:
@@ -329,6 +330,7 @@ def paper(*, source: Path, numbers: Path, figures: tuple[Path, ...] = (), out: P
 
 def _read_studies(folders: Sequence[Path], verdicts: Sequence[Path]) -> list[Results]:
     """Frozen studies, the first of them with their verdicts; nothing is judged in the others."""
+    from mufree.analysis.tables import to_csv
     from mufree.publish import freeze
     from mufree.publish.results import read_frozen
     from mufree.study.reading import read_text
@@ -342,7 +344,7 @@ def _read_studies(folders: Sequence[Path], verdicts: Sequence[Path]) -> list[Res
     manifests = [freeze.verify(folder) for folder in folders]
     studies = [read_frozen(*each) for each in zip_longest(folders, manifests, verdicts)]
     for folder, table in zip(folders, verdicts, strict=False):
-        if read_text(table) != freeze.judged(folder):
+        if read_text(table) != to_csv(freeze.judged(folder)):
             raise UserError(
                 f"{table} hasn't the verdicts on {folder}. Make them with `mufree verdicts`, in the order of --frozen"
             )

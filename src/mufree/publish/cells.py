@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -72,8 +71,8 @@ class Place:
     def table(self, file: str) -> pd.DataFrame:
         """One of its tables; the verdicts are made anew, as they would come back from their file."""
         if file not in self.read:
-            text = io.StringIO(freeze.judged(self.folder)) if file == "verdicts.csv" else None
-            self.read[file] = read_table(self.folder / file) if text is None else pd.read_csv(text)
+            anew = file == "verdicts.csv"
+            self.read[file] = freeze.as_read(freeze.judged(self.folder)) if anew else read_table(self.folder / file)
         return self.read[file]
 
     def matching(self, source: Source) -> pd.DataFrame:

@@ -153,13 +153,13 @@ def recompute(folder: Path) -> dict[str, int]:
     return compared
 
 
-def judged(folder: Path) -> str:
-    """The verdicts on a frozen study by its own hypotheses, as `mufree verdicts` writes them."""
+def judged(folder: Path) -> pd.DataFrame:
+    """The verdicts on a frozen study by its own hypotheses."""
     from mufree.analysis import tables
     from mufree.analysis.verdicts import judge
 
     hypotheses = read_model(folder / "hypotheses.yaml", Hypotheses)
-    return tables.to_csv(judge(tables.read_table(folder / "tables/estimates.csv"), hypotheses))
+    return judge(tables.read_table(folder / "tables/estimates.csv"), hypotheses)
 
 
 def thaw(folder: Path, out: Path) -> None:

@@ -65,6 +65,12 @@ def _number(text: str, value: Any, source: str, interval: str = "", digits: str 
     return {"text": text, "digits": digits or text, "value": plain, "interval": interval, "source": source}
 
 
+def _estimate(name: str, found: Any, low: Any, high: Any, source: str) -> dict[str, Any]:
+    """An estimate of the statistic `name` with its interval."""
+    what = statistic(name)
+    return _number(with_unit(found, what), found, source, bounds(low, high, what), value(found, what))
+
+
 def _count(n: int, source: str) -> dict[str, Any]:
     return _number(thousands(n), n, source)
 
@@ -192,16 +198,15 @@ def estimates(study: Results) -> Numbers:
     """Every estimate of a study, keyed `task/subject/statistic`, and `/w<width>` where it has a width."""
     out = {}
     for row in records(study.tables["estimates"]):
-        what = statistic(row["statistic"])
-        width = f"/w{int(row['width'])}" if known(row["width"]) else ""
-        out[f"{row['task']}/{row['subject']}/{row['statistic']}{width}"] = _number(
-            with_unit(row["estimate"], what),
-            row["estimate"],
-            f"tables/estimates.csv: estimate, {_named(row, *OF_ESTIMATE)}",
-            bounds(row["low"], row["high"], what),
-            value(row["estimate"], what),
-        )
+        source = f"tables/estimates.csv: estimate, {_named(row, *OF_ESTIMATE)}"
+        found = _estimate(row["statistic"], row["estimate"], row["low"], row["high"], source)
+        out[f"{row['task']}/{_key(row)}"] = found
     return out
+
+
+def _key(row: Mapping[str, Any]) -> str:
+    """What of a key says which estimate of a task it is."""
+    return f"{row['subject']}/{row['statistic']}" + (f"/w{int(row['width'])}" if known(row["width"]) else "")
 
 
 def ranges(study: Results) -> Numbers:
@@ -232,16 +237,9 @@ def over_all(study: Results) -> Numbers:
     """Means over tasks, keyed `all/subject/statistic`; inside what margin each drift is shown to lie, `drift_bound/…`."""
     out = {}
     for row in records(study.tables.get("pooled", pd.DataFrame())):
-        what, key = statistic(row["statistic"]), f"{row['subject']}/{row['statistic']}"
-        where = _named(row, "subject", "statistic")
-        ends = bounds(row["low"], row["high"], what)
-        out[f"all/{key}"] = _number(
-            with_unit(row["estimate"], what),
-            row["estimate"],
-            f"tables/pooled.csv: estimate, {where}",
-            ends,
-            value(row["estimate"], what),
-        )
+        key, where = f"{row['subject']}/{row['statistic']}", _named(row, "subject", "statistic")
+        source = f"tables/pooled.csv: estimate, {where}"
+        out[f"all/{key}"] = _estimate(row["statistic"], row["estimate"], row["low"], row["high"], source)
         out[f"tau/{key}"] = _number(number(row["tau"]), row["tau"], f"tables/pooled.csv: tau, {where}")
     for row in records(study.tables.get("transfer", pd.DataFrame())):
         if known(row["drift_bound"]):
@@ -263,7 +261,7 @@ ACROSS = (
 
 def across(studies: Sequence[Results]) -> Numbers:
     """Differences of best losses that no table has, of two tasks or of methods at one horizon, with their intervals."""
-    out, what = {}, statistic("loss_vs_best")
+    out = {}
     rows = pd.concat([study.rows for study in studies], ignore_index=True)
     for one, other, width in ACROSS:
         both = [
@@ -282,7 +280,7 @@ def across(studies: Sequence[Results]) -> Numbers:
             for task, method in (one, other)
         ]
         source = f"{'; less '.join(parts)}; the best rate of each, seeds {seeds}"
-        out[key] = _number(with_unit(estimate, what), estimate, source, bounds(low, high, what), value(estimate, what))
+        out[key] = _estimate("loss_vs_best", estimate, low, high, source)
     return out
 
 
@@ -302,7 +300,6 @@ def together(studies: Sequence[Results]) -> Numbers:
         keys = ["subject", "statistic", "width"]
         both = first.of("estimates", one).merge(second.of("estimates", other), on=keys, suffixes=("", "_other"))
         for row in records(both[both["se"].gt(0) & both["se_other"].gt(0)]):
-            what, width = statistic(row["statistic"]), f"/w{int(row['width'])}" if known(row["width"]) else ""
             weights = np.array([row["se"], row["se_other"]]) ** -2.0
             mean = float(np.average([row["estimate"], row["estimate_other"]], weights=weights))
             degrees = int(row["n_seeds"] + row["n_seeds_other"] - 2)
@@ -311,13 +308,8 @@ def together(studies: Sequence[Results]) -> Numbers:
                 f"tables/estimates.csv: estimate, {_named(row | {'task': task}, *OF_ESTIMATE)}; weighed by its variance"
                 for task in (one, other)
             ]
-            out[f"{one} + {other}/{row['subject']}/{row['statistic']}{width}"] = _number(
-                with_unit(mean, what),
-                mean,
-                "; and ".join(words),
-                bounds(float(ends.low), float(ends.high), what),
-                value(mean, what),
-            )
+            found = _estimate(row["statistic"], mean, float(ends.low), float(ends.high), "; and ".join(words))
+            out[f"{one} + {other}/{_key(row)}"] = found
     return out
 
 

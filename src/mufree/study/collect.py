@@ -50,7 +50,8 @@ def _warn_of_processors(rows: pa.Table, timings: pa.Table) -> None:
     task_of = dict(zip(rows["run_id"].to_pylist(), rows["task"].to_pylist(), strict=True))
     cpus: dict[str, set[str]] = {}
     for run_id, cpu in zip(timings["run_id"].to_pylist(), timings["cpu"].to_pylist(), strict=True):
-        cpus.setdefault(task_of[run_id], set()).add(cpu)
+        if run_id in task_of:  # times of other runs are an error for who sums them
+            cpus.setdefault(task_of[run_id], set()).add(str(cpu))
     for task, names in cpus.items():
         if len(names) > 1:
             log.warning(
