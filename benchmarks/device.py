@@ -105,13 +105,13 @@ def runs_of(case: Case) -> list[Run]:
     ]
 
 
-def measure(case: Case, device: str) -> dict[str, Any]:
+def measure(case: Case, device: str, compiles: bool) -> dict[str, Any]:
     """What a case gives: milliseconds a step and run, both ways, and how far losses lie apart."""
     runs, data = runs_of(case), data_for(case)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     serial = [train(run, data, device=device) for run in runs[:SERIAL_RUNS]]
-    stacked = train_stack(runs, data, device=device)
+    stacked = train_stack(runs, data, device=device, compiles=compiles)
     alone, together = (
         sum(t.seconds["train"] for t in traces) / len(traces) / case.steps for traces in (serial, stacked)
     )
@@ -166,18 +166,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--compile", action="store_true", help="the engine by kernels that torch.compile writes")
     parser.add_argument("--minutes", type=float, default=8.0, help="no case starts later (default 8)")
     parser.add_argument("--out", type=Path, default=Path("results/bench/device.json"))
     arguments = parser.parse_args(argv)
     name = torch.cuda.get_device_name() if arguments.device == "cuda" else machine.cpu_name()
     began, found, worked = time.monotonic(), [], []
-    about = {"device": name, "torch": torch.__version__}
+    about = {"device": name, "torch": torch.__version__, "compiled": arguments.compile}
     for case in CASES[arguments.device]:
         if time.monotonic() - began > 60 * arguments.minutes:
             print(f"no time left for {case.name}", file=sys.stderr)
             break
         try:
-            found.append(measure(case, arguments.device))
+            found.append(measure(case, arguments.device, arguments.compile))
         except Exception as error:  # the other cases are worth having
             print(f"{case.name} {case.precision}: {type(error).__name__}: {error}", file=sys.stderr)
             continue

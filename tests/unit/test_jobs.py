@@ -200,7 +200,7 @@ def test_the_first_tasks_sweeps_come_first_and_longer_ones_before_shorter() -> N
     [
         ({"stduy": "quickstart"}, ["stduy: unknown key", "Known: study, data_dir, device"]),
         ({"device": "gpu"}, ["device: Input should be 'cpu' or 'cuda' (got 'gpu')"]),
-        ({"engine": "fast"}, ["engine: Input should be 'serial', 'stack' or 'auto' (got 'fast')"]),
+        ({"engine": "fast"}, ["engine: Input should be 'serial', 'stack', 'compiled' or 'auto' (got 'fast')"]),
         ({"precision": "fp16"}, ["precision: Input should be 'float32' or 'bfloat16' (got 'fp16')"]),
         ({"max_minutes": "1d"}, ["max_minutes: Input should be a valid integer (got '1d')"]),
         ({"max_minutes": 0}, ["max_minutes: Input should be greater than 0 (got 0)"]),

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 from test_train import MODELS, curve, data_for, make_run, same_numbers, trace_of
+from torch._inductor import config
+from torch._inductor.utils import fresh_cache
 
 from mufree.lab.train import checkpoints
 from mufree.lab.train.network import configure_torch
@@ -197,6 +199,36 @@ def test_a_checkpoint_of_other_runs_or_damaged_is_left_alone(tmp_path: Path, cap
     path.write_bytes(content)
     assert checkpoints.resumed_stack(path, runs, data, CPU).step == 0
     assert len([r for r in caplog.records if "its runs start anew" in r.getMessage()]) == 2
+
+
+def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Of what was logged, what this package warned of: torch.compile logs much."""
+    return [r.getMessage() for r in caplog.records if r.name.startswith("mufree") and r.levelname == "WARNING"]
+
+
+@pytest.mark.parametrize(
+    "model", ["mlp", *(pytest.param(name, marks=pytest.mark.whole) for name in MODELS if name != "mlp")]
+)
+def test_compiled_kernels_leave_what_torchs_own_leave(model: str, caplog: pytest.LogCaptureFixture) -> None:
+    runs = runs_of(model, "schedulefree", training={"steps": 4 if model == "resnet" else 20})
+    data = data_for(runs[0])
+    for own, compiled in zip(train_stack(runs, data), train_stack(runs, data, compiles=True), strict=True):
+        compare(own, compiled, 0.01 if model == "resnet" else CLOSE)  # its steps amplify rounding
+        assert curve(compiled, "grad_norm")[1][0] == pytest.approx(curve(own, "grad_norm")[1][0], rel=CLOSE)
+    assert not warned(caplog)
+
+
+def test_without_a_compiler_torchs_own_kernels_are_taken(caplog: pytest.LogCaptureFixture) -> None:
+    runs = runs_of("mlp", "schedulefree")
+    torch.compiler.reset()
+    with fresh_cache(), config.patch({"cpp.cxx": ("no-such-compiler",)}):
+        found = train_stack(runs, data_for(runs[0]), compiles=True)
+    assert [words.split(" (")[0] for words in warned(caplog)] == [
+        "a stack's losses can't be compiled",
+        "a stack's update can't be compiled",
+    ]
+    for own, plain in zip(train_stack(runs, data_for(runs[0])), found, strict=True):
+        assert same_numbers(own, plain)
 
 
 def test_seconds_are_shared_out() -> None:

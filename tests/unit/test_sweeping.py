@@ -81,6 +81,15 @@ def test_what_has_no_step_for_many_networks_is_trained_alone_and_mixes(tmp_path:
     record.check_collected(planned, rows)
 
 
+@pytest.mark.whole
+def test_a_compiled_sweep_says_so(tmp_path: Path, data: Path) -> None:
+    runs = runs_of(widths=[16], methods=["mup_schedulefree"])
+    plain, compiled = (trained(runs, data, tmp_path / engine, How(engine=engine)) for engine in ("stack", "compiled"))
+    for name, found in compiled.items():
+        assert found.record.row["engine"] == "compiled"
+        assert found.record.row["val_loss"] == pytest.approx(plain[name].record.row["val_loss"], rel=1e-4)
+
+
 def test_engines_and_devices_of_a_task_are_not_mixed_unless_asked(tmp_path: Path, data: Path) -> None:
     planned = runs_of()
     rows = [found.record.row for found in trained(planned, data, tmp_path, STACKED).values()]
@@ -184,13 +193,14 @@ def test_serial_is_one_by_one_and_auto_stacks_the_narrow_on_a_cpu_and_all_on_a_g
     narrow, wide = runs_of(widths=[16], methods=["sp_adamw"]), runs_of(widths=[16, 512], methods=["sp_adamw"])[4:]
     assert {run.width for run in wide} == {512}
 
-    def engines(runs: list[Run], engine: jobs.Engine, device: jobs.Device) -> set[str]:
+    def engines(runs: list[Run], engine: jobs.StudyEngine, device: jobs.Device) -> set[str]:
         return {stack.engine for stack in jobs.stacks(runs, engine, device, 1e12)}
 
     assert engines(narrow, "serial", "cpu") == engines(narrow, "serial", "cuda") == {"serial"}
     assert engines(narrow, "auto", "cpu") == {"stack"}
     assert engines(wide, "auto", "cpu") == {"serial"}
     assert engines(wide, "auto", "cuda") == {"stack"}
+    assert engines(wide, "compiled", "cpu") == engines(narrow, "compiled", "cuda") == {"compiled"}
 
 
 def test_a_data_set_of_other_settings_is_refused_before_anything_is_trained(tmp_path: Path, data: Path) -> None:

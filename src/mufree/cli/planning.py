@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mufree.cli.commands import Kind, Part, StudyFile, command
 from mufree.cli.inputs import UserError, load_study
-from mufree.study.machine import Engine
+from mufree.study.machine import StudyEngine
 
 
 @command("experiments/quickstart.yaml --store results/quickstart/runs")
@@ -19,7 +19,7 @@ def plan(
     store: Path | None = None,
     cores: int = 1,
     sweeps: bool = False,
-    engine: Engine = "serial",
+    engine: StudyEngine = "serial",
     cost: bool = False,
     device: Kind = "cpu",
 ) -> None:

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from mufree.cli.commands import Kind, Part, Store, command
 from mufree.cli.inputs import UserError, load_study, mendable, task_of, valid
-from mufree.study.machine import Device, Engine
+from mufree.study.machine import Device, StudyEngine
 
 if TYPE_CHECKING:
     from mufree.study.plan import Run
@@ -71,7 +71,7 @@ def sweep(
     cores: Annotated[int, Parameter(env_var="MUFREE_CORES", show_default=False)] = 1,
     device: Kind = "cpu",
     ddp: bool = False,
-    engine: Engine = "serial",
+    engine: StudyEngine = "serial",
     minutes: float | None = None,
     until: Annotated[float | None, Parameter(env_var="MUFREE_UNTIL")] = None,
     runs_per_gpu: int = 1,
@@ -93,7 +93,8 @@ def sweep(
         progress: say at the end how far --study is
         cores: cores to divide the time left by (default $MUFREE_CORES, else 1)
         ddp: train each run by the processes that torchrun starts, each on its part of every batch (docs/parallel.md)
-        engine: serial: runs one by one; stack: those that differ in numbers alone side by side; auto: what is faster
+        engine: serial: runs one by one; stack: those that differ in numbers alone side by side; compiled: so, by kernels that
+            torch.compile writes; auto: one by one or side by side, what is faster
         minutes: stop after so many minutes, as if by a signal
         until: stop at this time, in seconds since 1970 (default $MUFREE_UNTIL, which `--config minutes=` sets)
         runs_per_gpu: processes that may share a GPU, with --device cuda

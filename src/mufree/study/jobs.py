@@ -14,7 +14,7 @@ from typing import Literal
 
 from mufree.study.config import METHODS, STACKABLE, Method, Study
 from mufree.study.machine import Device as Device
-from mufree.study.machine import Engine as Engine
+from mufree.study.machine import StudyEngine as StudyEngine
 from mufree.study.plan import (
     EVAL_BATCH,
     Run,
@@ -135,11 +135,11 @@ NARROW = 100_000
 class Stack:
     """Runs that are trained together."""
 
-    engine: Literal["serial", "stack"]
+    engine: Literal["serial", "stack", "compiled"]
     runs: tuple[Run, ...]
 
 
-def stacks(runs: Sequence[Run], engine: Engine, device: Device, free_bytes: float) -> list[Stack]:
+def stacks(runs: Sequence[Run], engine: StudyEngine, device: Device, free_bytes: float) -> list[Stack]:
     """The runs as they are trained, in order of first appearance: each alone, or those that differ in numbers alone together.
 
     As many together as fit into memory. Runs of an optimizer that has no step for many networks are trained alone, whatever
@@ -148,25 +148,26 @@ def stacks(runs: Sequence[Run], engine: Engine, device: Device, free_bytes: floa
     groups: dict[Hashable, list[Run]] = {}
     for run in runs:
         groups.setdefault(_shape(run) if side_by_side(run, engine, device) else run.id, []).append(run)
+    together: Literal["stack", "compiled"] = "compiled" if engine == "compiled" else "stack"
     dealt = []
     for key, group in groups.items():
         fitting = int(SHARE_OF_MEMORY * free_bytes / (2**20 * max(map(_network_mb, group))))
         size = max(1, min(fitting, LARGEST_STACK[device]))
         chosen = tuple(group)
         dealt += [
-            Stack("serial" if isinstance(key, str) else "stack", chosen[first : first + size])
+            Stack("serial" if isinstance(key, str) else together, chosen[first : first + size])
             for first in range(0, len(chosen), size)
         ]
     return dealt
 
 
-def side_by_side(run: Run, engine: Engine, device: Device) -> bool:
+def side_by_side(run: Run, engine: StudyEngine, device: Device) -> bool:
     """Whether an engine trains a run beside others."""
     if run.method.optimizer not in STACKABLE:
         return False
     if engine == "auto":
         return device == "cuda" or (parameters(run) <= NARROW and not run.model.batchnorm)
-    return engine == "stack"
+    return engine != "serial"
 
 
 def _shape(run: Run) -> Hashable:
@@ -249,7 +250,7 @@ def cost_table(sweeps: Sequence[Sweep], device: Device) -> str:
     return "\n".join([*lines, "", describe(sweeps, device), ""])
 
 
-def one_by_one(runs: Sequence[Run], engine: Engine, device: Device) -> str:
+def one_by_one(runs: Sequence[Run], engine: StudyEngine, device: Device) -> str:
     """How many runs the engine trains side by side, and which it doesn't."""
     alone = Counter(
         f"{run.task} {run.method_name} at width {run.width}" for run in runs if not side_by_side(run, engine, device)

@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 Device = Literal["cpu", "cuda"]
 Engine = Literal["serial", "stack", "auto"]
+StudyEngine = Literal["serial", "stack", "compiled", "auto"]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from mufree.study.config import Precision, mistakes
 from mufree.study.fields import Closed, Float, Positive
-from mufree.study.machine import Device, Engine
+from mufree.study.machine import Device, StudyEngine
 from mufree.study.yaml_files import StudyFileError
 
 
@@ -23,8 +23,8 @@ class Settings(Closed):
     """Where raw data is staged or downloaded to."""
     device: Device = "cpu"
     """What sweeps are trained on."""
-    engine: Engine = "serial"
-    """How a sweep trains its runs: one by one, or those that differ in numbers alone side by side."""
+    engine: StudyEngine = "serial"
+    """How a sweep trains its runs: one by one, or those that differ in numbers alone side by side, compiled if you like."""
     max_minutes: Positive | None = None
     """The longest that a job may ask for: the limit of the partition, such as 1440."""
     minutes: Annotated[Float, Field(gt=0)] | None = None

@@ -172,8 +172,7 @@ class _Attention(torch.autograd.Function):
 # batch; only an operator of its own can say so.
 
 
-@torch.library.custom_op("mufree::attention", mutates_args=())
-def _fused_attention(qkv: Tensor, head_dim: int, causal: bool, scale: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _attend(qkv: Tensor, head_dim: int, causal: bool, scale: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Attention [B, T, width] of [B, T, 3·width]; then what the backward pass needs: log-sum-exp, seed and offset."""
     q, k, v = _split(qkv, head_dim)
     if qkv.device.type == "cpu":
@@ -183,11 +182,10 @@ def _fused_attention(qkv: Tensor, head_dim: int, causal: bool, scale: float) -> 
         out, logsumexp, seed, offset = torch.ops.aten._scaled_dot_product_efficient_attention(
             q, k, v, None, True, 0.0, causal, scale=scale
         )
-    return out.transpose(1, 2).flatten(2).contiguous(), logsumexp, seed.clone(), offset.clone()
+    return out.transpose(1, 2).flatten(2).contiguous(), logsumexp.contiguous(), seed.clone(), offset.clone()
 
 
-@torch.library.custom_op("mufree::attention_backward", mutates_args=())
-def _fused_attention_backward(
+def _attend_backward(
     gradient: Tensor,
     qkv: Tensor,
     out: Tensor,
@@ -220,17 +218,10 @@ def _split(qkv: Tensor, head_dim: int) -> tuple[Tensor, Tensor, Tensor]:
     return q, k, v
 
 
-@_fused_attention.register_fake
-def _(qkv: Tensor, head_dim: int, causal: bool, scale: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    b, t, width = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
-    scalar = qkv.new_empty((), dtype=torch.int64)
-    out, logsumexp = qkv.new_empty(b, t, width), qkv.new_empty(b, width // head_dim, t, dtype=torch.float32)
-    return out, logsumexp, scalar, torch.empty_like(scalar)
-
-
-@_fused_attention_backward.register_fake
-def _(_gradient: Tensor, qkv: Tensor, *_rest: Any) -> Tensor:
-    return torch.empty_like(qkv, memory_format=torch.contiguous_format)
+_fused_attention = torch.library.custom_op("mufree::attention", _attend, mutates_args=())
+_fused_attention_backward = torch.library.custom_op("mufree::attention_backward", _attend_backward, mutates_args=())
+_fused_attention.register_fake(_attend)  # torch's operators know the shapes of what they give
+_fused_attention_backward.register_fake(_attend_backward)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

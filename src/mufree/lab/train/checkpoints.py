@@ -70,10 +70,12 @@ def resumed(path: Path, run: Run, data: Prepared, device: torch.device, ranks: R
     return session
 
 
-def resumed_stack(path: Path | None, runs: Sequence[Run], data: Prepared, device: torch.device) -> Stack:
+def resumed_stack(
+    path: Path | None, runs: Sequence[Run], data: Prepared, device: torch.device, compiles: bool = False
+) -> Stack:
     """The stack of some runs from the checkpoint at `path`, as `resumed` has it for one."""
     configure_torch()
-    return gone_on(path, lambda: Stack(runs, data, device), "its runs start anew")
+    return gone_on(path, lambda: Stack(runs, data, device, compiles), "its runs start anew")
 
 
 def gone_on(path: Path | None, fresh: Callable[[], T], otherwise: str = "the run starts anew") -> T:

@@ -22,6 +22,7 @@ from torch.utils import _pytree as trees
 
 from mufree.lab.models import kernels
 from mufree.lab.parametrization import layer_types
+from mufree.lab.train.compiled import compiled
 from mufree.lab.train.evaluate import batch_loss, count_of, judged
 from mufree.lab.train.network import by_layer, make_optimizer
 from mufree.lab.train.updates import Weights
@@ -117,8 +118,17 @@ class Networks:
 
     def losses(self, batches: Any) -> Tensor:
         """Training loss of every network, [N], on batches of its own, [N, ...]."""
-        losses: Tensor = self._each(self.objective.loss, self.weights, self.buffers, batches, own=True)
+        with kernels.side_by_side():
+            losses: Tensor = self._losses(self.weights, self.buffers, self.readout_scales, batches)
         return losses
+
+    def _losses(self, weights: Weights, buffers: Weights, scales: Weights, batches: Any) -> Tensor:
+        losses: Tensor = self._mapped(self.objective.loss, weights, buffers, scales, batches, own=True)
+        return losses
+
+    def compile(self) -> None:
+        """From now on compute training losses and their gradients by kernels that torch writes for them."""
+        self._losses = compiled(self._losses, "a stack's losses")  # type: ignore[method-assign]
 
     def gradients(self, losses: Tensor) -> Weights:
         """Those of every network's weights, but for weights that the losses don't depend on."""
@@ -177,15 +187,25 @@ class Networks:
 
     def _each(self, function: Callable[..., Any], weights: Weights, buffers: Weights, batch: Any, *, own: bool) -> Any:
         """`function(network, batch)` for every network: all of them the same batch, or each its `own` of [N, ...]."""
+        with kernels.side_by_side():
+            return self._mapped(function, weights, buffers, self.readout_scales, batch, own=own)
 
+    def _mapped(
+        self,
+        function: Callable[..., Any],
+        weights: Weights,
+        buffers: Weights,
+        scales: Weights,
+        batch: Any,
+        *,
+        own: bool,
+    ) -> Any:
         def of_one(mine: Weights, kept: Weights, scales: Weights, part: Any) -> Any:
             scaled = mine | {name: mine[name] * scale for name, scale in scales.items()}
             tensors = {f"network.{name}": tensor for name, tensor in (scaled | kept).items()}
             return functional_call(self.called, tensors, (function, part))
 
-        with kernels.side_by_side():
-            in_dims = (0, 0, 0, 0 if own else None)
-            return torch.vmap(of_one, in_dims=in_dims)(weights, buffers, self.readout_scales, batch)
+        return torch.vmap(of_one, in_dims=(0, 0, 0, 0 if own else None))(weights, buffers, scales, batch)
 
 
 class _Called(nn.Module):

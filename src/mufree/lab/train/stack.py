@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from mufree.lab.data import Prepared
 from mufree.lab.data.batches import Batch, Examples, train_order
 from mufree.lab.data.prepared import Array
+from mufree.lab.train.compiled import compiled
 from mufree.lab.train.evaluate import held_out
 from mufree.lab.train.many import Many, finish
 from mufree.lab.train.network import configure_torch, make_model
@@ -36,25 +37,36 @@ def train_stack(
     data: Prepared,
     *,
     device: str = "cpu",
+    compiles: bool = False,
     on_step: Callable[[], object] | None = None,
 ) -> list[Trace]:
     """Train runs of one stack (`jobs.stacks`) to their last step; return what `train` would have for each, in their order.
 
-    `on_step()` is called after each step of all of them. Raises `torch.OutOfMemoryError` where the device is too small.
+    `compiles`: by kernels that torch.compile writes for them, where it can. `on_step()` is called after each step of all of
+    them. Raises `torch.OutOfMemoryError` where the device is too small.
     """
     configure_torch()
-    return finish(Stack(runs, data, torch.device(device)), on_step)
+    return finish(Stack(runs, data, torch.device(device), compiles), on_step)
 
 
 class Stack(Many):
     """The live parts of N runs of a study."""
 
-    def __init__(self, runs: Sequence[Run], data: Prepared, device: torch.device) -> None:
+    def __init__(self, runs: Sequence[Run], data: Prepared, device: torch.device, compiles: bool = False) -> None:
         self.data, self.training, self.context = data, runs[0].training, runs[0].model.context
         self.launched = 0
         self.graph: torch.cuda.CUDAGraph | None = None
         self.captures = device.type == "cuda"
+        self.compiles = compiles
         super().__init__(runs, device)
+        if compiles:
+            self.networks.compile()
+            self._update = compiled(self._update, "a stack's update")  # type: ignore[method-assign]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """See `Many`."""
+        return super().identity | ({"compiles": True} if self.compiles else {})
 
     @property
     def data_digest(self) -> str:

@@ -46,8 +46,10 @@ class How:
     """How runs are trained: nothing in it changes their numbers but `engine` and `device`, which a row has."""
 
     device: jobs.Device = "cpu"
-    engine: jobs.Engine = "serial"
-    """`serial`: one by one. `stack`: side by side, those that differ in numbers alone. `auto`: what is faster here."""
+    engine: jobs.StudyEngine = "serial"
+    """`serial`: one by one. `stack`: side by side, those that differ in numbers alone. `compiled`: so, too, by kernels that
+    torch.compile writes. `auto`: one by one or side by side, what is faster here.
+    """
     runs_per_gpu: int = 1
     """Processes that may share a GPU."""
     checkpoint_seconds: float = 600.0
@@ -183,7 +185,7 @@ def _train_all(runs: Sequence[Run], data: Path, store: Path, how: How) -> Iterat
             if how.together.any(how.stop_requested() is not None):
                 raise _stopped(how, f"before {stack.runs[0].id}", trained, len(runs))
             bar.set_description(f"{trained}/{len(runs)} runs, width {stack.runs[0].width}")
-            train = _train_stack if stack.engine == "stack" else _train_one
+            train = _train_one if stack.engine == "serial" else _train_stack
             try:
                 for run, trace in train(stack.runs, prepared, store, device, how, bar.update):
                     trained += 1
@@ -215,7 +217,7 @@ def _train_stack(
     return checkpoints.train_many(
         runs,
         store,
-        lambda path, part: checkpoints.resumed_stack(path, part, prepared, device),
+        lambda path, part: checkpoints.resumed_stack(path, part, prepared, device, how.engine == "compiled"),
         lambda path, stack: _after_step(path, stack, how, progress, stack.asked_for),
     )
 
