@@ -582,6 +582,21 @@ def test_a_function_that_never_returns_is_ended_by_ctrl_c(own: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_ctrl_c_while_processes_start_is_the_parents(own: Path, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\nif '--multiprocessing-fork' in sys.argv:\n    os.kill(os.getpid(), signal.SIGINT)\n"
+    )
+    program = "import sys; from mufree.cli import main; sys.exit(main())"
+    words = [sys.executable, "-c", program, *command(own, "--jobs", "2", "--unchecked", "--minutes", "0.1")]
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        words, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode in (0, 1, 2), done.stderr
+    assert "KeyboardInterrupt" not in done.stderr
+
+
+@pytest.mark.slow
 def test_killed_in_processes_and_started_again_it_ends_as_if_it_had_not_been(own: Path) -> None:
     program = "import sys; from mufree.cli import main; sys.exit(main())"
     words = [sys.executable, "-c", program, *command(own, "--jobs", "2", "--unchecked", "--steps", "80")]

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,8 @@ class Workers:
     def train(self, trials: Sequence[Trial], progress: Callable[[Trial, int], object]) -> Iterator[Trained]:
         """See `Trainer`."""
         trial_of = {trial.id: trial for trial in trials}
-        waiting = {self._pool.submit(_train, part) for part in self._parts(trials)}
+        with _ctrl_c_blocked():  # what is started here keeps it so: a Ctrl-C is the parent's, however early it comes
+            waiting = {self._pool.submit(_train, part) for part in self._parts(trials)}
         while waiting:
             done, _ = wait(waiting, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
             while not self._steps.empty():
@@ -87,6 +89,15 @@ class Workers:
             ) from error
 
 
+@contextmanager
+def _ctrl_c_blocked() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 # --- in the processes ------------------------------------------------------------------------------------------------
 
 _here: Here | None = None
@@ -100,8 +111,7 @@ def _prepare(file: Path, store: Path, engine: Engine, stop: Any, steps: Any) -> 
     from mufree.lab.tune.functions import Functions
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the parent is asked to stop, and asks
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the parent is asked to stop, and asks
     os.dup2(2, 1)  # what a user's file prints is no result
     configure_torch(strict=False)
     _leave_with_parent()
