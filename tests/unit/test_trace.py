@@ -323,6 +323,7 @@ def test_a_run_is_walked_back_by_its_id(numbers: Path, capsys: pytest.CaptureFix
     [
         ("drift/nope", "no key of"),
         ("drift/mup_adamw", "Did you mean"),
+        ("confirm-vit/mup_schedulefree/drfit", "Did you mean confirm-vit/mup_schedulefree/drift"),
         ("tables/transfer.csv: nope, task=x", "'nope'"),
         ("tables/nope.csv", "There are: rows.parquet, provenance.json, verdicts.csv, calibration.csv"),
         ("tables/nope.csv: drift, task=x", "tables/transfer.csv"),

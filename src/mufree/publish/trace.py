@@ -6,6 +6,7 @@ packages, machine and prepared data of this tree may well be others than those o
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -123,7 +124,7 @@ def _entry(
     """What numbers.json has of a key."""
     if name in entries:
         return entries[name]
-    near = [key for key in entries if name in key][:5]
+    near = [key for key in entries if name in key][:5] or difflib.get_close_matches(name, entries)
     raise UserError(
         f"'{name}' is no key of {numbers_file} and no run of {', '.join(str(each.folder) for each in places)}"
         + (f". Did you mean {', '.join(near)}?" if near else ""),
