@@ -157,7 +157,7 @@ def judged(study: Results) -> Numbers:
     for verdict in VERDICTS:
         n = int(overall["verdict"].eq(verdict).sum())
         out[f"primary_{verdict}"] = _count(n, f"verdicts.csv: verdict, scope=overall, kind=primary; {verdict}")
-    for row in records(study.verdicts[study.verdicts["scope"].eq("task")]):
+    for row in records(study.verdicts[study.verdicts["scope"].ne("condition")]):
         at, where = f"{row['id']}/{row['task']}", _named(row, "id", "task", "scope")
         out[f"verdict/{at}"] = _number(str(row["verdict"]).replace("_", " "), None, f"verdicts.csv: verdict, {where}")
         for name in ("p", "p_holm"):
