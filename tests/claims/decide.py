@@ -69,6 +69,11 @@ def _condition(rule: Rule, row: Any, here: pd.DataFrame, level: float) -> tuple[
     assert level == 0.05
     inside, outside = low < row["low90"] and row["high90"] < high, row["high"] < low or row["low"] > high
     p_inside, p_outside = max(above[low], below[high]), min(1.0, 2 * min(below[low], above[high]))
+    if {"against_low", "against_high"} & rule.keys():
+        # What contradicts it is a range of its own, which has to hold the 90 % interval.
+        low, high = rule.get("against_low", -math.inf), rule.get("against_high", math.inf)
+        outside = low < row["low90"] and row["high90"] < high
+        p_outside = max(_p(b - low, row), _p(high - b, row))
     if rule["rule"] == "excludes_zero":
         nonzero = row["low"] > 0 or row["high"] < 0
         return (

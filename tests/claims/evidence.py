@@ -26,6 +26,7 @@ class Evidence:
     checks: pd.DataFrame
     stability: pd.DataFrame
     hypotheses: list[dict[str, Any]]
+    hypotheses_again: list[dict[str, Any]]
     pairs: pd.DataFrame
     """Runs of the second study at base width, with their processors."""
 
@@ -42,6 +43,7 @@ class Evidence:
             checks=tables["coordcheck_verdict"],
             stability=tables["stability"],
             hypotheses=yaml.safe_load((main / "hypotheses.yaml").read_text())["hypotheses"],
+            hypotheses_again=yaml.safe_load((ROOT / folders[1] / "hypotheses.yaml").read_text())["hypotheses"],
             pairs=_pairs(ROOT / folders[1]),
         )
 
@@ -49,6 +51,11 @@ class Evidence:
     def main(self) -> pd.DataFrame:
         """The judged study's own estimates."""
         return self.estimates[self.estimates["task"].isin(self.tasks)]
+
+    @property
+    def again(self) -> pd.DataFrame:
+        """The second judged study's own estimates."""
+        return self.estimates[self.estimates["task"].isin(self.pairs["task"])]
 
     def all(self, statistic: str, subject: str) -> pd.DataFrame:
         """A statistic in each task of the judged study, at each task's largest width where it has one."""
@@ -59,6 +66,11 @@ class Evidence:
         rows = self.estimates.query("task == @task and statistic == @statistic and subject == @subject")
         (row,) = [row for _, row in rows.iterrows() if width is None or row["width"] == width]
         return row
+
+    def widest(self, task: str, subject: str, statistic: str) -> pd.Series[Any]:
+        """A statistic at the largest width where it is known."""
+        rows = self.estimates.query("task == @task and statistic == @statistic and subject == @subject")
+        return rows.sort_values("width").iloc[-1]
 
 
 def _pairs(folder: Path) -> pd.DataFrame:

@@ -25,7 +25,7 @@ from evidence import (
 from scipy.stats import t
 
 GPT, VIT, MLP, RESNET = "wikitext2-gpt", "cifar10-vit", "cifar10-mlp", "cifar10-resnet"
-AGAIN = ("confirm-vit", "confirm-gpt")
+AGAIN = ("confirm-mlp", "confirm-vit", "confirm-gpt")
 """The second study's tasks."""
 PAIR = "mup_schedulefree - best single factor"
 
@@ -98,6 +98,12 @@ def two_processors(found: Evidence) -> bool:
     return bool(len(losses)) and bool((pairs.size() == 2).all()) and bool((losses == pairs["cpu"].nunique()).all())
 
 
+def verdicts_again(found: Evidence, name: str) -> list[str]:
+    """The second study's verdicts on a hypothesis, by task."""
+    by_task = decide(found.hypotheses_again, found.again)[name]
+    return [by_task[task] for task in AGAIN]
+
+
 def confirmed(found: Evidence) -> bool:
     """Each test at a third of 0.05."""
     for task in AGAIN:
@@ -105,12 +111,12 @@ def confirmed(found: Evidence) -> bool:
         inside = (0.25 - abs(mup["estimate"])) / mup["se"] > t.ppf(1 - 0.05 / 3, mup["n_seeds"] - 1)
         if not inside or abs(sp["estimate"]) / sp["se"] < t.ppf(1 - 0.05 / 6, sp["n_seeds"] - 1):
             return False
-    return True
+    return verdicts_again(found, "H1a") == ["supported"] * 3
 
 
 def either_beta2(found: Evidence) -> bool:
     for method in ("sp_schedulefree", "mup_schedulefree"):
-        first, second = (found.one(task, method, "drift") for task in (GPT, AGAIN[1]))
+        first, second = (found.one(task, method, "drift") for task in (GPT, AGAIN[2]))
         apart = abs(first["estimate"] - second["estimate"]) / (first["se"] ** 2 + second["se"] ** 2) ** 0.5
         if apart > t.ppf(0.975, min(first["n_seeds"], second["n_seeds"]) - 1):
             return False
@@ -118,7 +124,7 @@ def either_beta2(found: Evidence) -> bool:
 
 
 def confirmed_regret(found: Evidence) -> bool:
-    sp, mup = ([found.one(task, f"{p}_schedulefree", "regret_cf", 128) for task in AGAIN] for p in ("sp", "mup"))
+    sp, mup = ([found.widest(task, f"{p}_schedulefree", "regret_cf") for task in AGAIN] for p in ("sp", "mup"))
     return all(map(above_zero, sp)) and all(row["estimate"] == 0 for row in mup)
 
 
@@ -136,7 +142,7 @@ def from_to(found: Evidence) -> bool:
 
 def at_most(found: Evidence) -> bool:
     """What keeping the rate costs in the first study, and in the second, at each task's largest width."""
-    again = [found.one(task, "sp_schedulefree", "regret_cf", 128)["estimate"] for task in AGAIN]
+    again = [found.widest(task, "sp_schedulefree", "regret_cf")["estimate"] for task in AGAIN]
     return (
         regret(found)
         and confirmed_regret(found)
