@@ -75,6 +75,7 @@ class Evidence:
 
 def _pairs(folder: Path) -> pd.DataFrame:
     rows = pd.read_parquet(folder / "rows.parquet").query("width == base_width and variant == ''")
+    rows = rows[rows["method"].isin([f"{p}_{o}" for p in ("sp", "mup") for o in OPTIMIZERS])]
     packed = pd.concat([pd.read_parquet(path, columns=["run_id", "timing"]) for path in folder.glob("runs/*.parquet")])
     cpus = {row.run_id: json.loads(row.timing)["cpu"] for row in packed.itertuples()}
     return rows.assign(cpu=rows["run_id"].map(cpus))
@@ -118,6 +119,8 @@ shifted = _estimates(lambda table: _shift(table, 1.0))
 """Every estimate larger by one."""
 lowered = _estimates(lambda table: _shift(table, -1.0))
 """Every estimate smaller by one."""
+reasonless = _estimates(lambda table: table.assign(reason=""))
+"""What can't be estimated has no reason."""
 sharpened = _estimates(_sharpen)
 """Every interval a fiftieth as wide."""
 

@@ -17,6 +17,7 @@ from evidence import (
     lowered,
     mup_fails,
     one_processor,
+    reasonless,
     sharpened,
     shifted,
     swapped,
@@ -93,7 +94,7 @@ def again(found: Evidence) -> bool:
 
 def two_processors(found: Evidence) -> bool:
     """Of pairs at base width whose losses differ, and of no other, the runs have two processors."""
-    pairs = found.pairs.groupby(["task", "log2_lr", "seed"])
+    pairs = found.pairs.groupby(["task", "optimizer", "log2_lr", "seed"])
     losses = pairs[["train_loss", "val_loss", "val_loss_y"]].nunique().max(axis=1)
     return bool(len(losses)) and bool((pairs.size() == 2).all()) and bool((losses == pairs["cpu"].nunique()).all())
 
@@ -131,12 +132,12 @@ def confirmed_regret(found: Evidence) -> bool:
 def from_to(found: Evidence) -> bool:
     """The ends that the answer names are those of both studies: SP's lowest is the second's ViT, all others the first's."""
     first = {p: found.all("drift", f"{p}_schedulefree")["estimate"] for p in ("sp", "mup")}
-    vit, gpt = ({p: found.one(task, f"{p}_schedulefree", "drift")["estimate"] for p in first} for task in AGAIN)
-    lowest = vit["sp"] < min(first["sp"].min(), gpt["sp"])
+    sp, mup = ([found.one(task, f"{p}_schedulefree", "drift")["estimate"] for task in AGAIN] for p in first)
     return (
-        lowest
-        and gpt["sp"] < first["sp"].max()
-        and all(first["mup"].min() < again["mup"] < first["mup"].max() for again in (vit, gpt))
+        sp[1] == min(*sp, *first["sp"])
+        and max(sp) < first["sp"].max()
+        and first["mup"].min() < min(mup)
+        and max(mup) < first["mup"].max()
     )
 
 
@@ -148,6 +149,59 @@ def at_most(found: Evidence) -> bool:
         and confirmed_regret(found)
         and max(again) > found.all("regret_cf", "sp_schedulefree")["estimate"].max()
     )
+
+
+def control_again(found: Evidence) -> bool:
+    return verdicts_again(found, "C1") == ["refuted"] * 3 and verdicts_again(found, "C2") == ["supported"] * 3
+
+
+def synergy_again(found: Evidence) -> bool:
+    """On the MLP, corrected; on the others neither."""
+    return verdicts_again(found, "H1b") == ["supported", "inconclusive", "inconclusive"]
+
+
+def regret_together(found: Evidence) -> bool:
+    mlp, vit, gpt = (found.one(task, "interaction", "did_regret_cf") for task in AGAIN)
+    return below_zero(mlp) and below_zero(gpt) and vit["high"] > 0
+
+
+def loss_again(found: Evidence) -> bool:
+    mlp = found.widest(AGAIN[0], "mup_schedulefree - best other", "loss_vs_best")
+    best = {m: found.widest(AGAIN[0], m, "best_loss")["estimate"] for m in ("sp_schedulefree", "sp_adamw", "mup_adamw")}
+    judged = verdicts_again(found, "H7") == ["supported", "inconclusive", "inconclusive"]
+    return judged and above_zero(mlp) and min(best, key=lambda method: best[method]) == "sp_schedulefree"
+
+
+def free_lower(found: Evidence) -> bool:
+    return all(below_zero(found.one(task, "interaction", "effect_schedulefree_best_loss")) for task in AGAIN)
+
+
+def horizon_again(found: Evidence) -> bool:
+    return verdicts_again(found, "H2")[0] == "supported"
+
+
+def stability_again(found: Evidence) -> bool:
+    vit = found.widest(AGAIN[1], PAIR, "sensitivity_vs_best_single")
+    return above_zero(vit) and all(
+        verdicts_again(found, name) == ["refuted", "refuted", "inconclusive"] for name in ("H3", "H4")
+    )
+
+
+def ratio_again(found: Evidence) -> bool:
+    return verdicts_again(found, "H6") == ["supported"] * 3
+
+
+def ratio_falls(found: Evidence) -> bool:
+    return below_zero(found.one(AGAIN[0], "mup_schedulefree / mup_adamw", "rate_ratio_slope"))
+
+
+def decay_again(found: Evidence) -> bool:
+    row = found.one(AGAIN[0], "mup_schedulefree - mup_adamw, coupled", "weight_decay_difference")
+    return bool(row["reason"] == "both are best at the largest decay tried")
+
+
+def embedding_again(found: Evidence) -> bool:
+    return verdicts_again(found, "H8")[2] == "supported"
 
 
 def resnet(found: Evidence) -> bool:
@@ -274,6 +328,17 @@ PAPER: dict[str, Statement] = {
     "two-processors": (two_processors, one_processor),
     "confirmed": (confirmed, swapped),
     "either-beta2": (either_beta2, sharpened),
+    "control-again": (control_again, swapped),
+    "synergy-again": (synergy_again, flipped),
+    "regret-together": (regret_together, flipped),
+    "loss-again": (loss_again, shifted),
+    "free-lower": (free_lower, flipped),
+    "horizon-again": (horizon_again, flipped),
+    "stability-again": (stability_again, flipped),
+    "ratio-again": (ratio_again, flipped),
+    "ratio-falls": (ratio_falls, flipped),
+    "decay-again": (decay_again, reasonless),
+    "embedding-again": (embedding_again, flipped),
     "confirmed-regret": (confirmed_regret, swapped),
     "resnet": (resnet, sharpened),
     "regret": (regret, swapped),
@@ -305,7 +370,7 @@ README: dict[str, Statement] = {
     "AdamW's moves alike": PAPER["drift"],
     "ScheduleFree's best learning rate moves by": (from_to, swapped),
     "passes, corrected, on the MLP": PAPER["h1a"],
-    "in a second study, on ViT and GPT": PAPER["confirmed"],
+    "in a second study, on MLP, ViT and GPT": PAPER["confirmed"],
     "the ResNet is too noisy": PAPER["resnet"],
     "keeping the base width's rate costs at most": (at_most, swapped),
     "Look for ScheduleFree's at one to three times AdamW's": PAPER["ratio"],
