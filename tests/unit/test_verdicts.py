@@ -61,6 +61,12 @@ def two_ranges(value: float, se: float, **other: Any) -> str:
     return str(judge(frame(estimate("drift", "mup_adamw", value, se, **other)), found)["verdict"].iloc[0])
 
 
+def test_the_margin_says_what_contradicts() -> None:
+    rules = [condition("below", margin=0.0, against_low=-0.1), condition("below", margin=0.02)]
+    found = judge(frame(estimate("drift", "mup_adamw", 0.0, 0.1)), hypotheses(*rules))
+    assert found["margin"].tolist()[:2] == ["0; refuted: above −0.1", "0.02"]
+
+
 def condition(rule: str, **other: Any) -> dict[str, Any]:
     margin = {} if rule == "within" else {"margin": 0.25}
     return {"statistic": "drift", "subject": "mup_adamw", "rule": rule} | margin | other

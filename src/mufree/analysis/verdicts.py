@@ -343,14 +343,16 @@ def _interval(row: dict[str, Any]) -> Interval:
 
 
 def _margin(condition: Condition) -> str:
-    """The margin as it is read: a number, an interval with open ends, or so many standard deviations."""
+    """The margin as it is read: a number, an interval with open ends, or so many standard deviations; then what contradicts."""
     if condition.rule == "within":
         low = "−∞" if condition.low is None else f"{condition.low:g}"
         high = "∞" if condition.high is None else f"{condition.high:g}"
         return f"[{low}, {high}]".replace("-", "−")
     plain = "" if condition.margin is None else f"{condition.margin:g}".replace("-", "−")
     sigmas = "" if condition.margin_sigmas is None else f"{condition.margin_sigmas:g} σ"
-    return " or ".join(part for part in (plain, sigmas) if part)
+    against = _range(condition, *open_ends(condition.against_low, condition.against_high))
+    contradicted = f"; refuted: {against}".replace("-", "−") if condition.contradicted_inside else ""
+    return " or ".join(part for part in (plain, sigmas) if part) + contradicted
 
 
 def _range(condition: Condition, low: float, high: float) -> str:
