@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,9 @@ ENDS = ("low", "high", "low90", "high90")
 
 @dataclass(frozen=True)
 class Evidence:
-    """`estimates` are of all studies, whose tasks have names of their own; the rest is the first study's."""
+    """`estimates` are of all studies, whose tasks have names of their own; the rest is the first study's, or said to be the
+    second's: `again`.
+    """
 
     estimates: pd.DataFrame
     tasks: list[str]
@@ -27,8 +28,7 @@ class Evidence:
     stability: pd.DataFrame
     hypotheses: list[dict[str, Any]]
     hypotheses_again: list[dict[str, Any]]
-    pairs: pd.DataFrame
-    """Runs of the second study at base width, with their processors."""
+    control_again: pd.DataFrame
 
     @classmethod
     def of(cls, *folders: str) -> Evidence:
@@ -44,7 +44,7 @@ class Evidence:
             stability=tables["stability"],
             hypotheses=yaml.safe_load((main / "hypotheses.yaml").read_text())["hypotheses"],
             hypotheses_again=yaml.safe_load((ROOT / folders[1] / "hypotheses.yaml").read_text())["hypotheses"],
-            pairs=_pairs(ROOT / folders[1]),
+            control_again=pd.read_csv(ROOT / folders[1] / "tables/control.csv"),
         )
 
     @property
@@ -55,7 +55,7 @@ class Evidence:
     @property
     def again(self) -> pd.DataFrame:
         """The second judged study's own estimates."""
-        return self.estimates[self.estimates["task"].isin(self.pairs["task"])]
+        return self.estimates[self.estimates["task"].isin(self.control_again["task"])]
 
     def all(self, statistic: str, subject: str) -> pd.DataFrame:
         """A statistic in each task of the judged study, at each task's largest width where it has one."""
@@ -71,14 +71,6 @@ class Evidence:
         """A statistic at the largest width where it is known."""
         rows = self.estimates.query("task == @task and statistic == @statistic and subject == @subject")
         return rows.sort_values("width").iloc[-1]
-
-
-def _pairs(folder: Path) -> pd.DataFrame:
-    rows = pd.read_parquet(folder / "rows.parquet").query("width == base_width and variant == ''")
-    rows = rows[rows["method"].isin([f"{p}_{o}" for p in ("sp", "mup") for o in OPTIMIZERS])]
-    packed = pd.concat([pd.read_parquet(path, columns=["run_id", "timing"]) for path in folder.glob("runs/*.parquet")])
-    cpus = {row.run_id: json.loads(row.timing)["cpu"] for row in packed.itertuples()}
-    return rows.assign(cpu=rows["run_id"].map(cpus))
 
 
 Change = Callable[[Evidence], Evidence]
@@ -119,6 +111,8 @@ shifted = _estimates(lambda table: _shift(table, 1.0))
 """Every estimate larger by one."""
 lowered = _estimates(lambda table: _shift(table, -1.0))
 """Every estimate smaller by one."""
+lopsided = _estimates(lambda table: table.assign(estimate=table["estimate"] + table["subject"].eq("mup_schedulefree")))
+"""What µP with ScheduleFree has, larger by one."""
 reasonless = _estimates(lambda table: table.assign(reason=""))
 """What can't be estimated has no reason."""
 sharpened = _estimates(_sharpen)
@@ -130,11 +124,6 @@ def unequal(evidence: Evidence) -> Evidence:
     control = evidence.control.copy()
     control.loc[0, "n_equal"] -= 1
     return replace(evidence, control=control)
-
-
-def one_processor(evidence: Evidence) -> Evidence:
-    """All runs of the second study on one processor."""
-    return replace(evidence, pairs=evidence.pairs.assign(cpu="one"))
 
 
 def mup_fails(evidence: Evidence) -> Evidence:

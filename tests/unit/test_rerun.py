@@ -1,6 +1,8 @@
 """A frozen run that comes out again is told from one that doesn't."""
 
+import json
 import math
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,7 +14,7 @@ from mufree.study.packs import processors
 from mufree.study.plan import NUMERICS
 from mufree.study.rerun import chosen, differences, differing_curves, sample
 
-FROZEN = Path(__file__).parents[2] / "paper/confirm"
+FROZEN = Path(__file__).parents[2] / "paper/follow_ups"
 
 NAMES = [field.name for field in record.COLLECTED_SCHEMA]
 
@@ -41,17 +43,32 @@ def test_a_sample_is_a_share_without_repeats_and_the_same_for_a_seed() -> None:
     assert sample(range(3), 1.0, seed=0) == [0, 1, 2]
 
 
+@pytest.fixture
+def two_kinds(tmp_path: Path) -> Path:
+    """A frozen study of which every other run was trained on another processor."""
+    (tmp_path / "runs").mkdir()
+    shutil.copy(FROZEN / "study.yaml", tmp_path)
+    packed = pq.read_table(FROZEN / "runs/001.parquet")
+    times = [json.loads(each) for each in packed["timing"].to_pylist()]
+    named = [json.dumps(each | ({"cpu": "a second"} if place % 2 else {})) for place, each in enumerate(times)]
+    pq.write_table(
+        packed.set_column(packed.schema.get_field_index("timing"), "timing", pa.array(named)),
+        tmp_path / "runs/001.parquet",
+    )
+    return tmp_path
+
+
 def test_runs_are_drawn_from_those_of_this_processor_and_from_all_if_it_has_none(
-    caplog: pytest.LogCaptureFixture,
+    two_kinds: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    of = processors(FROZEN / "runs")
+    of = processors(two_kinds / "runs")
     assert len(of) == pq.read_metadata(FROZEN / "rows.parquet").num_rows
     assert len(set(of.values())) > 1
     for cpu in set(of.values()):
-        _, runs = chosen(FROZEN, [NUMERICS], 0.05, 0, cpu)
+        _, runs = chosen(two_kinds, [NUMERICS], 0.05, 0, cpu)
         assert {of[run.id] for run in runs} == {cpu}
     assert not caplog.records
-    _, runs = chosen(FROZEN, [NUMERICS], 0.5, 0, "another")
+    _, runs = chosen(two_kinds, [NUMERICS], 0.5, 0, "another")
     assert {of[run.id] for run in runs} == set(of.values())
     assert "was trained on another, but on" in caplog.text
 
