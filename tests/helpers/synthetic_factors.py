@@ -412,7 +412,7 @@ def make_rate_ratio(rows: pd.DataFrame, optima: pd.DataFrame, seeds: int) -> Rec
 
 
 def make_interaction(study: Mapping[str, pd.DataFrame], seeds: int) -> Records:
-    """Cells, main effects and difference in differences of five statistics, where all four methods were run."""
+    """Cells, main effects and difference in differences of six statistics, where all four methods were run."""
     out = []
     for task, optima in study["optima"].groupby("task"):
         if not set(CANONICAL) <= set(optima.method):
@@ -422,9 +422,10 @@ def make_interaction(study: Mapping[str, pd.DataFrame], seeds: int) -> Records:
             name: table[table.task.eq(task) & table.width.eq(widest)].set_index("method")
             for name, table in ((name, study[name]) for name in ("optima", "regret", "stability"))
         }
-        drift = study["transfer"][study["transfer"].task.eq(task)].set_index("method").drift.abs()
+        drift = study["transfer"][study["transfer"].task.eq(task)].set_index("method").drift
         statistics = {
-            "abs_drift": (drift, 0.12, "doublings per doubling"),
+            "drift": (drift, 0.12, "doublings per doubling"),
+            "abs_drift": (drift.abs(), 0.12, "doublings per doubling"),
             "regret_cf": (at_widest["regret"].regret_cf, 0.01, "nats"),
             "best_loss": (at_widest["optima"].best_loss, 0.006, "nats"),
             "lr_sensitivity": (at_widest["stability"].lr_sensitivity, 0.03, "nats"),

@@ -185,6 +185,9 @@ def test_interaction_by_hand() -> None:
     drift = table[table["statistic"] == "abs_drift"].set_index("effect")["estimate"]
     np.testing.assert_allclose(drift[list(CANONICAL)], [0.5, 1.0, 0.0, 0.0], atol=1e-9)
     np.testing.assert_allclose(drift[["mup", "schedulefree", "interaction"]], [-0.75, 0.25, -0.5], atol=1e-9)
+    signed = table[table["statistic"] == "drift"].set_index("effect")["estimate"]
+    np.testing.assert_allclose(signed[list(CANONICAL)], [-0.5, -1.0, 0.0, 0.0], atol=1e-9)
+    np.testing.assert_allclose(signed[["mup", "schedulefree", "interaction"]], [0.75, -0.25, 0.5], atol=1e-9)
     loss = table[table["statistic"] == "best_loss"].set_index("effect")["estimate"]
     np.testing.assert_allclose(
         loss["interaction"], (1.0 - 1.3) - (1.2 - (1.4 + 0.05 * 0.5**2))

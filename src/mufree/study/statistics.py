@@ -140,7 +140,7 @@ _SINGLE = "against the better single factor"
 _EMBEDDING = "that the embedding's rate removes"
 
 DECLARED: tuple[Statistic, ...] = (
-    Statistic("drift", "drift of the best rate", PER_WIDTH, "transfer", 2, True, table="transfer"),
+    Statistic("drift", "drift of the best rate", PER_WIDTH, "transfer", 2, True, table="transfer", crossed=True),
     Statistic(
         "abs_drift",
         "size of the drift",

@@ -26,9 +26,14 @@ def drift(surface: Surface) -> float:
     return ols_slope(surface.log2_width_mult, optimum_positions(surface))
 
 
+def drifts(surfaces: Sequence[Surface]) -> list[float]:
+    """Drift of each surface over the widths that all of them have, so that they can be compared."""
+    return [drift(surface) for surface in at_common_widths(surfaces)]
+
+
 def abs_drifts(surfaces: Sequence[Surface]) -> list[float]:
-    """|drift| of each surface over the widths that all of them have, so that they can be compared."""
-    return [abs(drift(surface)) for surface in at_common_widths(surfaces)]
+    """|drift| of each surface, likewise."""
+    return list(map(abs, drifts(surfaces)))
 
 
 def regret(surface: Surface) -> Floats:

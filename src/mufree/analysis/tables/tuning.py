@@ -129,6 +129,7 @@ def _statistics(four: Sequence[Case], rates: Sequence[Bools]) -> dict[str, Calla
 
     held = [case.transferred for case in four]
     return {
+        "drift": transfer.drifts,
         "abs_drift": transfer.abs_drifts,
         "regret_cf": at_widest(lambda surface, i: transfer.regret_held(surface, held[i])),
         "best_loss": at_widest(lambda surface, i: stability.best_loss(surface)),

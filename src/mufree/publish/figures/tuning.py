@@ -229,7 +229,8 @@ def interaction(effects: DataFrame, *, title: str, styles: Styles) -> Drawn:
         return empty_figure(title, "the four methods were not all run, so there is no interaction"), DataFrame(
             columns=INTERACTION_COLUMNS
         )
-    plotted = effects[INTERACTION_COLUMNS].reset_index(drop=True)
+    sizes = effects["statistic"].ne("drift")  # its size stands for it: all that is shown is better when lower
+    plotted = effects.loc[sizes, INTERACTION_COLUMNS].reset_index(drop=True)
     statistics = [s for s in STATISTICS if s in set(plotted["statistic"])]
     statistics += sorted(set(plotted["statistic"]) - set(statistics))
     cells = {m: look for m, look in styles.items() if m in set(plotted["effect"])}
