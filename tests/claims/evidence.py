@@ -111,8 +111,6 @@ shifted = _estimates(lambda table: _shift(table, 1.0))
 """Every estimate larger by one."""
 lowered = _estimates(lambda table: _shift(table, -1.0))
 """Every estimate smaller by one."""
-lopsided = _estimates(lambda table: table.assign(estimate=table["estimate"] + table["subject"].eq("mup_schedulefree")))
-"""What µP with ScheduleFree has, larger by one."""
 reasonless = _estimates(lambda table: table.assign(reason=""))
 """What can't be estimated has no reason."""
 sharpened = _estimates(_sharpen)

@@ -14,7 +14,6 @@ from evidence import (
     Evidence,
     divergence_swapped,
     flipped,
-    lopsided,
     lowered,
     mup_fails,
     reasonless,
@@ -155,15 +154,8 @@ def synergy_again(found: Evidence) -> bool:
 
 
 def same_shift(found: Evidence) -> bool:
-    """By a tenth of a doubling or less apart, of half a doubling and more."""
-    for task in AGAIN:
-        drift = {
-            m: found.one(task, m, "drift")["estimate"] for m in (f"{p}_{o}" for p in ("sp", "mup") for o in OPTIMIZERS)
-        }
-        free, adamw = (drift[f"mup_{o}"] - drift[f"sp_{o}"] for o in OPTIMIZERS)
-        if min(free, adamw) < 0.5 or abs(free - adamw) > 0.1:
-            return False
-    return True
+    again = pd.DataFrame([found.one(task, "interaction", "did_drift") for task in AGAIN])
+    return crosses_zero(found.all("did_drift", "interaction")) and crosses_zero(again)
 
 
 def regret_together(found: Evidence) -> bool:
@@ -335,7 +327,7 @@ PAPER: dict[str, Statement] = {
     "either-beta2": (either_beta2, sharpened),
     "control-again": (control_again, swapped),
     "synergy-again": (synergy_again, flipped),
-    "same-shift": (same_shift, lopsided),
+    "same-shift": (same_shift, sharpened),
     "regret-together": (regret_together, flipped),
     "loss-again": (loss_again, shifted),
     "free-lower": (free_lower, flipped),
