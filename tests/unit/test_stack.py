@@ -218,6 +218,33 @@ def test_compiled_kernels_leave_what_torchs_own_leave(model: str, caplog: pytest
     assert not warned(caplog)
 
 
+def test_a_stack_goes_on_by_the_engine_that_began_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    runs, path = runs_of("mlp", "schedulefree"), tmp_path / "stack"
+    for compiles in (False, True):
+        stack = Stack(runs, data_for(runs[0]), CPU)
+        stack.compiles = compiles  # as it would be saved
+        stack.evaluate()
+        checkpoints.save(path, stack)
+        assert "start anew" not in caplog.text
+        checkpoints.resumed_stack(path, runs, data_for(runs[0]), CPU, compiles=not compiles)
+        assert "compiles" in caplog.text
+        assert "its runs start anew" in caplog.text
+        caplog.clear()
+
+
+@pytest.mark.parametrize("place", ["/proc/nowhere", __file__])
+def test_with_nowhere_to_keep_kernels_torchs_own_are_taken(
+    place: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", place)
+    runs = runs_of("mlp", "schedulefree")
+    for own, plain in zip(
+        train_stack(runs, data_for(runs[0])), train_stack(runs, data_for(runs[0]), compiles=True), strict=True
+    ):
+        assert same_numbers(own, plain)
+    assert len(warned(caplog)) == 2
+
+
 def test_without_a_compiler_torchs_own_kernels_are_taken(caplog: pytest.LogCaptureFixture) -> None:
     runs = runs_of("mlp", "schedulefree")
     torch.compiler.reset()

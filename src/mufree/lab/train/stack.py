@@ -60,13 +60,14 @@ class Stack(Many):
         self.compiles = compiles
         super().__init__(runs, device)
         if compiles:
+            torch.compiler.reset()  # what earlier stacks of this process have compiled counts against a limit
             self.networks.compile()
             self._update = compiled(self._update, "a stack's update")  # type: ignore[method-assign]
 
     @property
     def identity(self) -> dict[str, Any]:
         """See `Many`."""
-        return super().identity | ({"compiles": True} if self.compiles else {})
+        return super().identity | {"compiles": self.compiles or None}  # one of before there was this has none
 
     @property
     def data_digest(self) -> str:
