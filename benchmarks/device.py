@@ -166,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--compile", action="store_true", help="the engine by kernels that torch.compile writes")
+    parser.add_argument("--compile", action="store_true", help="by kernels that torch.compile writes; compiling counts")
     parser.add_argument("--minutes", type=float, default=8.0, help="no case starts later (default 8)")
     parser.add_argument("--out", type=Path, default=Path("results/bench/device.json"))
     arguments = parser.parse_args(argv)
