@@ -370,7 +370,7 @@ README: dict[str, Statement] = {
     "passes, corrected, on the MLP": PAPER["h1a"],
     "in a second study, on MLP, ViT and GPT": PAPER["confirmed"],
     "the ResNet is too noisy": PAPER["resnet"],
-    "keeping the base width's rate costs, estimated, at most": (at_most, swapped),
+    "keeping the base width's rate costs an estimated": (at_most, swapped),
     "with AdamW's it ended below AdamW with a cosine on MLP, ViT and GPT": PAPER["free-lower"],
     "Look for ScheduleFree's at one to three times AdamW's": PAPER["ratio"],
     "AdamW at a constant rate with averaged weights does better": PAPER["average"],

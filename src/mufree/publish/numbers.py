@@ -140,7 +140,7 @@ def design(study: Results) -> Numbers:
 
 
 def judged(study: Results) -> Numbers:
-    """How many hypotheses of each kind there are and what became of the primary ones; p-values by hypothesis and task."""
+    """How many hypotheses of each kind there are and what became of the primary ones; verdicts and p by hypothesis and task."""
     if study.hypotheses is None or study.verdicts.empty:
         return {}
     kinds = {"primary": "hypotheses", "replication": "replications", "control": "controls"}

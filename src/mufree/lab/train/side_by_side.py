@@ -119,11 +119,11 @@ class Networks:
     def losses(self, batches: Any) -> Tensor:
         """Training loss of every network, [N], on batches of its own, [N, ...]."""
         with kernels.side_by_side():
-            losses: Tensor = self._losses(self.weights, self.buffers, self.readout_scales, batches)
+            losses: Tensor = self._losses(self.weights, self.buffers, batches)
         return losses
 
-    def _losses(self, weights: Weights, buffers: Weights, scales: Weights, batches: Any) -> Tensor:
-        losses: Tensor = self._mapped(self.objective.loss, weights, buffers, scales, batches, own=True)
+    def _losses(self, weights: Weights, buffers: Weights, batches: Any) -> Tensor:
+        losses: Tensor = self._mapped(self.objective.loss, weights, buffers, batches, own=True)
         return losses
 
     def compile(self) -> None:
@@ -188,24 +188,17 @@ class Networks:
     def _each(self, function: Callable[..., Any], weights: Weights, buffers: Weights, batch: Any, *, own: bool) -> Any:
         """`function(network, batch)` for every network: all of them the same batch, or each its `own` of [N, ...]."""
         with kernels.side_by_side():
-            return self._mapped(function, weights, buffers, self.readout_scales, batch, own=own)
+            return self._mapped(function, weights, buffers, batch, own=own)
 
     def _mapped(
-        self,
-        function: Callable[..., Any],
-        weights: Weights,
-        buffers: Weights,
-        scales: Weights,
-        batch: Any,
-        *,
-        own: bool,
+        self, function: Callable[..., Any], weights: Weights, buffers: Weights, batch: Any, *, own: bool
     ) -> Any:
         def of_one(mine: Weights, kept: Weights, scales: Weights, part: Any) -> Any:
             scaled = mine | {name: mine[name] * scale for name, scale in scales.items()}
             tensors = {f"network.{name}": tensor for name, tensor in (scaled | kept).items()}
             return functional_call(self.called, tensors, (function, part))
 
-        return torch.vmap(of_one, in_dims=(0, 0, 0, 0 if own else None))(weights, buffers, scales, batch)
+        return torch.vmap(of_one, in_dims=(0, 0, 0, 0 if own else None))(weights, buffers, self.readout_scales, batch)
 
 
 class _Called(nn.Module):
