@@ -86,7 +86,8 @@ def _lines(data: bytes) -> list[str]:
 Damage = Callable[[bytes], bytes | None]
 ANY: dict[str, Damage] = {
     "empty": lambda data: b"",
-    "cut": lambda data: data[: len(data) // 2],
+    # a CSV that is cut after a row is a shorter table, which nothing tells from a whole one
+    "cut": lambda data: data[: len(data) // 2].removesuffix(b"\n"),
     "other": lambda data: TEXT.encode(),
     "no text": lambda data: b"caf\xe9,\x00\xff\n1,2\n",
     "missing": lambda data: None,
