@@ -7,16 +7,13 @@ PAPER_FIGURES = [
     for figure in stems(study["tasks"])
     for kind in KINDS
 ]
-# The studies of the article that are judged, by name; the first's hypotheses are those of any study in paper/data.
-PAPER_JUDGED = {
-    study["name"]: folder
-    for folder, study in FROZEN.items()
-    if folder == "paper/data" or study["name"] in JUDGED
-}
-PAPER_VERDICTS = [f"results/paper/verdicts/{name}.csv" for name in PAPER_JUDGED]
-# Frozen beside the study that the article's verdicts come from, not in its place.
+# Frozen beside the article's first study, not in its place.
 BESIDE = ["follow_ups", "confirm", "confirm_gpt"]
 FREEZE_TO = f"paper/{STUDY.name}" if STUDY.name in BESIDE else "paper/data"
+# By its hypotheses a frozen study is judged. One that is tried in the place of the first has the first's.
+FROZEN_HYPOTHESES = (
+    [HYPOTHESES] if STUDY.name in JUDGED or FREEZE_TO == "paper/data" else []
+)
 # Hours of simulation, and of no study: taken along from where it was made, or from what was frozen before.
 CALIBRATION = those_there("results/calibration.csv", "paper/data/calibration.csv")
 
@@ -36,7 +33,7 @@ rule freeze:
         ],
         study=STUDY_FILE,
         power=those_there(f"experiments/{STUDY.name}.power.csv"),
-        hypotheses=HYPOTHESES,
+        hypotheses=FROZEN_HYPOTHESES,
     log:
         f"results/{STUDY.name}/logs/freeze.log",
     conda:
@@ -46,13 +43,14 @@ rule freeze:
             "calibration", CALIBRATION if FREEZE_TO == "paper/data" else []
         ),
         power=lambda wildcards, input: option("power", input.power),
+        hypotheses=lambda wildcards, input: option("hypotheses", input.hypotheses),
         store=f"results/{STUDY.name}/runs",
         out=FREEZE_TO,
     message:
         "Freeze study {STUDY.name} for the paper"
     # No output: what is frozen is a source of the article, which must not pull training in.
     shell:
-        "mufree freeze --study {input.study:q} --hypotheses {input.hypotheses:q} --rows {input.rows:q}"
+        "mufree freeze --study {input.study:q} {params.hypotheses} --rows {input.rows:q}"
         " --timings {input.timings:q} --store {params.store:q}"
         " --coordcheck {input.coordcheck:q} --provenance {input.provenance:q} {params.calibration} {params.power}"
         " --out {params.out} 2> {log:q}"
@@ -109,25 +107,11 @@ rule recompute:
         "mufree check-frozen {params.folders} --recompute --out {output:q} 2> {log:q}"
 
 
-use rule verdicts as paper_verdicts with:
-    input:
-        source_files("verdicts"),
-        verified="results/paper/verified.json",
-        estimates=lambda wildcards: f"{PAPER_JUDGED[wildcards.judged]}/tables/estimates.csv",
-        hypotheses=lambda wildcards: f"{PAPER_JUDGED[wildcards.judged]}/hypotheses.yaml",
-    output:
-        "results/paper/verdicts/{judged}.csv",
-    log:
-        "results/paper/logs/verdicts.{judged}.log",
-    wildcard_constraints:
-        judged="|".join(PAPER_JUDGED),
-
-
 rule numbers:
     """Every number that the article and the README may name."""
     input:
         source_files("numbers"),
-        verdicts=PAPER_VERDICTS,
+        "results/paper/verified.json",
     output:
         "results/paper/numbers.json",
     log:
@@ -139,7 +123,7 @@ rule numbers:
     message:
         "Collect the paper's numbers"
     shell:
-        "mufree numbers --frozen {params.folders} --verdicts {input.verdicts:q} --out {output:q} 2> {log:q}"
+        "mufree numbers --frozen {params.folders} --out {output:q} 2> {log:q}"
 
 
 rule claims:
@@ -170,7 +154,6 @@ rule supplement:
     input:
         source_files("supplement"),
         PAPER_FIGURES,
-        verdicts=PAPER_VERDICTS,
     output:
         "results/paper/supplement.pdf",
     log:
@@ -182,8 +165,7 @@ rule supplement:
     message:
         "Set the supplement"
     shell:
-        "mufree supplement --frozen {params.folders} --verdicts {input.verdicts:q} --figures results/paper"
-        " --out {output:q} 2> {log:q}"
+        "mufree supplement --frozen {params.folders} --figures results/paper --out {output:q} 2> {log:q}"
 
 
 rule both_beta2:

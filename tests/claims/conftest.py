@@ -15,7 +15,7 @@ FROZEN = [
     for folder in ("paper/data", "paper/confirm", "paper/follow_ups")
     if (ROOT / folder / "MANIFEST.json").exists()
 ]
-"""The paper's studies; all but the last are judged."""
+"""The paper's studies."""
 
 
 @pytest.fixture(scope="session")
@@ -34,12 +34,6 @@ def numbers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     if not built:
         from mufree.cli import main
 
-        verdicts = []
-        for folder in FROZEN[:-1]:
-            verdicts.append(f"{path}.{len(verdicts)}.csv")
-            estimates, hypotheses = f"{ROOT / folder}/tables/estimates.csv", f"{ROOT / folder}/hypotheses.yaml"
-            assert main(["verdicts", "--estimates", estimates, "--hypotheses", hypotheses, "--out", verdicts[-1]]) == 0
-        studies = [str(ROOT / folder) for folder in FROZEN]
-        assert main(["numbers", "--frozen", *studies, "--verdicts", *verdicts, "--out", str(path)]) == 0
+        assert main(["numbers", "--frozen", *(str(ROOT / folder) for folder in FROZEN), "--out", str(path)]) == 0
     found: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["numbers"]
     return found

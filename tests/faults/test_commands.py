@@ -59,7 +59,7 @@ READS: dict[str, tuple[str, ...]] = {
     "check-frozen @/frozen --recompute --thaw @/thawed --out @/out.json": (
         *("frozen/MANIFEST.json", "frozen/rows.parquet", "frozen/runs/001.parquet", "frozen/tables/optima.csv"),
     ),
-    "numbers --frozen @/frozen --verdicts @/verdicts.csv --out @/out.json": ("verdicts.csv", "frozen/MANIFEST.json"),
+    "numbers --frozen @/frozen --out @/out.json": ("frozen/hypotheses.yaml", "frozen/MANIFEST.json"),
     "crate @/frozen --published 2026-01-02 --out @/out": ("frozen/MANIFEST.json",),
     f"trace {TASK}/mup_schedulefree/best_loss/w16 --folders @/frozen --numbers @/numbers.json": (
         *("numbers.json", "frozen/MANIFEST.json", "frozen/rows.parquet", "frozen/runs/001.parquet"),
@@ -202,9 +202,14 @@ FIGURE = f"figure loss_vs_lr --task {TASK} {RUNS}"
         ("metrics --rows @/README.md --curves @/curves.parquet --out @/out", 1, ["README.md", "Parquet"]),
         (f"power --pilot @/README.md {STUDY} --out @/out.csv", 1, ["README.md", "Parquet"]),
         ("metrics --rows @/runs --curves @/curves.parquet --out @/out", 1, ["runs can't be read", "Is a directory"]),
-        ("numbers --frozen @/frozen @/frozen --verdicts @/verdicts.csv --out @/out", 2, ["frozen twice"]),
-        ("numbers --frozen @/frozen --verdicts @/tables/control.csv --out @/out", 1, ["control.csv has no column id"]),
-        ("numbers --frozen @/tables --verdicts @/verdicts.csv --out @/out", 1, ["tables/MANIFEST.json", "freeze"]),
+        ("numbers --frozen @/frozen @/frozen --out @/out", 2, ["frozen twice"]),
+        ("numbers --frozen @/tables --out @/out", 1, ["tables/MANIFEST.json", "freeze"]),
+        (
+            f"report {STUDY} --rows @/rows.parquet --tables @/tables --figures @/figures --provenance @/provenance.json"
+            " --verdicts @/tables/control.csv --out @/out",
+            1,
+            ["control.csv has no column id"],
+        ),
         ("plan @/tiny.yaml --store @/nope", 2, ["/nope is no folder", "results/NAME/runs"]),
         ("pack @/tiny.yaml --store @/nope --packs @/packs", 2, ["/nope is no folder"]),
         ("part @/tiny.yaml --store @/nope --out @/tiny_part.yaml", 2, ["/nope is no folder"]),

@@ -70,10 +70,10 @@ PUBLISHING: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "freeze-tables": ("freeze-tables @/older", ("older",)),
     "check-frozen": ("check-frozen @/frozen --recompute --thaw @/thawed --out @/checked.json", ("frozen",)),
-    "numbers": ("numbers --frozen @/frozen --verdicts @/verdicts.csv --out @/numbers.json", ("frozen", "verdicts.csv")),
+    "numbers": ("numbers --frozen @/frozen --out @/numbers.json", ("frozen",)),
     "supplement": (
-        "supplement --frozen @/frozen --verdicts @/verdicts.csv --figures @/built --out @/supplement.pdf",
-        ("frozen", "verdicts.csv", "built"),
+        "supplement --frozen @/frozen --figures @/built --out @/supplement.pdf",
+        ("frozen", "built"),
     ),
     "paper": (
         f"paper --source @/paper --numbers @/numbers.json --figures @/built/tiny/figures/{TASK}.dynamics.pdf"

@@ -64,7 +64,7 @@ def finish(folder: Path, study: dict[str, Any] | None = None) -> None:
         "freeze --study @/tiny.yaml --hypotheses @/hypotheses.yaml --rows @/rows.parquet --timings @/timings.parquet"
         f" --store @/runs --coordcheck @/coordcheck/{TASK}.parquet --provenance @/provenance.json"
         " --out @/frozen",
-        "numbers --frozen @/frozen --verdicts @/verdicts.csv --out @/numbers.json",
+        "numbers --frozen @/frozen --out @/numbers.json",
         "pack @/tiny.yaml --store @/runs --packs @/packs",
     ):
         assert call(folder, words) == 0, words

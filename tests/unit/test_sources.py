@@ -39,13 +39,13 @@ def test_a_forgotten_import_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_what_a_command_reaches_is_found_through_its_helpers() -> None:
-    """By hand: `numbers` reads the frozen study in a helper of its module, and verdicts are the package's to write as CSV."""
+    """By hand: `numbers` reads the frozen studies in a helper of its module."""
     assert {"cli.paper:_read_studies", "publish.numbers", "study.files"} <= sources.needs("cli.paper:numbers")
     assert {"publish.results", "publish.freeze"} <= sources.needs("cli.paper:_read_studies")
     assert sources.needs("cli.paper:load_study") == {"cli.inputs:load_study"}
     assert "cli.coordcheck:FIGURE_KINDS" in sources.needs("cli.coordcheck:coordcheck")
     # A parameter is no function of the same name, and neither is what a command imports itself.
-    assert "cli.paper:verdicts" not in sources.needs("cli.paper:numbers")
+    assert "cli.paper:numbers" not in sources.needs("cli.paper:answer")
     assert {"study.collect"} == sources.needs("cli.analysing:provenance") & {"study.collect", "cli.analysing:collect"}
     # The same module trains runs again for `mufree rerun`, draws the check of one's own model, and holds the commands' words.
     assert "cli/training.py" not in names("numbers")

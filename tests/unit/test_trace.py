@@ -24,6 +24,7 @@ from mufree.cli import main
 from mufree.publish.cells import NO_RUNS, find, place
 from mufree.publish.trace import Source
 from mufree.study.config import METHODS
+from mufree.study.files import sha256
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = [
@@ -31,8 +32,6 @@ FOLDERS = [
     for name in ("data", "confirm", "follow_ups")
     if ((folder := ROOT / "paper" / name) / "MANIFEST.json").exists()
 ]
-JUDGED = FOLDERS[:-1]
-"""The studies of the paper that have verdicts."""
 SEED = int(os.environ.get("MUFREE_TEST_SEED", random.SystemRandom().randrange(10**9)))
 """Of the choice of numbers. Not in the ids of tests, which have to be the same in all processes."""
 DRAWS = 3
@@ -47,18 +46,21 @@ OF_SUBJECTS = {
 @pytest.fixture(scope="module")
 def numbers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """numbers.json of the paper, made from what is frozen."""
-    return made(tmp_path_factory.mktemp("numbers") / "numbers.json", JUDGED)
+    return made(tmp_path_factory.mktemp("numbers") / "numbers.json", FOLDERS)
 
 
-def made(path: Path, judged: list[Path]) -> Path:
-    """The numbers of all studies, of which these, the first, are judged."""
-    verdicts = []
-    for folder in judged:
-        verdicts.append(f"{path}.{folder.name}.csv")
-        given = ["--estimates", f"{folder}/tables/estimates.csv", "--hypotheses", f"{folder}/hypotheses.yaml"]
-        assert main(["verdicts", *given, "--out", verdicts[-1]]) == 0
-    assert main(["numbers", "--frozen", *map(str, FOLDERS), "--verdicts", *verdicts, "--out", str(path)]) == 0
+def made(path: Path, folders: list[Path]) -> Path:
+    """The numbers of some frozen studies."""
+    assert main(["numbers", "--frozen", *map(str, folders), "--out", str(path)]) == 0
     return path
+
+
+def sign(folder: Path, name: str) -> None:
+    """Have the manifest say of a file what it now is."""
+    manifest = folder / "MANIFEST.json"
+    signed = json.loads(manifest.read_text())
+    signed["files"][name] = {"sha256": sha256(folder / name), "bytes": (folder / name).stat().st_size}
+    manifest.write_text(json.dumps(signed))
 
 
 def trace(numbers: Path, *words: str, folders: list[Path] = FOLDERS) -> int:
@@ -157,9 +159,11 @@ def test_every_number_leads_to_runs_unless_it_is_of_none(numbers: Path) -> None:
     assert len(without) < len(entries(numbers)) / 50
 
 
-def traced(numbers: Path, key: str, capsys: pytest.CaptureFixture[str]) -> tuple[str, pd.DataFrame]:
+def traced(
+    numbers: Path, key: str, capsys: pytest.CaptureFixture[str], folders: list[Path] = FOLDERS
+) -> tuple[str, pd.DataFrame]:
     """What is said of a number, and its runs."""
-    assert trace(numbers, key, "--runs") == 0
+    assert trace(numbers, key, "--runs", folders=folders) == 0
     out = capsys.readouterr().out
     rows = pd.concat(pq.read_table(folder / "rows.parquet").to_pandas() for folder in FOLDERS).set_index("run_id")
     return out, rows.loc[said(out, "run")]
@@ -209,38 +213,29 @@ def test_a_verdict_of_several_conditions_leads_to_the_runs_that_these_judge(
         assert runs["variant"].ne("").any() == variants
 
 
-def test_of_a_second_study_that_is_judged_the_verdicts_and_ranges_are_numbers_under_its_name(
-    numbers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_of_a_study_with_hypotheses_the_verdicts_and_ranges_are_numbers_under_its_name(
+    numbers: Path, copies: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    both = made(tmp_path / "numbers.json", FOLDERS)
-    own = {key: each for key, each in entries(both).items() if key not in entries(numbers)}
+    assert not (copies[-1] / "hypotheses.yaml").exists()
+    shutil.copyfile(copies[0] / "hypotheses.yaml", copies[-1] / "hypotheses.yaml")
+    sign(copies[-1], "hypotheses.yaml")
+    both = made(tmp_path / "numbers.json", copies)
+    before, after = entries(numbers), entries(both)
+    own = {key: each for key, each in after.items() if key not in before}
     assert all(key.startswith("follow_ups/") or " + " in key for key in own)
-    assert {key: entries(both)[key] for key in entries(numbers)} == entries(numbers)
+    assert {key: after[key] for key in before} == before
     for key, tasks in (
         ("verdict/H1a/vit-other-seeds", {"vit-other-seeds"}),
         ("p/H1a/gpt-other-seeds", {"gpt-other-seeds"}),
     ):
-        _, runs = traced(both, f"follow_ups/{key}", capsys)
+        _, runs = traced(both, f"follow_ups/{key}", capsys, copies)
         assert set(runs["task"]) == tasks
     alike = "cifar10-vit + vit-other-seeds/mup_schedulefree/drift"
-    _, runs = traced(both, alike, capsys)
+    _, runs = traced(both, alike, capsys, copies)
     assert set(runs["task"]) == {"cifar10-vit", "vit-other-seeds"}
-    parts = [
-        own.get(key, entries(both)[key])["value"] for key in alike.replace(" + ", "/mup_schedulefree/drift ").split()
-    ]
+    parts = [after[key]["value"] for key in alike.replace(" + ", "/mup_schedulefree/drift ").split()]
     assert min(parts) < own[alike]["value"] < max(parts)
     assert trace(numbers, "follow_ups/verdict/H1a/vit-other-seeds") == 2
-
-
-def test_verdicts_of_another_study_give_no_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    made(tmp_path / "numbers.json", JUDGED)
-    (tmp_path / "numbers.json").unlink()
-    verdicts = [f"{tmp_path}/numbers.json.{folder.name}.csv" for folder in JUDGED[::-1]]
-    words = ["--frozen", *map(str, FOLDERS), "--verdicts", *verdicts, "--out", str(tmp_path / "numbers.json")]
-    assert len(JUDGED) > 1
-    assert main(["numbers", *words]) == 1
-    assert f"hasn't the verdicts on {JUDGED[0]}" in capsys.readouterr().err
-    assert not (tmp_path / "numbers.json").exists()
 
 
 def test_a_number_of_no_run_says_why(numbers: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -400,16 +395,12 @@ def test_a_flipped_byte_of_a_table_is_found_and_named(
 def test_a_table_that_is_signed_anew_is_still_not_what_the_runs_give(
     numbers: Path, copies: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from mufree.study.files import sha256
-
-    table, manifest = copies[-1] / "tables/transfer.csv", copies[-1] / "MANIFEST.json"
+    table = copies[-1] / "tables/transfer.csv"
     frame = pd.read_csv(table)
     row = frame["drift"].first_valid_index()
     frame.loc[row, "drift"] += 0.5
     frame.to_csv(table, index=False)
-    signed = json.loads(manifest.read_text())
-    signed["files"]["tables/transfer.csv"]["sha256"] = sha256(table)
-    manifest.write_text(json.dumps(signed))
+    sign(copies[-1], "tables/transfer.csv")
     assert main(["trace", "--folders", str(copies[-1])]) == 0
     assert main(["trace", "--folders", str(copies[-1]), "--recompute"]) == 1
     assert f"transfer, row {int(row) + 1}, drift" in capsys.readouterr().err

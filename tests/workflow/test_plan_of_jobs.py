@@ -71,6 +71,8 @@ def test_follow_ups_are_frozen_beside_the_study_and_not_in_its_place(checkout: C
     assert "--power experiments/cifar_wikitext.power.csv" in study
     assert " --out paper/follow_ups " in later
     assert "cifar_wikitext" not in later
+    assert "--hypotheses" not in later  # and so nothing is judged
+    assert "--hypotheses experiments/hypotheses.yaml" in study
     assert " --out paper/confirm " in second
     assert "--hypotheses experiments/confirm.hypotheses.yaml" in second
 

@@ -193,10 +193,13 @@ def report(
         verdicts: the table of verdicts, where the study is judged
         out: folder for report.pdf and report.html
     """
+    from mufree.analysis.verdicts import COLUMNS
     from mufree.publish import report as reports
     from mufree.publish.results import read
+    from mufree.study.reading import read_csv
 
-    reports.write(read(study, rows, tables, provenance, verdicts=verdicts), figures, out)
+    judged = read_csv(verdicts, COLUMNS) if verdicts else None
+    reports.write(read(study, rows, tables, provenance, verdicts=judged), figures, out)
 
 
 @command("--simulations 2000 --out results/calibration.csv")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import date
-from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from mufree.publish.results import Results
 
 Folders = Annotated[tuple[Path, ...], AT_LEAST_ONE]
-Verdicts = Annotated[tuple[Path, ...], AT_LEAST_ONE]
 
 
 @command("--estimates tables/estimates.csv --hypotheses experiments/hypotheses.yaml --out verdicts.csv")
@@ -45,7 +43,7 @@ def verdicts(*, estimates: Path, hypotheses: Path, out: Path) -> None:
 def freeze(
     *,
     study: StudyFile,
-    hypotheses: Path,
+    hypotheses: Path | None = None,
     rows: Path,
     timings: Path,
     store: Path,
@@ -58,6 +56,7 @@ def freeze(
     """Keep of a finished study what the paper needs, a few megabytes with a manifest of digests.
 
     Args:
+        hypotheses: those that the study is judged by (YAML), if it is
         store: folder of the run store
         calibration: the simulation of the intervals (CSV), if it was made
         power: what the study was sized by (CSV of `mufree power`)
@@ -71,12 +70,13 @@ def freeze(
     from mufree.study.record import COLLECTED_SCHEMA, PROVENANCE, TIMING_SCHEMA, check_collected
 
     planned = load_study(study)
-    load_hypotheses(hypotheses)
+    if hypotheses:
+        load_hypotheses(hypotheses)
     runs = expand(planned)
     of_rows, of_timings = read_parquet(rows, COLLECTED_SCHEMA.names), read_parquet(timings, TIMING_SCHEMA.names)
     copies = {
         "study.yaml": study,
-        "hypotheses.yaml": hypotheses,
+        frozen.HYPOTHESES: hypotheses,
         **{f"coordcheck/{path.name}": path for path in coordcheck},
         "calibration.csv": calibration,
         "power.csv": power,
@@ -260,36 +260,34 @@ def trace(
         raise UserError("what stands here doesn't fit together:\n  " + "\n  ".join(wrong))
 
 
-@command("--frozen paper/data paper/follow_ups --verdicts of_data.csv --out results/paper/numbers.json")
-def numbers(*, frozen: Folders, verdicts: Verdicts, out: Path) -> None:
+@command("--frozen paper/data paper/follow_ups --out results/paper/numbers.json")
+def numbers(*, frozen: Folders, out: Path) -> None:
     """Write every number that the paper and the README may name, each with where it comes from.
 
     Args:
-        frozen: frozen folders: those that are judged, and what follows them up
-        verdicts: tables of verdicts on the first of these, in the same order
+        frozen: frozen folders, the paper's first study before all others
         out: the numbers (JSON)
     """
     from mufree.publish import numbers as made
     from mufree.study import files
 
-    studies = _read_studies(frozen, verdicts)
-    named = [{"name": study.name, "run_set": study.run_set, "judged": len(study.verdicts) > 0} for study in studies]
+    studies = _read_studies(frozen)
+    named = [{"name": study.name, "run_set": study.run_set} for study in studies]
     files.write_json(out, {"studies": named, "numbers": made.collect(studies)})
 
 
-@command("--frozen paper/data paper/follow_ups --verdicts of_data.csv --figures results/paper --out supplement.pdf")
-def supplement(*, frozen: Folders, verdicts: Verdicts, figures: Path, out: Path) -> None:
+@command("--frozen paper/data paper/follow_ups --figures results/paper --out supplement.pdf")
+def supplement(*, frozen: Folders, figures: Path, out: Path) -> None:
     """Write the supplement of the paper: every table and figure of its studies.
 
     Args:
-        frozen: frozen folders: those that are judged, and what follows them up
-        verdicts: tables of verdicts on the first of these, in the same order
+        frozen: frozen folders, the paper's first study before all others
         figures: folder with a folder a study, by its name, whose figures are in its folder figures
         out: the PDF
     """
     from mufree.publish.report import write_supplement
 
-    write_supplement(_read_studies(frozen, verdicts), figures, out)
+    write_supplement(_read_studies(frozen), figures, out)
 
 
 @command("--numbers results/paper/numbers.json README.md")
@@ -328,24 +326,12 @@ def paper(*, source: Path, numbers: Path, figures: tuple[Path, ...] = (), out: P
         temporary.write_bytes(pdf)
 
 
-def _read_studies(folders: Sequence[Path], verdicts: Sequence[Path]) -> list[Results]:
-    """Frozen studies, the first of them with their verdicts; nothing is judged in the others."""
-    from mufree.analysis.tables import to_csv
+def _read_studies(folders: Sequence[Path]) -> list[Results]:
+    """Frozen studies, once they are found to be what was frozen."""
     from mufree.publish import freeze
     from mufree.publish.results import read_frozen
-    from mufree.study.reading import read_text
 
     if twice := [folder for folder in folders if folders.count(folder) > 1]:
         raise UserError(f"--frozen names {twice[0]} twice; give each study once", 2)
-    if len(verdicts) > len(folders):
-        raise UserError(
-            f"--verdicts has {len(verdicts)} tables for {len(folders)} folders; give one for each at most", 2
-        )
     manifests = [freeze.verify(folder) for folder in folders]
-    studies = [read_frozen(*each) for each in zip_longest(folders, manifests, verdicts)]
-    for folder, table in zip(folders, verdicts, strict=False):
-        if read_text(table) != to_csv(freeze.judged(folder)):
-            raise UserError(
-                f"{table} hasn't the verdicts on {folder}. Make them with `mufree verdicts`, in the order of --frozen"
-            )
-    return studies
+    return [read_frozen(folder, manifest) for folder, manifest in zip(folders, manifests, strict=True)]

@@ -69,10 +69,10 @@ class Place:
         return (self.folder / freeze.MANIFEST).exists()
 
     def table(self, file: str) -> pd.DataFrame:
-        """One of its tables; the verdicts are made anew, as they would come back from their file."""
+        """One of its tables; the verdicts are made anew."""
         if file not in self.read:
-            anew = file == "verdicts.csv"
-            self.read[file] = freeze.as_read(freeze.judged(self.folder)) if anew else read_table(self.folder / file)
+            judged = freeze.judged(self.folder) if file == "verdicts.csv" else None
+            self.read[file] = read_table(self.folder / file) if judged is None else judged
         return self.read[file]
 
     def matching(self, source: Source) -> pd.DataFrame:
@@ -106,8 +106,9 @@ def place(folder: Path) -> Place:
     rows = read_frame(folder / "rows.parquet", OF_RUNS)
     provenance = read_json(folder / "provenance.json", record.PROVENANCE)
     read = {"rows.parquet": rows, "provenance.json": pd.DataFrame([provenance])}
+    judged = ["verdicts.csv"] if (folder / freeze.HYPOTHESES).exists() else []
     files = dict.fromkeys(
-        [*read, "verdicts.csv", *sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.csv"))]
+        [*read, *judged, *sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.csv"))]
     )
     return Place(folder, rows, provenance, [*files], read)
 

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from mufree.study.plan import Run
 
 MANIFEST = "MANIFEST.json"
+HYPOTHESES = "hypotheses.yaml"
+"""What a study is judged by: the folder of one that isn't judged has none."""
+
 UNSIGNED = (MANIFEST, "ro-crate-metadata.json")
 """What describes a folder, and isn't part of what is signed."""
 
@@ -153,17 +156,25 @@ def recompute(folder: Path) -> dict[str, int]:
     return compared
 
 
-def judged(folder: Path) -> pd.DataFrame:
-    """The verdicts on a frozen study by its own hypotheses."""
+def hypotheses(folder: Path) -> Hypotheses | None:
+    """Those that a frozen study is judged by, if it is."""
+    path = folder / HYPOTHESES
+    return read_model(path, Hypotheses) if path.exists() else None
+
+
+def judged(folder: Path) -> pd.DataFrame | None:
+    """The verdicts on a frozen study that is judged, as they come back from their file."""
     from mufree.analysis import tables
     from mufree.analysis.verdicts import judge
 
-    hypotheses = read_model(folder / "hypotheses.yaml", Hypotheses)
-    return judge(tables.read_table(folder / "tables/estimates.csv"), hypotheses)
+    registered = hypotheses(folder)
+    if registered is None:
+        return None
+    return as_read(judge(tables.read_table(folder / "tables/estimates.csv"), registered))
 
 
 def thaw(folder: Path, out: Path) -> None:
-    """Write into `out` what figures read of a frozen folder: rows, curves, and all tables, as a study's results have them."""
+    """Write into `out` the rows, curves and tables of a frozen folder, and its verdicts, as a study's results have them."""
     from mufree.analysis import tables
 
     with replacing(out / "tables") as new:
@@ -173,6 +184,8 @@ def thaw(folder: Path, out: Path) -> None:
     with files.atomic(out / "rows.parquet") as rows:
         shutil.copyfile(folder / "rows.parquet", rows)
     record.write_table(out / "curves.parquet", packs.curves(folder / "runs"))
+    if (verdicts := judged(folder)) is not None:
+        files.write_text(out / "verdicts.csv", tables.to_csv(verdicts))
 
 
 def as_read(table: pd.DataFrame) -> pd.DataFrame:

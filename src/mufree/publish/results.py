@@ -13,7 +13,7 @@ import pandas as pd
 from mufree.analysis.tables import ALWAYS, read_tables
 from mufree.analysis.tables.cases import COLUMNS_NEEDED, ordered, primary
 from mufree.analysis.tables.cases import plain_records as records
-from mufree.analysis.verdicts import COLUMNS
+from mufree.publish import freeze
 from mufree.publish.figures import display_names
 from mufree.study.config import METHODS, Study
 from mufree.study.hypotheses import Hypotheses
@@ -138,7 +138,7 @@ class Results:
 
 
 def read(
-    study: Path, rows: Path, tables: Path, provenance: Path, *, verdicts: Path | None = None, **frozen: Any
+    study: Path, rows: Path, tables: Path, provenance: Path, *, verdicts: pd.DataFrame | None, **frozen: Any
 ) -> Results:
     """The study whose files these are; `tables` is the folder of the CSV files. `frozen` is what a frozen study has besides."""
     return Results(
@@ -146,13 +146,13 @@ def read(
         rows=read_frame(rows, COLUMNS_NEEDED),
         tables=read_tables(tables, ALWAYS),
         provenance=read_json(provenance, PROVENANCE),
-        verdicts=pd.DataFrame() if verdicts is None else read_csv(verdicts, COLUMNS),
+        verdicts=pd.DataFrame() if verdicts is None else verdicts,
         **frozen,
     )
 
 
-def read_frozen(folder: Path, manifest: Mapping[str, Any], verdicts: Path | None = None) -> Results:
-    """A frozen folder that `freeze.verify` has passed."""
+def read_frozen(folder: Path, manifest: Mapping[str, Any]) -> Results:
+    """A frozen folder that `freeze.verify` has passed, with the verdicts on it where it has hypotheses."""
     more = {
         "calibration": ("scenario", "n_seeds", "statistic", "coverage"),
         "power": ("task", "method", "n_seeds", "planned"),
@@ -163,8 +163,8 @@ def read_frozen(folder: Path, manifest: Mapping[str, Any], verdicts: Path | None
         folder / "rows.parquet",
         folder / "tables",
         folder / "provenance.json",
-        verdicts=verdicts,
+        verdicts=freeze.judged(folder),
         manifest=manifest,
-        hypotheses=read_model(folder / "hypotheses.yaml", Hypotheses),
+        hypotheses=freeze.hypotheses(folder),
         **{name: read_csv(path, needs) for name, needs in more.items() if (path := folder / f"{name}.csv").exists()},
     )

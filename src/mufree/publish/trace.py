@@ -7,8 +7,7 @@ packages, machine and prepared data of this tree may well be others than those o
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +25,6 @@ from mufree.study.yaml_files import read_model
 __all__ = ["Line", "Source", "about", "place", "told", "trace"]
 
 NUMBERS = {
-    "studies": [{"name": str, "judged": bool}],
     "numbers": {...: {"text": str, "digits": str, "interval": str, "source": str}},
 }
 FIRST = 3
@@ -54,12 +52,11 @@ def trace(name: str, places: Sequence[Place], numbers_file: Path, *, every_run: 
             return
     words, entry, own = name, None, places
     if ": " not in name and not name.endswith((".csv", ".parquet")):
-        made = read_json(numbers_file, NUMBERS)
-        entry = _entry(name, places, numbers_file, made["numbers"])
+        entry = _entry(name, places, numbers_file, read_json(numbers_file, NUMBERS)["numbers"])
         words = entry["source"]
         own = [each for each in places if name.startswith(f"{each.provenance.get('study')}/")] or places
         yield Line("number", f"{_spaced(name, 'is', entry['text'], entry['interval'])}, from {words}")
-        yield from _made_anew(name, entry, places, [each["name"] for each in made["studies"] if each["judged"]])
+        yield from _made_anew(name, entry, places)
     try:
         for found in find(words, own):
             yield from _rows(found, entry)
@@ -132,18 +129,13 @@ def _entry(
     )
 
 
-def _made_anew(name: str, entry: Mapping[str, Any], places: Sequence[Place], judged: Collection[str]) -> Iterator[Line]:
-    """Whether the tables give the number; all of it, its text and its interval too. `judged` names studies."""
+def _made_anew(name: str, entry: Mapping[str, Any], places: Sequence[Place]) -> Iterator[Line]:
+    """Whether the tables give the number; all of it, its text and its interval too."""
     studies = [
         read_frozen(each.folder, read_json(each.folder / freeze.MANIFEST, freeze.SIGNED, freeze.CURE))
         for each in places
     ]
-    again = numbers.collect(
-        [
-            replace(study, verdicts=each.table("verdicts.csv")) if study.name in judged else study
-            for study, each in zip(studies, places, strict=True)
-        ]
-    )
+    again = numbers.collect(studies)
     if name not in again:
         said = "not here: these folders don't give it; name all studies of the paper, in order"
         yield Line("number", said, wrong=True)
