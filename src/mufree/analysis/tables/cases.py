@@ -25,6 +25,9 @@ Records = Iterable[dict[str, Any]]
 
 RUN_KEY = ["task", "method", "variant", "width", "log2_lr", "seed"]
 
+ONE_SEED = "one seed, and cross-fitting takes two"
+"""Why a statistic that chooses on some seeds and judges on others is not estimable."""
+
 PRIMARY = ""
 """The variant of runs whose settings are all the task's own."""
 
@@ -203,16 +206,23 @@ def interval_columns(name: str, interval: Interval, ends: str | None = None) -> 
     }
 
 
-def estimated(name: str, interval: Interval, why_not: str, ends: str | None = None) -> dict[str, Any]:
+def estimated(
+    name: str,
+    interval: Interval,
+    why_not: str,
+    ends: str | None = None,
+    why_no_interval: str = "too few seeds for an interval",
+) -> dict[str, Any]:
     """`interval_columns`, with the number of seeds, and whether there is an estimate.
 
-    The status is `ok`, or `not_estimable` with the reason; an estimate without an interval is ok and says why it has none.
+    The status is `ok`, or `not_estimable` with the reason; an estimate without an interval is ok and says why it has none:
+    `why_no_interval`, where there are two seeds or more.
     """
     status, reason = "ok", ""
     if np.isnan(interval.estimate):
         status, reason = "not_estimable", why_not if interval.n else "no seed in common"
     elif np.isnan(interval.se):
-        reason = "one seed, so no interval" if interval.n < 2 else "too few seeds for an interval"
+        reason = "one seed, so no interval" if interval.n < 2 else why_no_interval
     return {**interval_columns(name, interval, ends), "n_seeds": interval.n, "status": status, "reason": reason}
 
 

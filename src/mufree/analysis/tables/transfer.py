@@ -12,8 +12,10 @@ import pandas as pd
 from mufree.analysis.metrics import stability, transfer
 from mufree.analysis.metrics.statistics import Floats, Interval, at_level, jackknife
 from mufree.analysis.metrics.surface import grid_argmin
-from mufree.analysis.tables.cases import Case, Records, interval_columns
+from mufree.analysis.tables.cases import ONE_SEED, Case, Records, estimated, interval_columns
 from mufree.study.limits import EQUIVALENCE_MARGIN, MIN_POINTS, NEGLIGIBLE_LOSS, SIGMAS
+
+FEW_LEFT = f"without one of the seeds fewer than {MIN_POINTS} widths are left"
 
 
 def optima(cases: Sequence[Case]) -> Records:
@@ -65,10 +67,9 @@ def drift(cases: Sequence[Case]) -> Records:
         drift90 = at_level(drift, 0.90)
         positions = transfer.optimum_positions(case.surface)
         used = positions[~np.isnan(positions)]
-        estimable = len(used) >= MIN_POINTS
         yield {
             **case.names,
-            **interval_columns("drift", drift),
+            **estimated("drift", drift, _why_no_drift(case), why_no_interval=FEW_LEFT),
             "drift_low90": float(drift90.low),
             "drift_high90": float(drift90.high),
             "drift_bound": bound(drift90),
@@ -76,9 +77,6 @@ def drift(cases: Sequence[Case]) -> Records:
             "drift_range": float(np.ptp(used)) if len(used) > 1 else math.nan,
             "n_widths": len(used),
             "n_censored": len(positions) - len(used),
-            "n_seeds": drift.n,
-            "status": "ok" if estimable else "not_estimable",
-            "reason": _why_no_interval(case, drift) if estimable else _why_no_drift(case),
         }
 
 
@@ -97,12 +95,6 @@ def _why_no_drift(case: Case) -> str:
     found = len(case.widths) - len(censored)
     text = f"{found} of {len(case.widths)} widths have an optimum inside the grid, {MIN_POINTS} are needed"
     return text + (f"; censored: {', '.join(censored)}" if censored else "")
-
-
-def _why_no_interval(case: Case, drift: Interval) -> str:
-    if case.surface.n_seeds < 2:
-        return "one seed, so no interval"
-    return f"without one of the seeds fewer than {MIN_POINTS} widths are left" if np.isnan(drift.se) else ""
 
 
 def regret(cases: Sequence[Case]) -> Records:
@@ -152,19 +144,14 @@ def transfer_error(cases: Sequence[Case]) -> Records:
     for case in cases:
         mean, worst = (case.over_seeds(f) for f in (transfer.transfer_error_mean, transfer.transfer_error_max))
         if len(case.widths) < 2:
-            reason = "one width, and transfer takes two"
-        elif np.isnan(mean.estimate):
-            reason = "one seed, and cross-fitting takes two" if mean.n < 2 else "a width has no rate free of divergence"
+            why = "one width, and transfer takes two"
         else:
-            reason = "" if np.isfinite(mean.se) else "too few seeds for an interval"
+            why = ONE_SEED if mean.n < 2 else "a width has no rate free of divergence"
         yield {
             **case.names,
-            **interval_columns("mean", mean),
+            **estimated("mean", mean, why),
             **interval_columns("max", worst),
             "n_pairs": transfer.transfer_error_pairs(case.surface),
-            "n_seeds": mean.n,
-            "status": "not_estimable" if np.isnan(mean.estimate) else "ok",
-            "reason": reason,
         }
 
 
