@@ -190,10 +190,18 @@ def over_shared_widths(
         yield names | estimated(column, value[k], why_not, ends)
 
 
-def widest_shared(cases: Sequence[Case]) -> tuple[int, list[int]]:
-    """The widest width that all cases have, and its position in each."""
-    widest = int(common_widths(case.surface for case in cases).max())
-    return widest, [case.widths.index(widest) for case in cases]
+def widest_shared(cases: Sequence[Case]) -> int:
+    """The widest width that all cases have."""
+    return int(common_widths(case.surface for case in cases).max())
+
+
+def at_widest(
+    cases: Sequence[Case], values: Callable[[Surface, int], Floats]
+) -> Callable[[list[Surface]], list[float]]:
+    """For `joint`: `values` of each surface, [K], at the widest width that all have; it also gets the position of the case."""
+    widest = widest_shared(cases)
+    places = [case.widths.index(widest) for case in cases]
+    return lambda surfaces: [float(values(s, i)[k]) for i, (s, k) in enumerate(zip(surfaces, places, strict=True))]
 
 
 def interval_columns(name: str, interval: Interval, ends: str | None = None) -> dict[str, float]:

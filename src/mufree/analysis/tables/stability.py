@@ -35,16 +35,9 @@ def common_offsets(cases: Sequence[Case]) -> dict[str, Floats]:
     return found
 
 
-def window(case: Case, offsets: Floats) -> Bools:
-    """Which rates of a case lie in the window, [K, J]; none at a width that was not run at all of them."""
-    rates = stable.window(case.surface, case.optima, offsets) & case.surface.ran
-    rates[rates.sum(axis=1) < len(offsets)] = False
-    return np.asarray(rates)
-
-
 def _stability_of(case: Case, offsets: Floats) -> Records:
     surface = case.surface
-    rates = window(case, offsets)
+    rates = stable.window(surface, case.optima, offsets)
     sensitivity = case.over_seeds(lambda kept: stable.lr_sensitivity(kept, rates))
     normalised = stable.lr_sensitivity_normalised(surface, rates)
     largest, headroom = stable.max_stable_log2_lr(surface), stable.headroom(surface)

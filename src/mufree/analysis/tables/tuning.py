@@ -11,20 +11,20 @@ import numpy as np
 from mufree.analysis.metrics import cost as tuning_cost
 from mufree.analysis.metrics import interaction as factors
 from mufree.analysis.metrics import stability, transfer
-from mufree.analysis.metrics.statistics import Bools, Floats
+from mufree.analysis.metrics.statistics import Floats
 from mufree.analysis.metrics.surface import Surface
 from mufree.analysis.tables.cases import (
     CANONICAL,
     Case,
     Records,
     Role,
+    at_widest,
     estimated,
     interval_columns,
     joint,
     over_shared_widths,
-    widest_shared,
 )
-from mufree.analysis.tables.stability import common_offsets, window
+from mufree.analysis.tables.stability import common_offsets
 from mufree.study.limits import BASIN_TOLERANCE, BEST_OF
 from mufree.study.statistics import STATISTICS
 
@@ -42,12 +42,14 @@ def _settings(surface: Surface, k: int) -> Floats:
     return np.asarray(surface.cost[k, surface.ran[k]].mean(axis=1))
 
 
-def best_of_3_excess(surface: Surface, k: int) -> float:
-    """Expected best of three rates minus the best of all, nats; NaN with fewer than three."""
-    losses = _settings(surface, k)
-    if len(losses) < BEST_OF:
-        return math.nan
-    return float(tuning_cost.expected_best_of_k(losses)[BEST_OF - 1] - losses.min())
+def best_of_3_excess(surface: Surface) -> Floats:
+    """Expected best of three rates minus the best of all at each width, [K], nats; NaN with fewer than three."""
+    excess = np.full(len(surface.widths), np.nan)
+    for k in range(len(excess)):
+        losses = _settings(surface, k)
+        if len(losses) >= BEST_OF:
+            excess[k] = tuning_cost.expected_best_of_k(losses)[BEST_OF - 1] - losses.min()
+    return excess
 
 
 def cost(cases: Sequence[Case]) -> Records:
@@ -58,7 +60,7 @@ def cost(cases: Sequence[Case]) -> Records:
 def _cost(case: Case) -> Records:
     surface = case.surface
     regret = case.regret()
-    excess = case.over_seeds(lambda kept: [best_of_3_excess(kept, k) for k in range(len(case.widths))])
+    excess = case.over_seeds(best_of_3_excess)
     by_width = case.runs.drop_duplicates(["width", "log2_lr"]).groupby("width")["flops"]  # a grid of one seed
     grid, one = by_width.sum().to_numpy(np.float64), by_width.first().to_numpy(np.float64)
     for cell in case.cells:
@@ -107,7 +109,7 @@ def interaction(cases: Sequence[Case]) -> Records:
     """The four cells, both main effects and the difference in differences of each statistic, at the widest width they share."""
     offsets = common_offsets(cases)
     for four in canonical(cases):
-        for name, statistic in _statistics(four, [window(case, offsets[case.task]) for case in four]).items():
+        for name, statistic in _statistics(four, offsets[four[0].task]).items():
             why = f"{name.replace('_', ' ')} is not estimable for one of the methods"
             found = joint(four, lambda surfaces, of=statistic: _cells_and_effects(of(surfaces)))  # type: ignore[misc]
             for i, effect in enumerate((*CANONICAL, *factors.EFFECTS)):
@@ -120,19 +122,15 @@ def _cells_and_effects(cells: list[float]) -> Floats:
     return np.concatenate([cells, factors.effects(*cells)])
 
 
-def _statistics(four: Sequence[Case], rates: Sequence[Bools]) -> dict[str, Callable[[list[Surface]], list[float]]]:
+def _statistics(four: Sequence[Case], offsets: Floats) -> dict[str, Callable[[list[Surface]], list[float]]]:
     """Each crossed statistic as a function of the four surfaces."""
-    _, places = widest_shared(four)
-
-    def at_widest(values: Callable[[Surface, int], Floats]) -> Callable[[list[Surface]], list[float]]:
-        return lambda surfaces: [float(values(s, i)[k]) for i, (s, k) in enumerate(zip(surfaces, places, strict=True))]
-
     held = [case.transferred for case in four]
+    rates = [stability.window(case.surface, case.optima, offsets) for case in four]
     return {
         "drift": transfer.drifts,
         "abs_drift": transfer.abs_drifts,
-        "regret_cf": at_widest(lambda surface, i: transfer.regret_held(surface, held[i])),
-        "best_loss": at_widest(lambda surface, i: stability.best_loss(surface)),
-        "lr_sensitivity": at_widest(lambda surface, i: stability.lr_sensitivity(surface, rates[i])),
-        "diverged_fraction": at_widest(lambda surface, i: stability.diverged_fraction(surface, rates[i])),
+        "regret_cf": at_widest(four, lambda s, i: transfer.regret_held(s, held[i])),
+        "best_loss": at_widest(four, lambda s, i: stability.best_loss(s)),
+        "lr_sensitivity": at_widest(four, lambda s, i: stability.lr_sensitivity(s, rates[i])),
+        "diverged_fraction": at_widest(four, lambda s, i: stability.diverged_fraction(s, rates[i])),
     }
