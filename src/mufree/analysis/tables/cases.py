@@ -59,12 +59,6 @@ class Role(NamedTuple):
         return self.optimizer.removesuffix("_schedulefree")
 
 
-CANONICAL = {
-    name: Role(m.parametrization, m.optimizer, m.schedule, m.average, m.embedding_lr) for name, m in METHODS.items()
-}
-"""The roles of the four methods of the study."""
-
-
 @dataclass(frozen=True)
 class Judged:
     """Losses that are judged together, with the seeds that they are of, in order."""
@@ -164,6 +158,13 @@ class Cell:
         """The judged runs at the grid's best rate, or at a multiple of it, by seed."""
         log2_lr, judged = self.optimum.log2_lr_argmin + math.log2(times), self.case.judged
         return judged[(judged["width"] == self.width) & (judged["log2_lr"] == log2_lr)]
+
+
+def pairs(cases: Sequence[Case], other: Callable[[Role], Role | None]) -> Iterator[tuple[Case, Case]]:
+    """Each case with those of its task that have the role which `other` makes of its own; with none where that is None."""
+    for case in cases:
+        wanted = (case.task, other(case.role))
+        yield from ((case, found) for found in cases if (found.task, found.role) == wanted)
 
 
 def joint(parts: Sequence[Judged], statistic: Callable[[list[Surface]], ArrayLike]) -> Interval:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 from operator import sub
 from typing import Any
 
 from mufree.analysis.metrics import stability, transfer
 from mufree.analysis.metrics.statistics import Floats, Interval
 from mufree.analysis.metrics.surface import Surface, at_common_widths
-from mufree.analysis.tables.cases import Case, Records, at_widest, estimated, joint, widest_shared
+from mufree.analysis.tables.cases import Case, Records, at_widest, estimated, joint, pairs, widest_shared
 from mufree.analysis.tables.schedule import OverHorizons, anytime_extremes, rivalries
 from mufree.analysis.tables.stability import common_offsets
-from mufree.analysis.tables.tuning import best_of_3_excess, canonical, rivals, scheduled
+from mufree.analysis.tables.tuning import best_of_3_excess, canonical, scheduled
 from mufree.analysis.tables.weight_decay import DecayMap, both_at_the_edge, decay_difference
 from mufree.study.statistics import STATISTICS
 
@@ -72,7 +73,7 @@ def _less_the_lowest(parts: Sequence[Case], values: Callable[[Surface, int], Flo
 
 def _ratio_slopes(cases: Sequence[Case]) -> Records:
     why = "fewer than 3 widths have both optima inside the grid"
-    for free, other in rivals(cases):
+    for free, other in pairs(cases, scheduled):
         value = joint([free, other], lambda s: transfer.rate_ratio_slope(*at_common_widths(s)))
         yield _row(free.task, f"{free.method} / {other.method}", None, "rate_ratio_slope", value, why)
 
@@ -94,7 +95,7 @@ def _over_horizons(horizons: Sequence[OverHorizons]) -> Records:
 
 def _weight_decays(maps: Sequence[DecayMap]) -> Records:
     """λ* and lr·λ* of a schedule-free method minus those of the scheduled one, on the same map."""
-    for mine, other in ((mine, other) for mine in maps if mine.case.role.schedule_free for other in maps):
+    for mine, other in product(maps, repeat=2):
         same = (other.case.task, other.width, other.scaling) == (mine.case.task, mine.width, mine.scaling)
         if same and other.case.role == scheduled(mine.case.role):
             subject = f"{mine.case.method} - {other.case.method}, {mine.scaling}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from mufree.analysis.metrics import scaling
 from mufree.analysis.metrics.statistics import Floats, Interval
 from mufree.analysis.metrics.surface import Surface, common_widths, grid_argmin
-from mufree.analysis.tables.cases import ONE_SEED, Case, Records, estimated, interval_columns, joint
+from mufree.analysis.tables.cases import ONE_SEED, Case, Records, Role, estimated, interval_columns, joint, pairs
 from mufree.study.limits import LAW_POINTS, MIN_POINTS
 from mufree.study.statistics import STATISTICS
 
@@ -53,7 +53,7 @@ def laws(cases: Sequence[Case]) -> Records:
     """The slopes of ρ, E, κ, the power law of the best loss, and its limit beside that of µP, in long form."""
     for case in cases:
         yield from _laws_of(case)
-    for plain, mup in _pairs(cases):
+    for plain, mup in pairs(cases, _under_mup):
         widths = common_widths([plain.surface, mup.surface])
         value = joint([plain, mup], lambda surfaces: scaling.limit_penalty(*surfaces))
         yield _row(plain, "limit_penalty", value, len(widths), _why_no_law(len(widths)), mup.method)
@@ -95,11 +95,9 @@ def _why_no_law(n_widths: int) -> str:
     return "the best losses don't tell a limit: they follow no power law that falls to one above 0"
 
 
-def _pairs(cases: Sequence[Case]) -> Iterator[tuple[Case, Case]]:
-    """Each method that isn't µP with the one that differs in being it."""
-    for plain in (case for case in cases if case.role.parametrization != "mup"):
-        wanted = plain.role._replace(parametrization="mup", embedding_lr="shared")
-        yield from ((plain, mup) for mup in cases if (mup.task, mup.role) == (plain.task, wanted))
+def _under_mup(role: Role) -> Role | None:
+    """Of a method that isn't under µP, the one that differs in being it."""
+    return None if role.parametrization == "mup" else role._replace(parametrization="mup", embedding_lr="shared")
 
 
 def _row(case: Case, name: str, value: Interval, n_widths: int, why: str, rival: str = "") -> dict[str, Any]:

@@ -12,7 +12,8 @@ import pandas as pd
 
 from mufree.analysis.metrics import stability as stable
 from mufree.analysis.metrics.statistics import Bools, Floats, wilson
-from mufree.analysis.tables.cases import CANONICAL, Case, Records, interval_columns, mean_interval
+from mufree.analysis.tables.cases import Case, Records, interval_columns, mean_interval
+from mufree.study.config import METHODS
 from mufree.study.limits import SPIKE_FACTORS
 
 
@@ -30,7 +31,7 @@ def common_offsets(cases: Sequence[Case]) -> dict[str, Floats]:
     found = {}
     for task, group in groupby(cases, key=lambda case: case.task):
         of_task = list(group)
-        four = [case for case in of_task if case.method in CANONICAL] or of_task
+        four = [case for case in of_task if case.method in METHODS] or of_task
         found[task] = stable.common_offsets((case.surface, case.optima) for case in four)
     return found
 

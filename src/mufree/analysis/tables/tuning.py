@@ -14,7 +14,6 @@ from mufree.analysis.metrics import stability, transfer
 from mufree.analysis.metrics.statistics import Floats
 from mufree.analysis.metrics.surface import Surface
 from mufree.analysis.tables.cases import (
-    CANONICAL,
     Case,
     Records,
     Role,
@@ -23,8 +22,10 @@ from mufree.analysis.tables.cases import (
     interval_columns,
     joint,
     over_shared_widths,
+    pairs,
 )
 from mufree.analysis.tables.stability import common_offsets
+from mufree.study.config import METHODS
 from mufree.study.limits import BASIN_TOLERANCE, BEST_OF
 from mufree.study.statistics import STATISTICS
 
@@ -78,21 +79,15 @@ def _cost(case: Case) -> Records:
         }
 
 
-def scheduled(free: Role) -> Role:
-    """The method with the same base optimizer and parametrization as a schedule-free one, that follows a cosine."""
-    return free._replace(optimizer=free.optimizer.removesuffix("_schedulefree"), schedule="cosine")
-
-
-def rivals(cases: Sequence[Case]) -> Iterator[tuple[Case, Case]]:
-    """Each schedule-free method with its `scheduled` one."""
-    for free in (case for case in cases if case.role.schedule_free):
-        yield from ((free, other) for other in cases if (other.task, other.role) == (free.task, scheduled(free.role)))
+def scheduled(role: Role) -> Role | None:
+    """Of a schedule-free method, the one with its base optimizer and parametrization that follows a cosine."""
+    return role._replace(optimizer=role.family, schedule="cosine") if role.schedule_free else None
 
 
 def rate_ratio(cases: Sequence[Case]) -> Records:
     """How many times the rate of the scheduled optimizer the schedule-free one wants, by width."""
     why = "an optimum lies at an edge of the grid, or all diverged"
-    for free, other in rivals(cases):
+    for free, other in pairs(cases, scheduled):
         for row in over_shared_widths([free, other], "log2_ratio", transfer.rate_ratios, why, ends=""):
             yield {**row, "numerator": free.method, "denominator": other.method}
 
@@ -101,8 +96,8 @@ def canonical(cases: Sequence[Case]) -> Iterator[list[Case]]:
     """The four methods of the study, in their order, for each task that has all of them."""
     for _, group in groupby(cases, key=lambda case: case.task):
         by_name = {case.method: case for case in group}
-        if CANONICAL.keys() <= by_name.keys():
-            yield [by_name[name] for name in CANONICAL]
+        if METHODS.keys() <= by_name.keys():
+            yield [by_name[name] for name in METHODS]
 
 
 def interaction(cases: Sequence[Case]) -> Records:
@@ -112,7 +107,7 @@ def interaction(cases: Sequence[Case]) -> Records:
         for name, statistic in _statistics(four, offsets[four[0].task]).items():
             why = f"{name.replace('_', ' ')} is not estimable for one of the methods"
             found = joint(four, lambda surfaces, of=statistic: _cells_and_effects(of(surfaces)))  # type: ignore[misc]
-            for i, effect in enumerate((*CANONICAL, *factors.EFFECTS)):
+            for i, effect in enumerate((*METHODS, *factors.EFFECTS)):
                 of = {"task": four[0].task, "statistic": name, "effect": effect, "unit": STATISTICS[name].table_unit}
                 yield of | estimated("estimate", found[i], why, ends="")
 
