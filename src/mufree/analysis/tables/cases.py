@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,7 +77,7 @@ class Case(Judged):
     """One method on one task, in one variant.
 
     `runs` are all its runs; `judged` those of the seeds that were run at all its widths and rates, of which `surface` is
-    made, with the seeds in the order of `seeds`. `optima` has one entry a width of the surface.
+    made, with the seeds in the order of `seeds`.
     """
 
     task: str
@@ -85,7 +86,11 @@ class Case(Judged):
     role: Role
     runs: pd.DataFrame
     judged: pd.DataFrame
-    optima: list[Optimum]
+
+    @cached_property
+    def optima(self) -> list[Optimum]:
+        """The optimum of each width, ascending."""
+        return optima(self.surface)
 
     @property
     def names(self) -> dict[str, Any]:
@@ -254,9 +259,8 @@ def make_cases(rows: pd.DataFrame) -> list[Case]:
     _check(rows)
     rows = rows.sort_values(RUN_KEY, ignore_index=True)
     return [
-        _case(task, method, str(variant), runs)
-        for task in sorted(rows["task"].unique())
-        for of_task in [rows[rows["task"] == task]]
+        _case(str(task), method, str(variant), runs)
+        for task, of_task in rows.groupby("task", sort=True)
         for method in ordered(of_task["method"])
         for variant, runs in of_task[of_task["method"] == method].groupby("variant", sort=True)
     ]
@@ -308,8 +312,7 @@ def _case(task: str, method: str, variant: str, runs: pd.DataFrame) -> Case:
         )
     first = runs.iloc[0]
     role = Role(*(str(first[name]) for name in Role._fields))
-    surface = surface_of(judged, seeds)
-    return Case(surface, seeds, task, method, variant, role, runs, judged, optima(surface))
+    return Case(surface_of(judged, seeds), seeds, task, method, variant, role, runs, judged)
 
 
 def _check(rows: pd.DataFrame) -> None:

@@ -14,7 +14,7 @@ import pandas as pd
 from mufree.analysis.metrics import schedule, transfer
 from mufree.analysis.metrics.stability import best_loss
 from mufree.analysis.metrics.statistics import Floats, Interval, at_level
-from mufree.analysis.metrics.surface import Surface, at_common_widths, grid_argmin, optima
+from mufree.analysis.metrics.surface import Surface, at_common_widths, grid_argmin
 from mufree.analysis.tables.cases import (
     PRIMARY,
     Case,
@@ -174,8 +174,7 @@ def _without_average(case: Case) -> Case:
     if case.role.average == "none":
         return case
     raw = case.judged.assign(val_loss=case.judged["val_loss_y"])
-    surface = surface_of(raw, case.seeds)
-    return replace(case, role=case.role._replace(average="none"), judged=raw, surface=surface, optima=optima(surface))
+    return replace(case, role=case.role._replace(average="none"), judged=raw, surface=surface_of(raw, case.seeds))
 
 
 def _same_but_schedule(constant: Role, scheduled: Role) -> bool:

@@ -47,6 +47,7 @@ def _stability_of(case: Case, offsets: Floats) -> Records:
         k = cell.k
         yield {
             **cell.names,
+            **cell.counts,
             **divergences(cell.runs),
             "n_learnt_nothing": learnt_nothing(cell.runs),
             **_inside(case, k, rates[k]),
@@ -59,7 +60,6 @@ def _stability_of(case: Case, offsets: Floats) -> Records:
             "basin_low": basin.low[k],
             "basin_high": basin.high[k],
             "basin_censored": basin.censored[k],
-            "n_seeds": surface.n_seeds,
         }
 
 
@@ -81,9 +81,8 @@ def _inside(case: Case, k: int, rates: Bools) -> dict[str, Any]:
 
 
 def divergences(runs: pd.DataFrame) -> dict[str, int]:
-    """How many runs there are, how many diverged, and how."""
-    kinds = {f"n_{kind}": int((runs["divergence"] == kind).sum()) for kind in ("nonfinite", "above_start", "rebound")}
-    return {"n_runs": len(runs), "n_diverged": int((runs["status"] == "diverged").sum()), **kinds}
+    """How many runs diverged in each way."""
+    return {f"n_{kind}": int((runs["divergence"] == kind).sum()) for kind in ("nonfinite", "above_start", "rebound")}
 
 
 def learnt_nothing(runs: pd.DataFrame) -> int:
