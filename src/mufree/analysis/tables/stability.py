@@ -16,6 +16,9 @@ from mufree.analysis.tables.cases import Case, Records, interval_columns, mean_i
 from mufree.study.config import METHODS
 from mufree.study.limits import SPIKE_FACTORS
 
+DIVERGENCES = ("nonfinite", "above_start", "rebound")
+"""The ways in which a run diverges."""
+
 
 def stability(cases: Sequence[Case]) -> Records:
     """Divergence, headroom, LR sensitivity and basin of every width."""
@@ -48,7 +51,7 @@ def _stability_of(case: Case, offsets: Floats) -> Records:
         yield {
             **cell.names,
             **cell.counts,
-            **divergences(cell.runs),
+            **{f"n_{kind}": int((cell.runs["divergence"] == kind).sum()) for kind in DIVERGENCES},
             "n_learnt_nothing": learnt_nothing(cell.runs),
             **_inside(case, k, rates[k]),
             "log2_lr_max": largest[k],
@@ -78,11 +81,6 @@ def _inside(case: Case, k: int, rates: Bools) -> dict[str, Any]:
         "diverged_low": low,
         "diverged_high": high,
     }
-
-
-def divergences(runs: pd.DataFrame) -> dict[str, int]:
-    """How many runs diverged in each way."""
-    return {f"n_{kind}": int((runs["divergence"] == kind).sum()) for kind in ("nonfinite", "above_start", "rebound")}
 
 
 def learnt_nothing(runs: pd.DataFrame) -> int:

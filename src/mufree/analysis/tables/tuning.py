@@ -55,28 +55,24 @@ def best_of_3_excess(surface: Surface) -> Floats:
 
 def cost(cases: Sequence[Case]) -> Records:
     """What a search costs at every width, and what is saved by searching at base width, beside the regret of doing so."""
-    return [row for case in cases for row in _cost(case)]
-
-
-def _cost(case: Case) -> Records:
-    surface = case.surface
-    regret = case.regret()
-    excess = case.over_seeds(best_of_3_excess)
-    by_width = case.runs.drop_duplicates(["width", "log2_lr"]).groupby("width")["flops"]  # a grid of one seed
-    grid, one = by_width.sum().to_numpy(np.float64), by_width.first().to_numpy(np.float64)
-    for cell in case.cells:
-        k, losses = cell.k, _settings(surface, cell.k)
-        at_base = surface.base is None or k == surface.base
-        target = losses.min() + BASIN_TOLERANCE
-        yield {
-            **cell.names,
-            **interval_columns("best_of_3_excess", excess[k], ends="best_of_3_"),
-            "k_eps": tuning_cost.trials_to_reach(tuning_cost.expected_best_of_k(losses), target),
-            "eps": BASIN_TOLERANCE,
-            "flops_saved": math.nan if at_base else float(tuning_cost.flops_saved(grid[surface.base], one[k], grid[k])),
-            "regret_cf": regret.estimate[k],
-            "n_seeds": surface.n_seeds,
-        }
+    for case in cases:
+        surface, regret, excess = case.surface, case.regret(), case.over_seeds(best_of_3_excess)
+        by_width = case.runs.drop_duplicates(["width", "log2_lr"]).groupby("width")["flops"]  # a grid of one seed
+        grid, one = by_width.sum().to_numpy(np.float64), by_width.first().to_numpy(np.float64)
+        for cell in case.cells:
+            k, losses = cell.k, _settings(surface, cell.k)
+            at_base = surface.base is None or k == surface.base
+            saved = math.nan if at_base else float(tuning_cost.flops_saved(grid[surface.base], one[k], grid[k]))
+            target = losses.min() + BASIN_TOLERANCE
+            yield {
+                **cell.names,
+                **interval_columns("best_of_3_excess", excess[k], ends="best_of_3_"),
+                "k_eps": tuning_cost.trials_to_reach(tuning_cost.expected_best_of_k(losses), target),
+                "eps": BASIN_TOLERANCE,
+                "flops_saved": saved,
+                "regret_cf": regret.estimate[k],
+                "n_seeds": surface.n_seeds,
+            }
 
 
 def scheduled(role: Role) -> Role | None:
