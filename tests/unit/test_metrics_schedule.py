@@ -7,9 +7,9 @@ import pytest
 import slow_metrics as slow
 from surfaces import START, make_surface, parabolas, random_surface
 
-from mufree.analysis.metrics.schedule import anytime_gaps_cf, horizon_regret, premium_cf
+from mufree.analysis.metrics.schedule import anytime_gaps_cf, premium_cf
 from mufree.analysis.metrics.surface import Surface
-from mufree.analysis.metrics.transfer import drift, transferred_rate
+from mufree.analysis.metrics.transfer import drift, regret_held, transferred_rate
 
 STEPS = (32, 64, 128)
 
@@ -23,8 +23,8 @@ def test_horizon_drift_is_in_doublings_per_doubling_of_the_horizon() -> None:
 def test_horizon_regret_is_that_of_the_shortest_horizons_rate_at_the_longest() -> None:
     surface = parabolas([-8, -9, -10], curvature=0.05)
     rate = transferred_rate(surface)
-    assert horizon_regret(surface, rate) == pytest.approx(0.05 * 4)
-    assert np.isnan(horizon_regret(surface.keep(np.array([0])), rate))
+    assert regret_held(surface, rate)[-1] == pytest.approx(0.05 * 4)
+    assert np.isnan(regret_held(surface.keep(np.array([0])), rate)[-1])
 
 
 def test_the_schedule_free_run_is_tuned_once_and_its_rival_at_each_horizon() -> None:

@@ -82,9 +82,7 @@ def test_a_rate_far_from_the_best_is_not_fitted() -> None:
     loss = parabola(-6.3)
     found = {(x, seed): loss(x, seed) for x in (-8.0, -7.0, -6.0, -5.0) for seed in SEEDS}
     far = found | {(-16.0, seed): 1.5 for seed in SEEDS}
-    fit = fit_of(far, SEEDS)(np.arange(3))
-    assert fit is not None
-    assert fit.log2_lr == pytest.approx(-6.3)
+    assert fit_of(far, SEEDS)(np.arange(3)) == pytest.approx(-6.3)
 
 
 @pytest.mark.parametrize("start", [-30.0, -17.0, -9.0, -8.0, -2.0, 6.0])
@@ -249,8 +247,6 @@ def test_the_interval_is_the_jackknifes_over_rates_that_are_held() -> None:
         [interval.estimate, interval.low, interval.high], [by_hand.estimate, by_hand.low, by_hand.high]
     )
     assert interval.n == 3
-    narrower = optimum_interval(found, SEEDS, level=0.8)
-    assert interval.low < narrower.low < narrower.high < interval.high
 
 
 def test_the_interval_is_of_the_very_fit_that_gives_the_optimum() -> None:

@@ -23,7 +23,7 @@ from mufree.analysis.metrics.statistics import (
 @pytest.mark.parametrize("level", [0.9, 0.95])
 def test_jackknife_of_the_mean_is_the_classical_t_interval(n: int, level: float) -> None:
     values = np.random.default_rng(n).normal(3, 2, n)
-    interval = jackknife(lambda kept: values[kept].mean(), n, level)
+    interval = at_level(jackknife(lambda kept: values[kept].mean(), n), level)
     low, high = stats.t.interval(level, n - 1, loc=values.mean(), scale=stats.sem(values))
     assert interval.n == n
     assert interval.estimate == values.mean()
@@ -112,10 +112,8 @@ def test_ols_slope() -> None:
 
 def test_another_level_is_the_interval_made_at_that_level() -> None:
     values = np.random.default_rng(0).normal(size=(5, 3))
-    made, changed = (
-        jackknife(lambda kept: values[kept].mean(axis=0), 5, 0.90),
-        at_level(jackknife(lambda kept: values[kept].mean(axis=0), 5), 0.90),
-    )
+    mean, se = values.mean(axis=0), stats.sem(values)
+    made, changed = t_interval(mean, se, 5, 0.90), at_level(t_interval(mean, se, 5), 0.90)
     np.testing.assert_array_equal([made.low, made.high, made.se], [changed.low, changed.high, changed.se])
 
 

@@ -13,7 +13,7 @@ from mufree.analysis import tables
 from mufree.analysis.metrics import transfer
 from mufree.analysis.metrics.statistics import jackknife
 from mufree.analysis.metrics.surface import Surface
-from mufree.analysis.tables.cases import CANONICAL
+from mufree.study.config import METHODS
 
 RATES = range(-12, -3)
 HORIZONS = (0.25, 0.5, 1.0)
@@ -45,7 +45,7 @@ def four(
                 ),
                 name,
             )
-            for name in CANONICAL
+            for name in METHODS
         ],
         ignore_index=True,
     )
@@ -183,10 +183,10 @@ def test_interaction_by_hand() -> None:
     floors = {"sp_adamw": 1.4, "sp_schedulefree": 1.3, "mup_adamw": 1.2, "mup_schedulefree": 1.0}
     table = tables.build(four(TRANSFER | {"sp_adamw": [-8, -8.5, -9, -9.5]}, floors), NO_CURVES)["interaction"]
     drift = table[table["statistic"] == "abs_drift"].set_index("effect")["estimate"]
-    np.testing.assert_allclose(drift[list(CANONICAL)], [0.5, 1.0, 0.0, 0.0], atol=1e-9)
+    np.testing.assert_allclose(drift[list(METHODS)], [0.5, 1.0, 0.0, 0.0], atol=1e-9)
     np.testing.assert_allclose(drift[["mup", "schedulefree", "interaction"]], [-0.75, 0.25, -0.5], atol=1e-9)
     signed = table[table["statistic"] == "drift"].set_index("effect")["estimate"]
-    np.testing.assert_allclose(signed[list(CANONICAL)], [-0.5, -1.0, 0.0, 0.0], atol=1e-9)
+    np.testing.assert_allclose(signed[list(METHODS)], [-0.5, -1.0, 0.0, 0.0], atol=1e-9)
     np.testing.assert_allclose(signed[["mup", "schedulefree", "interaction"]], [0.75, -0.25, 0.5], atol=1e-9)
     loss = table[table["statistic"] == "best_loss"].set_index("effect")["estimate"]
     np.testing.assert_allclose(
@@ -209,7 +209,7 @@ def test_how_much_of_the_gap_the_embedding_rate_closes() -> None:
     )
     built = tables.build(pd.concat([four(TRANSFER), extra], ignore_index=True), NO_CURVES)["estimates"]
     assert only(built, statistic="embedding_gap_closed_drift")["estimate"] == pytest.approx(0.75)
-    none = tables.build(pd.concat([four(dict.fromkeys(CANONICAL, FLAT)), extra], ignore_index=True), NO_CURVES)[
+    none = tables.build(pd.concat([four(dict.fromkeys(METHODS, FLAT)), extra], ignore_index=True), NO_CURVES)[
         "estimates"
     ]
     assert only(none, statistic="embedding_gap_closed_drift")["status"] == "not_estimable"

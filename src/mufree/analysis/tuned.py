@@ -162,12 +162,13 @@ class Result:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as in tune.json."""
-        asked = {**vars(self.settings)}
         return {
             "name": self.name,
             "verdict": self.verdict,
             "stopped": self.stopped or None,
-            "settings": {key: list(value) if isinstance(value, tuple) else value for key, value in asked.items()},
+            "settings": {
+                name: list(value) if isinstance(value, tuple) else value for name, value in vars(self.settings).items()
+            },
             "methods": {
                 each.method: {
                     **as_dict(each.judgement),
@@ -212,12 +213,13 @@ def judge(
     Check widths are those of the rows beyond base width; with none, nothing can be told.
     """
     seeds = sorted({int(seed) for seed in rows["seed"]})
-    at_base = found_in(rows, base_width)
-    optimum, interval = found_optimum(at_base, seeds), optimum_interval(at_base, seeds)
     widths = [int(w) for w in np.unique(rows["width"]) if w != base_width]
+    found = {width: found_in(rows, width) for width in (base_width, *widths)}
+    optima = {width: found_optimum(of, seeds) for width, of in found.items()}
     checks = [_check(rows, width, seeds, log2_lr, margin) for width in widths]
-    slope = _slope(rows, [base_width, *widths], seeds)
-    trusted = _trusted_width(rows, base_width, checks, slope, seeds)
+    slope = _slope(found, optima, seeds)
+    trusted = _trusted_width(base_width, checks, slope, [optimum.curvature for optimum in optima.values()])
+    optimum, interval = optima[base_width], optimum_interval(found[base_width], seeds)
     verdict, reasons = _verdict(optimum, checks, trusted, target_width)
     if warned and verdict != "does not transfer":
         more = f" ({len(warned) - 1} more modules alike.)" if len(warned) > 1 else ""
@@ -275,10 +277,9 @@ def _complete(rows: pd.DataFrame, width: int, seeds: list[int]) -> Surface:
     return surface_of(here[here["log2_lr"].isin(counts.index[counts == len(seeds)])], seeds)
 
 
-def _slope(rows: pd.DataFrame, widths: Sequence[int], seeds: list[int]) -> Interval:
+def _slope(found: dict[int, Found], optima: dict[int, Optimum], seeds: list[int]) -> Interval:
     """Least-squares slope of the best log2 rate on log2 width, over those widths at which it is inside the rates tried."""
-    found = {width: found_in(rows, width) for width in widths}
-    inside = [width for width in widths if found_optimum(found[width], seeds).flag == "ok"]
+    inside = [width for width, optimum in optima.items() if optimum.flag == "ok"]
     if len(inside) < 2:
         return t_interval(math.nan, math.nan, len(seeds))
     fits = [fit_of(found[width], seeds) for width in inside]
@@ -286,20 +287,16 @@ def _slope(rows: pd.DataFrame, widths: Sequence[int], seeds: list[int]) -> Inter
     x -= x.mean()
 
     def slope(kept: Ints) -> float:
-        best = [math.nan if (valley := fit(kept)) is None else valley.log2_lr for fit in fits]
-        return float(x @ np.array(best) / (x @ x))
+        return float(x @ np.array([fit(kept) for fit in fits]) / (x @ x))
 
     return jackknife(slope, len(seeds))
 
 
-def _trusted_width(
-    rows: pd.DataFrame, base_width: int, checks: Sequence[At], slope: Interval, seeds: list[int]
-) -> float:
+def _trusted_width(base_width: int, checks: Sequence[At], slope: Interval, curvatures: list[float]) -> float:
     """Where curvature × (slope × doublings of width)² reaches the margin, by the far end of the slope's interval."""
     if not checks or any(check.word != "keeps" for check in checks):
         return math.nan
     widest = checks[-1].width
-    curvatures = [found_optimum(found_in(rows, w), seeds).curvature for w in (base_width, *(c.width for c in checks))]
     ends = at_level(slope, SURE)
     steepest = max(abs(float(ends.low)), abs(float(ends.high)))
     if not math.isfinite(steepest) or np.isnan(curvatures).all():

@@ -114,8 +114,8 @@ def _judge_task(estimates: pd.DataFrame, hypotheses: Sequence[Hypothesis]) -> di
     parts = {h.id: _conditions(h, estimates) for h in hypotheses}
     whole = {h.id: _combine(parts[h.id]) for h in hypotheses}
     family = [h for h in hypotheses if h.kind == "primary" and whole[h.id].verdict != "not_estimable"]
-    supports = _adjusted([whole[h.id].p for h in family])
-    refutations = _adjusted([whole[h.id].p_refuted for h in family])
+    supports = holm([whole[h.id].p for h in family]).tolist()
+    refutations = holm([whole[h.id].p_refuted for h in family]).tolist()
     for h, p_holm, p_refuted_holm in zip(family, supports, refutations, strict=True):
         whole[h.id] = _corrected(whole[h.id], h.level, p_holm, p_refuted_holm, len(family))
     adjusted = {h.id: {k: v for k, v in whole[h.id].columns.items() if k.endswith("_holm")} for h in hypotheses}
@@ -139,10 +139,6 @@ def _judge_pooled(estimates: pd.DataFrame, hypotheses: Sequence[Hypothesis]) -> 
         widthless = [c.model_copy(update={"width": None}) for c in h.conditions]
         parts[h.id] = _conditions(h.model_copy(update={"conditions": widthless}), means)
     return {name: (found, _combine(found)) for name, found in parts.items()}
-
-
-def _adjusted(ps: Sequence[float]) -> list[float]:
-    return [float(p) for p in holm(np.asarray(ps, np.float64))] if ps else []
 
 
 def _corrected(judged: Judged, level: float, p_holm: float, p_refuted_holm: float, family: int) -> Judged:
@@ -238,14 +234,9 @@ def _whole(value: Any) -> int | None:
 def _judge(condition: Condition, row: dict[str, Any], level: float, estimates: pd.DataFrame) -> Judged:
     """A verdict on one estimate."""
     low, high = _bounds(condition, row, estimates)
-    shown = {name: row[name] for name in ("width", "estimate", "low", "high", "low90", "high90", "unit", "n_seeds")}
-    columns = {
-        "statistic": condition.statistic,
-        "subject": row["subject"],
-        **shown,
-        "rule": condition.rule,
-        "margin": _margin(condition),
-    }
+    shown = ("subject", "width", "estimate", "low", "high", "low90", "high90", "unit", "n_seeds")
+    columns = {name: row[name] for name in shown}
+    columns |= {"statistic": condition.statistic, "rule": condition.rule, "margin": _margin(condition)}
     reason = _why_not(condition, row, (low, high))
     if reason:
         return Judged("not_estimable", math.nan, math.nan, reason, columns)

@@ -88,56 +88,29 @@ def _per_layer() -> list[Statistic]:
     ]
 
 
-def _laws() -> list[Statistic]:
-    of: list[tuple[str, str, str, int, bool]] = [
-        (
-            "rho_trend",
-            "trend, with the width that is tuned, of what transfer costs as a share of the gain",
-            "1",
-            2,
-            True,
-        ),
-        (
-            "rho_exponent",
-            "exponent, in the width that is tuned, of what transfer costs as a share of the gain",
-            "1",
-            2,
-            True,
-        ),
-        ("rate_fit_error", "error E of the best rates' line in width", "doublings", 2, False),
-        ("curvature_slope", "exponent in width of what a wrong rate costs", "1", 2, True),
-        ("loss_exponent", "exponent with which the best loss falls to its limit", "1", 2, False),
-        ("loss_limit", "limit of the best loss at infinite width", "nats", 3, False),
-        (
-            "robustness_exponent",
-            "exponent κ in width of what a wrong rate costs, over what is left to gain",
-            "1",
-            2,
-            True,
-        ),
-        ("limit_penalty", "penalty R(∞), the limit of the best loss against that under µP", "nats", 3, True),
-    ]
-    return [
-        Statistic(
-            name,
-            words,
-            unit,
-            "transfer",
-            digits,
-            sign,
-            of="pair" if name == "limit_penalty" else "method",
-            table="scaling",
-            column="estimate",
-            ends="",
-            subject="{method} - {rival}" if name == "limit_penalty" else "{method}",
-            where=f"statistic == '{name}'",
-        )
-        for name, words, unit, digits, sign in of
-    ]
+def _law(name: str, words: str, unit: str, digits: int, sign: bool = False) -> Statistic:
+    """A statistic that has rows of its own in the table of scaling laws."""
+    return Statistic(
+        name,
+        words,
+        unit,
+        "transfer",
+        digits,
+        sign,
+        table="scaling",
+        column="estimate",
+        ends="",
+        where=f"statistic == '{name}'",
+    )
 
 
+def _gap_closed(name: str, what: str) -> Statistic:
+    words = f"share of SP's excess {what} that the embedding's rate removes"
+    return Statistic(f"embedding_gap_closed_{name}", words, "share", "transfer", 0, of="contrast")
+
+
+_GAIN = "of what transfer costs as a share of the gain"
 _SINGLE = "against the better single factor"
-_EMBEDDING = "that the embedding's rate removes"
 
 DECLARED: tuple[Statistic, ...] = (
     Statistic("drift", "drift of the best rate", PER_WIDTH, "transfer", 2, True, table="transfer", crossed=True),
@@ -188,7 +161,20 @@ DECLARED: tuple[Statistic, ...] = (
         table="fast_transfer",
         where="source == base_width",
     ),
-    *_laws(),
+    _law("rho_trend", f"trend, with the width that is tuned, {_GAIN}", "1", 2, True),
+    _law("rho_exponent", f"exponent, in the width that is tuned, {_GAIN}", "1", 2, True),
+    _law("rate_fit_error", "error E of the best rates' line in width", "doublings", 2),
+    _law("curvature_slope", "exponent in width of what a wrong rate costs", "1", 2, True),
+    _law("loss_exponent", "exponent with which the best loss falls to its limit", "1", 2),
+    _law("loss_limit", "limit of the best loss at infinite width", "nats", 3),
+    _law(
+        "robustness_exponent", "exponent κ in width of what a wrong rate costs, over what is left to gain", "1", 2, True
+    ),
+    replace(
+        _law("limit_penalty", "penalty R(∞), the limit of the best loss against that under µP", "nats", 3, True),
+        of="pair",
+        subject="{method} - {rival}",
+    ),
     Statistic("lr_sensitivity", "LR sensitivity", "nats", "stability", table="stability", crossed=True),
     Statistic(
         "lr_sensitivity_normalised",
@@ -313,25 +299,9 @@ DECLARED: tuple[Statistic, ...] = (
         of="contrast",
     ),
     Statistic("loss_vs_best", "best loss, against the best other method", "nats", "best", sign=True, of="contrast"),
-    Statistic(
-        "embedding_gap_closed_drift", f"share of SP's excess drift {_EMBEDDING}", "share", "transfer", 0, of="contrast"
-    ),
-    Statistic(
-        "embedding_gap_closed_regret",
-        f"share of SP's excess regret {_EMBEDDING}",
-        "share",
-        "transfer",
-        0,
-        of="contrast",
-    ),
-    Statistic(
-        "embedding_gap_closed_loss",
-        f"share of SP's excess best loss {_EMBEDDING}",
-        "share",
-        "transfer",
-        0,
-        of="contrast",
-    ),
+    _gap_closed("drift", "drift"),
+    _gap_closed("regret", "regret"),
+    _gap_closed("loss", "best loss"),
     *_per_layer(),
 )
 """All but the effects."""

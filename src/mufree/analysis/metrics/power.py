@@ -80,25 +80,23 @@ def power(
     design: Design,
     *,
     drift_to_detect: float = DRIFT_TO_DETECT,
-    margin: float = EQUIVALENCE_MARGIN,
     n_simulations: int = 500,
-    rng_seed: int = 0,
 ) -> dict[str, float]:
     """What a study of that design and noise would find, in `n_simulations` simulations.
 
-    half_width: median half width of drift's 95 % interval. equivalence: how often no drift is found inside ±margin, by its
-    90 % interval. detection: how often `drift_to_detect` is told from 0. interaction_half_width: as half_width, for the
-    difference in differences of |drift| where SP drifts by `drift_to_detect` and µP doesn't. loss_half_width: half width, in
-    nats, of the 95 % interval of the difference of two methods' losses at one rate each. The optimum at base width lies near
-    mid-grid, at random between two rates. The same rng_seed gives the same numbers.
+    half_width: median half width of drift's 95 % interval. equivalence: how often no drift is found inside
+    ±`EQUIVALENCE_MARGIN`, by its 90 % interval. detection: how often `drift_to_detect` is told from 0. interaction_half_width:
+    as half_width, for the difference in differences of |drift| where SP drifts by `drift_to_detect` and µP doesn't.
+    loss_half_width: half width, in nats, of the 95 % interval of the difference of two methods' losses at one rate each. The
+    optimum at base width lies near mid-grid, at random between two rates. The same arguments give the same numbers.
     """
-    rng = np.random.default_rng(rng_seed)
+    rng = np.random.default_rng(0)
     found = [_simulated_study(noise, design, drift_to_detect, rng) for _ in range(n_simulations)]
     still = [at_level(none, 0.90) for none, _, _ in found]
     loss = t_interval(0.0, noise.run_sd * (2 / design.n_seeds) ** 0.5, design.n_seeds)
     return {
         "half_width": float(np.nanmedian([_half(none) for none, _, _ in found])),
-        "equivalence": float(np.mean([i.low > -margin and i.high < margin for i in still])),
+        "equivalence": float(np.mean([i.low > -EQUIVALENCE_MARGIN and i.high < EQUIVALENCE_MARGIN for i in still])),
         "detection": float(np.mean([i.low > 0 or i.high < 0 for _, i, _ in found])),
         "interaction_half_width": float(np.nanmedian([_half(both) for _, _, both in found])),
         "loss_half_width": float(loss.high),
@@ -138,10 +136,8 @@ def _half(interval: Interval) -> float:
     return float(interval.high - interval.low) / 2
 
 
-def seeds_needed(
-    truth: float, sd: float, within: tuple[float, float], level: float, power: float = POWER_WANTED
-) -> float:
-    """The least number of seeds with which one-sided tests at `level` find, with that power, that a mean lies in a range.
+def seeds_needed(truth: float, sd: float, within: tuple[float, float], level: float) -> float:
+    """The least number of seeds with which one-sided tests at `level` find with `POWER_WANTED` that a mean lies in a range.
 
     sd is the standard error of one seed, in the unit of the truth, and that of n seeds sd/√n with Student's t of n − 1 degrees
     of freedom. Either end may be infinite; of two ends both tests have to succeed, whose failures are added up. At least
@@ -157,7 +153,7 @@ def seeds_needed(
 
     def enough(n: int) -> bool:
         missed = sum(_missed(d / sd * math.sqrt(n), level, n - 1) for d in distances)
-        return 1 - missed >= power
+        return 1 - missed >= POWER_WANTED
 
     if not enough(MOST_SEEDS):
         return math.inf

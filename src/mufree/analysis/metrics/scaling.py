@@ -79,7 +79,7 @@ def curvature_slope(surface: Surface) -> float:
 
     Curvature in nats per doubling² of the rate. NaN with fewer than 3 widths whose optimum has a parabola.
     """
-    curvature = np.array([found.curvature if found.flag == "ok" else np.nan for found in optima(surface)])
+    curvature = np.array([optimum.curvature for optimum in optima(surface)])
     return ols_slope(surface.log2_width_mult, np.log2(curvature))
 
 

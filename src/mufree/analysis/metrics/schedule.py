@@ -2,7 +2,7 @@
 
 A surface over horizons is a `Surface` of one method at one width whose `widths` are steps, ascending, and whose `base_width` is
 the shortest horizon's steps. So what is known about transfer over widths is used as it is: `transfer.drift` is the slope of
-the best rate on the horizon.
+the best rate on the horizon, and the last of `transfer.regret_held` what the shortest one's rate costs at the longest.
 """
 
 from __future__ import annotations
@@ -11,15 +11,6 @@ import numpy as np
 
 from mufree.analysis.metrics.statistics import Floats
 from mufree.analysis.metrics.surface import Surface, cost_at, cross_fit, grid_argmin
-from mufree.analysis.metrics.transfer import regret_held
-
-
-def horizon_regret(surface: Surface, transferred: int) -> float:
-    """Regret, in nats, at the longest horizon, of the rate in position `transferred`, which the shortest one handed on.
-
-    NaN with one seed, or no usable rate at either horizon.
-    """
-    return float(regret_held(surface, transferred)[-1])
 
 
 def anytime_gaps_cf(free: Surface, rival: Surface) -> Floats:

@@ -18,7 +18,7 @@ from statistics import fmean
 import numpy as np
 
 from mufree.analysis.metrics.statistics import Interval, Ints, jackknife, t_interval
-from mufree.analysis.metrics.surface import Optimum, Parabola, find_optimum, fit_parabola
+from mufree.analysis.metrics.surface import Optimum, find_optimum, fit_parabola
 from mufree.study.limits import FIT_WINDOW
 
 Trial = tuple[float, int]
@@ -49,10 +49,7 @@ def next_points(found: Mapping[Trial, float], seeds: Sequence[int], start: float
     """
     if not seeds:
         raise ValueError("A search needs at least one seed.")
-    for rates, of in _stages(found, seeds, start):
-        if missing := [(x, s) for x in rates if not _diverged(found, x, of) for s in of if (x, s) not in found]:
-            return missing
-    return []
+    return _first_missing(found, _stages(found, seeds, start))
 
 
 def next_points_around(found: Mapping[Trial, float], seeds: Sequence[int], centre: float) -> list[Trial]:
@@ -60,10 +57,7 @@ def next_points_around(found: Mapping[Trial, float], seeds: Sequence[int], centr
 
     Then on by one and a fourth rate, as in `next_points`, whose stages 3 and 4 these are; `centre` need not be a whole number.
     """
-    for rates, of in _with_all_seeds(found, seeds, _inside(centre - 1, centre, centre + 1)):
-        if missing := [(x, s) for x in rates if not _diverged(found, x, of) for s in of if (x, s) not in found]:
-            return missing
-    return []
+    return _first_missing(found, _with_all_seeds(found, seeds, _inside(centre - 1, centre, centre + 1)))
 
 
 def found_optimum(found: Mapping[Trial, float], seeds: Sequence[int]) -> Optimum:
@@ -76,28 +70,40 @@ def found_optimum(found: Mapping[Trial, float], seeds: Sequence[int]) -> Optimum
     return find_optimum(np.array(rates), np.where(np.isfinite(means), means, np.nan), np.ones(len(rates), bool))
 
 
-def optimum_interval(found: Mapping[Trial, float], seeds: Sequence[int], level: float = 0.95) -> Interval:
+def optimum_interval(found: Mapping[Trial, float], seeds: Sequence[int]) -> Interval:
     """log2 of the best rate with its delete-one-seed jackknife interval, the rates that are fitted held.
 
     No interval where there is no fit with all seeds, or without one of them, or with one seed.
     """
     best = found_optimum(found, seeds)
     if best.flag != "ok":
-        return t_interval(best.log2_lr, np.nan, len(seeds), level)
-    fit = fit_of(found, seeds)
-    return jackknife(lambda kept: math.nan if (valley := fit(kept)) is None else valley.log2_lr, len(seeds), level)
+        return t_interval(best.log2_lr, np.nan, len(seeds))
+    return jackknife(fit_of(found, seeds), len(seeds))
 
 
-def fit_of(found: Mapping[Trial, float], seeds: Sequence[int]) -> Callable[[Ints], Parabola | None]:
-    """The fitted parabola as a function of the positions of the seeds that are kept, the rates that are fitted held.
+def fit_of(found: Mapping[Trial, float], seeds: Sequence[int]) -> Callable[[Ints], float]:
+    """log2 of the fitted best rate as a function of the positions of the seeds that are kept; NaN where there is no fit.
 
-    Fitted are those near the argmin of all seeds.
+    The rates that are fitted are held: those near the argmin of all seeds.
     """
     best = found_optimum(found, seeds)
     near = [x for x in _settled(found, seeds) if abs(x - best.log2_lr_argmin) <= FIT_WINDOW]
     rates = np.array([x for x in near if not _diverged(found, x, seeds)])
     losses = np.array([[found[x, s] for s in seeds] for x in rates])
-    return lambda kept: fit_parabola(rates, losses[:, kept].mean(axis=1))
+
+    def best_rate(kept: Ints) -> float:
+        valley = fit_parabola(rates, losses[:, kept].mean(axis=1))
+        return math.nan if valley is None else valley.log2_lr
+
+    return best_rate
+
+
+def _first_missing(found: Mapping[Trial, float], stages: Iterable[_Wanted]) -> list[Trial]:
+    """What is not trained yet of the first stage that lacks anything."""
+    for rates, seeds in stages:
+        if missing := [(x, s) for x in rates if not _diverged(found, x, seeds) for s in seeds if (x, s) not in found]:
+            return missing
+    return []
 
 
 def _stages(found: Mapping[Trial, float], seeds: Sequence[int], start: float) -> Iterator[_Wanted]:
@@ -115,8 +121,7 @@ def _stages(found: Mapping[Trial, float], seeds: Sequence[int], start: float) ->
 
 def _with_all_seeds(found: Mapping[Trial, float], seeds: Sequence[int], rates: list[float]) -> Iterator[_Wanted]:
     """Stages 3 and 4 of `next_points`, from these rates on."""
-    best: float | None = 0.0
-    while best is not None:
+    while True:
         best = yield from _bracket(found, seeds, rates, 1.0)
         fourth = [] if best is None else _beyond_the_better_neighbour(found, seeds, best)
         if set(fourth) <= set(rates):

@@ -10,7 +10,8 @@ from typing import Literal
 import numpy as np
 
 from mufree.analysis.metrics.statistics import Bools, Floats
-from mufree.analysis.metrics.surface import Optimum, Surface, grid_argmin, optima
+from mufree.analysis.metrics.surface import Optimum, Surface, grid_argmin
+from mufree.analysis.metrics.transfer import optimum_positions
 from mufree.study.limits import BASIN_TOLERANCE, LEARNT_NOTHING, SPIKE_DEVIATIONS, SPIKE_WINDOW
 
 Censored = Literal["", "low", "high", "both"]
@@ -42,15 +43,11 @@ def common_offsets(cells: Iterable[tuple[Surface, list[Optimum]]]) -> Floats:
 
 
 def window(surface: Surface, optima: list[Optimum], offsets: Floats) -> Bools:
-    """Which rates lie at the offsets from their width's argmin, [K, J]; none for a censored width."""
-    return np.stack(
-        [
-            np.zeros(len(surface.log2_lrs), bool)
-            if optimum.censored
-            else np.isin(surface.log2_lrs, optimum.log2_lr_argmin + offsets)
-            for optimum in optima
-        ]
-    )
+    """Which rates lie at the offsets from their width's argmin, [K, J]; none at a width that is censored or lacks one."""
+    argmins = [np.nan if optimum.censored else optimum.log2_lr_argmin for optimum in optima]
+    rates = surface.ran & [np.isin(surface.log2_lrs, argmin + offsets) for argmin in argmins]
+    rates[rates.sum(axis=1) < len(offsets)] = False
+    return np.asarray(rates)
 
 
 def lr_sensitivity(surface: Surface, rates: Bools) -> Floats:
@@ -60,11 +57,12 @@ def lr_sensitivity(surface: Surface, rates: Bools) -> Floats:
     rate is free of divergence. The rates are an argument, so that a jackknife judges all replicates over the same ones.
     """
     capped = np.minimum(surface.cost, surface.initial_loss).mean(axis=2)
-    best = best_loss(surface)
-    return (
-        np.array([values[here].mean() if here.any() else np.nan for values, here in zip(capped, rates, strict=True)])
-        - best
-    )
+    return _means(capped, rates) - best_loss(surface)
+
+
+def _means(values: Floats | Bools, rates: Bools) -> Floats:
+    """Mean of each width over its rates, [K] from [K, J, …]; NaN where there are none."""
+    return np.array([of[here].mean() if here.any() else np.nan for of, here in zip(values, rates, strict=True)])
 
 
 def lr_sensitivity_normalised(surface: Surface, rates: Bools) -> Floats:
@@ -95,15 +93,12 @@ def max_stable_log2_lr(surface: Surface) -> Floats:
 
 def headroom(surface: Surface) -> Floats:
     """log2(η_max / η*) of each width, [K]: doublings from the optimum to `max_stable_log2_lr`; NaN for a censored width."""
-    best = np.array([np.nan if optimum.censored else optimum.log2_lr for optimum in optima(surface)])
-    return np.asarray(max_stable_log2_lr(surface) - best)
+    return max_stable_log2_lr(surface) - optimum_positions(surface)
 
 
 def diverged_fraction(surface: Surface, rates: Bools) -> Floats:
     """Share of the runs at `rates` ([K, J]) that diverged, of each width, [K]; NaN where `rates` is empty."""
-    return np.array(
-        [died[here].mean() if here.any() else np.nan for died, here in zip(surface.diverged, rates, strict=True)]
-    )
+    return _means(surface.diverged, rates)
 
 
 @dataclass(frozen=True)

@@ -44,8 +44,8 @@ def t_interval(estimate: ArrayLike, se: ArrayLike, n: int, level: float = 0.95) 
     return Interval(estimate, estimate - half, estimate + half, se, n)
 
 
-def jackknife(statistic: Callable[[Ints], ArrayLike], n_seeds: int, level: float = 0.95) -> Interval:
-    """Delete-one-seed jackknife interval with a t quantile (n_seeds − 1 degrees of freedom).
+def jackknife(statistic: Callable[[Ints], ArrayLike], n_seeds: int) -> Interval:
+    """Delete-one-seed jackknife interval, 95 %, with a t quantile (n_seeds − 1 degrees of freedom).
 
     `statistic` gets the positions (of 0 … n_seeds − 1) of the seeds that are kept, and returns a number or an array of one
     shape for any set of seeds. It has to compute everything anew from these seeds, at all learning rates, widths and methods
@@ -57,11 +57,11 @@ def jackknife(statistic: Callable[[Ints], ArrayLike], n_seeds: int, level: float
     seeds = np.arange(n_seeds)
     estimate = np.asarray(statistic(seeds), np.float64)
     if n_seeds < 2:
-        return t_interval(estimate, np.full_like(estimate, np.nan), n_seeds, level)
+        return t_interval(estimate, np.full_like(estimate, np.nan), n_seeds)
     replicates = np.stack([np.asarray(statistic(np.delete(seeds, i)), np.float64) for i in range(n_seeds)])
     spread = ((replicates - replicates.mean(axis=0)) ** 2).sum(axis=0)
     se = np.sqrt((n_seeds - 1) / n_seeds * spread)
-    return t_interval(estimate, np.where(np.isnan(estimate), np.nan, se), n_seeds, level)
+    return t_interval(estimate, np.where(np.isnan(estimate), np.nan, se), n_seeds)
 
 
 def cross_fitted(statistic: Callable[[Ints, Ints], ArrayLike], n_seeds: int) -> Floats:
@@ -125,13 +125,13 @@ def agreement(choice: Callable[[Ints], object], n_seeds: int) -> float:
     return float(np.mean([choice(np.delete(seeds, i)) == choice(seeds) for i in seeds]))
 
 
-def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion (Wilson 1927); NaN for n = 0. 0 of 5 still allows 43 % (two-sided)."""
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """Wilson's 95 % score interval of a proportion (Wilson 1927); NaN for n = 0. 0 of 5 still allows 43 % (two-sided)."""
     from scipy.stats import binomtest  # slow to import
 
     if n == 0:
         return float("nan"), float("nan")
-    interval = binomtest(successes, n).proportion_ci(level, method="wilson")
+    interval = binomtest(successes, n).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)
 
 

@@ -24,8 +24,6 @@ from mufree.analysis.tables.pooled import COLUMNS as POOLED
 from mufree.analysis.tables.pooled import pooled
 from mufree.study.reading import read_csv
 
-__all__ = ["ALWAYS", "COLUMNS", "build", "read_table", "read_tables", "to_csv"]
-
 COLUMNS: dict[str, list[str]] = {
     "dynamics": ["task", "method", "layer", "quantity", "slope", "slope_low", "slope_high", "n_seeds", "n_widths"],
     "control": ["task", "optimizer", "width", "n_pairs", "n_equal"],

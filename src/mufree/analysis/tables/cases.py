@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,9 @@ Records = Iterable[dict[str, Any]]
 """Rows of a table, each from column to value."""
 
 RUN_KEY = ["task", "method", "variant", "width", "log2_lr", "seed"]
+
+ONE_SEED = "one seed, and cross-fitting takes two"
+"""Why a statistic that chooses on some seeds and judges on others is not estimable."""
 
 PRIMARY = ""
 """The variant of runs whose settings are all the task's own."""
@@ -56,12 +60,6 @@ class Role(NamedTuple):
         return self.optimizer.removesuffix("_schedulefree")
 
 
-CANONICAL = {
-    name: Role(m.parametrization, m.optimizer, m.schedule, m.average, m.embedding_lr) for name, m in METHODS.items()
-}
-"""The roles of the four methods of the study."""
-
-
 @dataclass(frozen=True)
 class Judged:
     """Losses that are judged together, with the seeds that they are of, in order."""
@@ -79,7 +77,7 @@ class Case(Judged):
     """One method on one task, in one variant.
 
     `runs` are all its runs; `judged` those of the seeds that were run at all its widths and rates, of which `surface` is
-    made, with the seeds in the order of `seeds`. `optima` has one entry a width of the surface.
+    made, with the seeds in the order of `seeds`.
     """
 
     task: str
@@ -88,7 +86,11 @@ class Case(Judged):
     role: Role
     runs: pd.DataFrame
     judged: pd.DataFrame
-    optima: list[Optimum]
+
+    @cached_property
+    def optima(self) -> list[Optimum]:
+        """The optimum of each width, ascending."""
+        return optima(self.surface)
 
     @property
     def names(self) -> dict[str, Any]:
@@ -163,6 +165,13 @@ class Cell:
         return judged[(judged["width"] == self.width) & (judged["log2_lr"] == log2_lr)]
 
 
+def pairs(cases: Sequence[Case], other: Callable[[Role], Role | None]) -> Iterator[tuple[Case, Case]]:
+    """Each case with those of its task that have the role which `other` makes of its own; with none where that is None."""
+    for case in cases:
+        wanted = (case.task, other(case.role))
+        yield from ((case, found) for found in cases if (found.task, found.role) == wanted)
+
+
 def joint(parts: Sequence[Judged], statistic: Callable[[list[Surface]], ArrayLike]) -> Interval:
     """A statistic of several surfaces, on the seeds that they share, each dropped from all of them at once.
 
@@ -187,10 +196,18 @@ def over_shared_widths(
         yield names | estimated(column, value[k], why_not, ends)
 
 
-def widest_shared(cases: Sequence[Case]) -> tuple[int, list[int]]:
-    """The widest width that all cases have, and its position in each."""
-    widest = int(common_widths(case.surface for case in cases).max())
-    return widest, [case.widths.index(widest) for case in cases]
+def widest_shared(cases: Sequence[Case]) -> int:
+    """The widest width that all cases have."""
+    return int(common_widths(case.surface for case in cases).max())
+
+
+def at_widest(
+    cases: Sequence[Case], values: Callable[[Surface, int], Floats]
+) -> Callable[[list[Surface]], list[float]]:
+    """For `joint`: `values` of each surface, [K], at the widest width that all have; it also gets the position of the case."""
+    widest = widest_shared(cases)
+    places = [case.widths.index(widest) for case in cases]
+    return lambda surfaces: [float(values(s, i)[k]) for i, (s, k) in enumerate(zip(surfaces, places, strict=True))]
 
 
 def interval_columns(name: str, interval: Interval, ends: str | None = None) -> dict[str, float]:
@@ -203,16 +220,23 @@ def interval_columns(name: str, interval: Interval, ends: str | None = None) -> 
     }
 
 
-def estimated(name: str, interval: Interval, why_not: str, ends: str | None = None) -> dict[str, Any]:
+def estimated(
+    name: str,
+    interval: Interval,
+    why_not: str,
+    ends: str | None = None,
+    why_no_interval: str = "too few seeds for an interval",
+) -> dict[str, Any]:
     """`interval_columns`, with the number of seeds, and whether there is an estimate.
 
-    The status is `ok`, or `not_estimable` with the reason; an estimate without an interval is ok and says why it has none.
+    The status is `ok`, or `not_estimable` with the reason; an estimate without an interval is ok and says why it has none:
+    `why_no_interval`, where there are two seeds or more.
     """
     status, reason = "ok", ""
     if np.isnan(interval.estimate):
         status, reason = "not_estimable", why_not if interval.n else "no seed in common"
     elif np.isnan(interval.se):
-        reason = "one seed, so no interval" if interval.n < 2 else "too few seeds for an interval"
+        reason = "one seed, so no interval" if interval.n < 2 else why_no_interval
     return {**interval_columns(name, interval, ends), "n_seeds": interval.n, "status": status, "reason": reason}
 
 
@@ -235,9 +259,8 @@ def make_cases(rows: pd.DataFrame) -> list[Case]:
     _check(rows)
     rows = rows.sort_values(RUN_KEY, ignore_index=True)
     return [
-        _case(task, method, str(variant), runs)
-        for task in sorted(rows["task"].unique())
-        for of_task in [rows[rows["task"] == task]]
+        _case(str(task), method, str(variant), runs)
+        for task, of_task in rows.groupby("task", sort=True)
         for method in ordered(of_task["method"])
         for variant, runs in of_task[of_task["method"] == method].groupby("variant", sort=True)
     ]
@@ -289,8 +312,7 @@ def _case(task: str, method: str, variant: str, runs: pd.DataFrame) -> Case:
         )
     first = runs.iloc[0]
     role = Role(*(str(first[name]) for name in Role._fields))
-    surface = surface_of(judged, seeds)
-    return Case(surface, seeds, task, method, variant, role, runs, judged, optima(surface))
+    return Case(surface_of(judged, seeds), seeds, task, method, variant, role, runs, judged)
 
 
 def _check(rows: pd.DataFrame) -> None:

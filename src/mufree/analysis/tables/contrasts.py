@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 from operator import sub
 from typing import Any
 
 from mufree.analysis.metrics import stability, transfer
 from mufree.analysis.metrics.statistics import Floats, Interval
 from mufree.analysis.metrics.surface import Surface, at_common_widths
-from mufree.analysis.tables.cases import Case, Records, estimated, joint, widest_shared
+from mufree.analysis.tables.cases import Case, Records, at_widest, estimated, joint, pairs, widest_shared
 from mufree.analysis.tables.schedule import OverHorizons, anytime_extremes, rivalries
-from mufree.analysis.tables.stability import common_offsets, window
-from mufree.analysis.tables.tuning import best_of_3_excess, canonical, rivals, scheduled
+from mufree.analysis.tables.stability import common_offsets
+from mufree.analysis.tables.tuning import best_of_3_excess, canonical, scheduled
 from mufree.analysis.tables.weight_decay import DecayMap, both_at_the_edge, decay_difference
 from mufree.study.statistics import STATISTICS
 
@@ -39,41 +40,40 @@ def _against_best_single(four: list[Case], offsets: Floats) -> Records:
     """µP × ScheduleFree minus the better of the two methods that have one factor alone, at the widest width."""
     _, sp_free, mup, both = four
     parts = [both, sp_free, mup]
-    widest, places = widest_shared(parts)
-    rates = [window(case, offsets) for case in parts]
-    single: dict[str, Callable[[Surface, int], float]] = {
-        "sensitivity_vs_best_single": lambda s, i: float(stability.lr_sensitivity(s, rates[i])[places[i]]),
-        "diverged_vs_best_single": lambda s, i: float(stability.diverged_fraction(s, rates[i])[places[i]]),
-        "best_of_3_vs_best_single": lambda s, i: best_of_3_excess(s, places[i]),
-        "basin_vs_best_single": lambda s, i: -float(stability.basin(s).width[places[i]]),
+    rates = [stability.window(case.surface, case.optima, offsets) for case in parts]
+    single: dict[str, Callable[[Surface, int], Floats]] = {
+        "sensitivity_vs_best_single": lambda s, i: stability.lr_sensitivity(s, rates[i]),
+        "diverged_vs_best_single": lambda s, i: stability.diverged_fraction(s, rates[i]),
+        "best_of_3_vs_best_single": lambda s, i: best_of_3_excess(s),
+        "basin_vs_best_single": lambda s, i: -stability.basin(s).width,
     }
     subject, why = f"{both.method} - best single factor", "not estimable for one of the three methods"
-    for name, statistic in single.items():
-        yield _row(both.task, subject, widest, name, joint(parts, _less_the_lowest(statistic)), why)
+    for name, values in single.items():
+        yield _row(both.task, subject, widest_shared(parts), name, _less_the_lowest(parts, values), why)
 
 
 def _against_best(four: list[Case]) -> Records:
     """Best loss of µP × ScheduleFree minus the lowest of the other three, at the widest width."""
     parts = [four[3], *four[:3]]
-    widest, places = widest_shared(parts)
-    value = joint(parts, _less_the_lowest(lambda s, i: float(stability.best_loss(s)[places[i]])))
+    value = _less_the_lowest(parts, lambda s, i: stability.best_loss(s))
     subject, why = f"{four[3].method} - best other", "every rate of one of the methods diverged"
-    yield _row(four[3].task, subject, widest, "loss_vs_best", value, why)
+    yield _row(four[3].task, subject, widest_shared(parts), "loss_vs_best", value, why)
 
 
-def _less_the_lowest(statistic: Callable[[Surface, int], float]) -> Callable[[list[Surface]], float]:
-    """A statistic of the first surface minus the lowest one of the others; `statistic` also gets the position."""
+def _less_the_lowest(parts: Sequence[Case], values: Callable[[Surface, int], Floats]) -> Interval:
+    """What the first case has at the widest width, minus the lowest of the others."""
+    found = at_widest(parts, values)
 
-    def of(surfaces: list[Surface]) -> float:
-        first, *others = [statistic(surface, i) for i, surface in enumerate(surfaces)]
+    def difference(surfaces: list[Surface]) -> float:
+        first, *others = found(surfaces)
         return first - min(others)
 
-    return of
+    return joint(parts, difference)
 
 
 def _ratio_slopes(cases: Sequence[Case]) -> Records:
     why = "fewer than 3 widths have both optima inside the grid"
-    for free, other in rivals(cases):
+    for free, other in pairs(cases, scheduled):
         value = joint([free, other], lambda s: transfer.rate_ratio_slope(*at_common_widths(s)))
         yield _row(free.task, f"{free.method} / {other.method}", None, "rate_ratio_slope", value, why)
 
@@ -95,7 +95,7 @@ def _over_horizons(horizons: Sequence[OverHorizons]) -> Records:
 
 def _weight_decays(maps: Sequence[DecayMap]) -> Records:
     """λ* and lr·λ* of a schedule-free method minus those of the scheduled one, on the same map."""
-    for mine, other in ((mine, other) for mine in maps if mine.case.role.schedule_free for other in maps):
+    for mine, other in product(maps, repeat=2):
         same = (other.case.task, other.width, other.scaling) == (mine.case.task, mine.width, mine.scaling)
         if same and other.case.role == scheduled(mine.case.role):
             subject = f"{mine.case.method} - {other.case.method}, {mine.scaling}"
@@ -118,19 +118,16 @@ def _embedding_arms(four: list[Case], cases: Sequence[Case]) -> Iterator[dict[st
 def _embedding_arm(plain: Case, arm: Case, mup: Case) -> Records:
     """The share of the gap in |drift|, and in regret and best loss at the widest width, over the widths that all three have."""
     parts = [plain, arm, mup]
-    widest, places = widest_shared(parts)
-    held = [case.transferred for case in parts]
-
-    def regrets(surfaces: list[Surface]) -> list[float]:
-        return [float(transfer.regret_held(s, held[i])[places[i]]) for i, s in enumerate(surfaces)]
-
+    widest, held = widest_shared(parts), [case.transferred for case in parts]
+    gaps: list[tuple[str, int | None, Callable[[list[Surface]], list[float]]]] = [
+        ("drift", None, transfer.abs_drifts),
+        ("regret", widest, at_widest(parts, lambda s, i: transfer.regret_held(s, held[i]))),
+        ("loss", widest, at_widest(parts, lambda s, i: stability.best_loss(s))),
+    ]
     why = "there is no gap between SP and µP, or an optimum is not inside the grid"
-    drift = joint(parts, lambda s: _share_closed(*transfer.abs_drifts(s)))
-    yield _row(arm.task, arm.method, None, "embedding_gap_closed_drift", drift, why)
-    regret = joint(parts, lambda s: _share_closed(*regrets(s)))
-    yield _row(arm.task, arm.method, widest, "embedding_gap_closed_regret", regret, why)
-    loss = joint(parts, lambda s: _share_closed(*(float(stability.best_loss(x)[places[i]]) for i, x in enumerate(s))))
-    yield _row(arm.task, arm.method, widest, "embedding_gap_closed_loss", loss, why)
+    for name, width, of in gaps:
+        value = joint(parts, lambda surfaces, of=of: _share_closed(*of(surfaces)))  # type: ignore[misc]
+        yield _row(arm.task, arm.method, width, f"embedding_gap_closed_{name}", value, why)
 
 
 def _share_closed(plain: float, arm: float, mup: float) -> float:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from mufree.analysis.metrics import dynamics as within
 from mufree.analysis.metrics.statistics import Floats, Interval, jackknife
-from mufree.analysis.tables.cases import Case, Records, interval_columns
+from mufree.analysis.tables.cases import Case, Records, Role, interval_columns, pairs
 from mufree.study.limits import EPSILON_FLAG
 
 
@@ -45,12 +45,14 @@ def _slope(log2_width_mult: Floats, medians: Floats) -> Interval:
     return jackknife(lambda kept: within.width_slope(log2_width_mult, medians[:, kept]), medians.shape[1])
 
 
+def _twin(role: Role) -> Role | None:
+    """Of a method that isn't under µP, the one that differs in nothing else."""
+    return None if role.parametrization == "mup" else role._replace(parametrization="mup")
+
+
 def control(cases: Sequence[Case]) -> Records:
     """Runs at base width of each pair of methods that differ in nothing but the parametrization."""
-    pairs = [(sp, mup) for sp in cases for mup in cases if sp.task == mup.task and sp.role != mup.role]
-    for sp, mup in pairs:
-        if mup.role != sp.role._replace(parametrization="mup"):
-            continue
+    for sp, mup in pairs(cases, _twin):
         width = sp.surface.base_width
         here = [case.runs[case.runs["width"] == width] for case in (sp, mup)]
         runs = here[0].merge(here[1], on=["log2_lr", "seed"], suffixes=("_sp", "_mup"))

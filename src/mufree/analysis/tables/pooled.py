@@ -7,7 +7,7 @@ import pandas as pd
 
 from mufree.analysis.metrics.pooled import pool
 from mufree.analysis.metrics.statistics import at_level
-from mufree.analysis.tables.cases import Records, plain_records
+from mufree.analysis.tables.cases import Records, interval_columns, plain_records
 from mufree.analysis.tables.estimates import COLUMNS as ESTIMATE_COLUMNS
 from mufree.study.limits import MIN_SEEDS, MIN_TASKS
 
@@ -49,9 +49,7 @@ def _rows(here: pd.DataFrame) -> Records:
             "subject": subject,
             "at": at,
             "statistic": statistic,
-            "estimate": float(result.mean.estimate),
-            "low": float(result.mean.low),
-            "high": float(result.mean.high),
+            **interval_columns("estimate", result.mean, ends=""),
             "low90": float(at90.low),
             "high90": float(at90.high),
             "se": float(result.mean.se),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -29,7 +30,6 @@ def power_table(
             continue
         own = design_of(planned, case)
         for n_seeds in sorted({*seeds, own.n_seeds}):
-            design = Design(own.log2_width_mult, own.n_rates, n_seeds)
             records.append(
                 {
                     **case.names,
@@ -38,7 +38,7 @@ def power_table(
                     "rates": own.n_rates,
                     "n_seeds": n_seeds,
                     "planned": n_seeds == own.n_seeds,
-                    **_found(case, design, n_simulations),
+                    **_found(case, replace(own, n_seeds=n_seeds), n_simulations),
                 }
             )
     return pd.DataFrame(records)

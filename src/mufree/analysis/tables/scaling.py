@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,11 @@ import numpy as np
 from mufree.analysis.metrics import scaling
 from mufree.analysis.metrics.statistics import Floats, Interval
 from mufree.analysis.metrics.surface import Surface, common_widths, grid_argmin
-from mufree.analysis.tables.cases import Case, Records, estimated, interval_columns, joint
+from mufree.analysis.tables.cases import ONE_SEED, Case, Records, Role, estimated, interval_columns, joint, pairs
 from mufree.study.limits import LAW_POINTS, MIN_POINTS
 from mufree.study.statistics import STATISTICS
 
-ONE_SEED = "one seed, and cross-fitting takes two"
+NEEDS_ALL = "not estimable without one of the seeds"
 
 
 def fast_transfer(cases: Sequence[Case]) -> Records:
@@ -23,13 +23,9 @@ def fast_transfer(cases: Sequence[Case]) -> Records:
     for case in cases:
         rates, last = grid_argmin(case.surface), len(case.widths) - 1
         for source in range(last):
-            found = _handed_on(case, source, int(rates[source]))
+            found = case.over_seeds(partial(scaling.handed_on, source=source, rate=int(rates[source])))
             targets = range(source + 1, last + 1) if source == case.surface.base else (last,)
             yield from (_row_of_transfer(case, source, target, found) for target in targets)
-
-
-def _handed_on(case: Case, source: int, rate: int) -> Interval:
-    return case.over_seeds(lambda kept: scaling.handed_on(kept, source, rate))
 
 
 def _row_of_transfer(case: Case, source: int, target: int, found: Interval) -> dict[str, Any]:
@@ -41,7 +37,7 @@ def _row_of_transfer(case: Case, source: int, target: int, found: Interval) -> d
         "width": case.widths[target],
         **interval_columns("lost", lost),
         **interval_columns("gain", gain),
-        **_estimated("rho", share, _why_no_share(case, source, target, float(gain.estimate)), ends="rho_"),
+        **estimated("rho", share, _why_no_share(case, source, target, float(gain.estimate)), why_no_interval=NEEDS_ALL),
     }
 
 
@@ -57,7 +53,7 @@ def laws(cases: Sequence[Case]) -> Records:
     """The slopes of ρ, E, κ, the power law of the best loss, and its limit beside that of µP, in long form."""
     for case in cases:
         yield from _laws_of(case)
-    for plain, mup in _pairs(cases):
+    for plain, mup in pairs(cases, _under_mup):
         widths = common_widths([plain.surface, mup.surface])
         value = joint([plain, mup], lambda surfaces: scaling.limit_penalty(*surfaces))
         yield _row(plain, "limit_penalty", value, len(widths), _why_no_law(len(widths)), mup.method)
@@ -99,25 +95,16 @@ def _why_no_law(n_widths: int) -> str:
     return "the best losses don't tell a limit: they follow no power law that falls to one above 0"
 
 
-def _pairs(cases: Sequence[Case]) -> Iterator[tuple[Case, Case]]:
-    """Each method that isn't µP with the one that differs in being it."""
-    for plain in (case for case in cases if case.role.parametrization != "mup"):
-        wanted = plain.role._replace(parametrization="mup", embedding_lr="shared")
-        yield from ((plain, mup) for mup in cases if (mup.task, mup.role) == (plain.task, wanted))
+def _under_mup(role: Role) -> Role | None:
+    """Of a method that isn't under µP, the one that differs in being it."""
+    return None if role.parametrization == "mup" else role._replace(parametrization="mup", embedding_lr="shared")
 
 
 def _row(case: Case, name: str, value: Interval, n_widths: int, why: str, rival: str = "") -> dict[str, Any]:
     of = {"task": case.task, "statistic": name, "method": case.method, "rival": rival}
     return {
         **of,
-        **_estimated("estimate", value, why, ends=""),
+        **estimated("estimate", value, why, ends="", why_no_interval=NEEDS_ALL),
         "n_widths": n_widths,
         "unit": STATISTICS[name].table_unit,
     }
-
-
-def _estimated(name: str, value: Interval, why: str, ends: str) -> dict[str, Any]:
-    """`estimated`, which says what it is that keeps an estimate from having an interval."""
-    row = estimated(name, value, why, ends)
-    lacking = row["status"] == "ok" and math.isnan(float(value.se)) and value.n > 1
-    return {**row, "reason": "not estimable without one of the seeds"} if lacking else row

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ import pandas as pd
 from mufree.analysis.metrics import schedule, transfer
 from mufree.analysis.metrics.stability import best_loss
 from mufree.analysis.metrics.statistics import Floats, Interval, at_level
-from mufree.analysis.metrics.surface import Surface, at_common_widths, grid_argmin, optima
+from mufree.analysis.metrics.surface import Surface, at_common_widths, grid_argmin
 from mufree.analysis.tables.cases import (
     PRIMARY,
     Case,
@@ -36,11 +36,10 @@ HORIZON = re.compile(r"T/\d+")
 
 @dataclass(frozen=True)
 class OverHorizons(Judged):
-    """One method at one width: losses over horizons (in steps, of which a full run has `steps`) × rates × seeds."""
+    """One method at one width: losses over horizons (in steps) × rates × seeds."""
 
     case: Case
     width: int
-    steps: int
 
 
 def arms(cases: Sequence[Case]) -> Records:
@@ -85,18 +84,14 @@ def _own_horizons(case: Case, cases: Sequence[Case]) -> Iterator[OverHorizons]:
     """A method with runs of two horizons or more, by width; none for a schedule-free one."""
     if case.role.schedule_free:
         return
-    siblings = [
-        other
-        for other in cases
-        if (other.task, other.method) == (case.task, case.method) and HORIZON.fullmatch(other.variant)
-    ]
-    runs = pd.concat([case.runs, *(other.runs for other in siblings)])
+    shorter = [other.runs for other in cases if other.names == case.names and HORIZON.fullmatch(other.variant)]
+    runs = pd.concat([case.runs, *shorter])
     for width, mine in runs.groupby("width"):
         if mine["steps"].nunique() > 1:
             seeds = common_seeds(mine, ("steps", "log2_lr"))
             if seeds:
                 surface = surface_of(mine[mine["seed"].isin(seeds)], seeds, axis="steps")
-                yield OverHorizons(surface, seeds, case, int(str(width)), int(case.runs["steps"].iloc[0]))
+                yield OverHorizons(surface, seeds, case, int(str(width)))
 
 
 def _read_along(case: Case, width: int, steps: list[int], validation: pd.DataFrame) -> OverHorizons:
@@ -111,23 +106,23 @@ def _read_along(case: Case, width: int, steps: list[int], validation: pd.DataFra
     whole = along[~along["run_id"].isin(lost["run_id"])]
     stopped = [lost.drop(columns="val_loss").assign(steps=step, val_loss=math.nan, status="diverged") for step in steps]
     surface = surface_of(pd.concat([whole, *(part for part in stopped if len(part))]), case.seeds, axis="steps")
-    return OverHorizons(surface, case.seeds, case, width, int(case.runs["steps"].iloc[0]))
+    return OverHorizons(surface, case.seeds, case, width)
 
 
 def anytime(found: Sequence[OverHorizons]) -> Records:
     """One schedule-free run against rivals that were told the horizon, of the same parametrization and kind of optimizer."""
     for free, rival in rivalries(found):
-        mine, other = at_common_widths([free.surface, rival.surface])
-        gap = joint([free, rival], _anytime_gaps)
+        gap = joint([free, rival], lambda surfaces: schedule.anytime_gaps_cf(*surfaces))
         narrow = at_level(gap, 0.90)
-        losses, rivals = _tuned_at_last(mine), best_loss(other)
-        for h, steps in enumerate(mine.widths):
+        losses, rivals = _tuned_at_last(free.surface), best_loss(rival.surface)
+        whole = int(free.case.runs["steps"].iloc[0])
+        for h, steps in enumerate(free.surface.widths):
             yield {
                 **free.case.names,
                 "parametrization": free.case.role.parametrization,
                 "rival": rival.case.method,
                 "width": free.width,
-                "horizon": float(steps) / free.steps,
+                "horizon": float(steps) / whole,
                 "loss": losses[h],
                 "rival_loss": rivals[h],
                 "gap_low90": narrow.low[h],
@@ -136,15 +131,11 @@ def anytime(found: Sequence[OverHorizons]) -> Records:
             }
 
 
-def _anytime_gaps(surfaces: list[Surface]) -> Floats:
-    return schedule.anytime_gaps_cf(*at_common_widths(surfaces))
-
-
 def anytime_extremes(free: OverHorizons, rival: OverHorizons) -> Interval:
     """The greatest and the mean anytime gap over the horizons of a pair, [2]."""
 
     def extremes(surfaces: list[Surface]) -> Floats:
-        gaps = _anytime_gaps(surfaces)
+        gaps = schedule.anytime_gaps_cf(*surfaces)
         return np.array([gaps.max(), gaps.mean()])
 
     return joint([free, rival], extremes)
@@ -152,19 +143,20 @@ def anytime_extremes(free: OverHorizons, rival: OverHorizons) -> Interval:
 
 def horizon(found: Sequence[OverHorizons]) -> Records:
     """How the best rate moves with the horizon, and what the rate of the shortest one costs at the longest."""
-    for one in found:
-        n, rate = len(one.surface.widths), transfer.transferred_rate(one.surface)
-        drift = one.over_seeds(transfer.drift)
-        regret = one.over_seeds(partial(schedule.horizon_regret, transferred=rate))
-        few = f"{n} horizons, and a slope takes {MIN_POINTS}"
-        why = few if n < MIN_POINTS else "an optimum lies at an edge of the grid"
-        yield {
-            **one.case.names,
-            "width": one.width,
-            "n_horizons": n,
-            **interval_columns("regret", regret),
-            **estimated("drift", drift, why),
-        }
+    return [_horizon(one) for one in found]
+
+
+def _horizon(one: OverHorizons) -> dict[str, Any]:
+    n, rate = len(one.surface.widths), transfer.transferred_rate(one.surface)
+    few = f"{n} horizons, and a slope takes {MIN_POINTS}"
+    why = few if n < MIN_POINTS else "an optimum lies at an edge of the grid"
+    return {
+        **one.case.names,
+        "width": one.width,
+        "n_horizons": n,
+        **interval_columns("regret", one.over_seeds(lambda kept: transfer.regret_held(kept, rate)[-1])),
+        **estimated("drift", one.over_seeds(transfer.drift), why),
+    }
 
 
 def premium(cases: Sequence[Case]) -> Records:
@@ -182,8 +174,7 @@ def _without_average(case: Case) -> Case:
     if case.role.average == "none":
         return case
     raw = case.judged.assign(val_loss=case.judged["val_loss_y"])
-    surface = surface_of(raw, case.seeds)
-    return replace(case, role=case.role._replace(average="none"), judged=raw, surface=surface, optima=optima(surface))
+    return replace(case, role=case.role._replace(average="none"), judged=raw, surface=surface_of(raw, case.seeds))
 
 
 def _same_but_schedule(constant: Role, scheduled: Role) -> bool:
@@ -195,7 +186,10 @@ def _same_but_schedule(constant: Role, scheduled: Role) -> bool:
 
 
 def rivalries(found: Sequence[OverHorizons]) -> Iterator[tuple[OverHorizons, OverHorizons]]:
-    """Each schedule-free method with each ordinary one of the same task, width, parametrization and base optimizer."""
+    """Each schedule-free method with each ordinary one of the same task, width, parametrization and base optimizer.
+
+    Both at the horizons that they share.
+    """
     for free in found:
         for rival in found:
             mine, other = free.case.role, rival.case.role
@@ -204,7 +198,8 @@ def rivalries(found: Sequence[OverHorizons]) -> Iterator[tuple[OverHorizons, Ove
                 and mine.optimizer == f"{other.optimizer}_schedulefree"
                 and (mine.parametrization, mine.embedding_lr) == (other.parametrization, other.embedding_lr)
             ):
-                yield free, rival
+                surfaces = at_common_widths([free.surface, rival.surface])
+                yield replace(free, surface=surfaces[0]), replace(rival, surface=surfaces[1])
 
 
 def _tuned_at_last(surface: Surface) -> Floats:

@@ -12,8 +12,12 @@ import pandas as pd
 
 from mufree.analysis.metrics import stability as stable
 from mufree.analysis.metrics.statistics import Bools, Floats, wilson
-from mufree.analysis.tables.cases import CANONICAL, Case, Records, interval_columns, mean_interval
+from mufree.analysis.tables.cases import Case, Records, interval_columns, mean_interval
+from mufree.study.config import METHODS
 from mufree.study.limits import SPIKE_FACTORS
+
+DIVERGENCES = ("nonfinite", "above_start", "rebound")
+"""The ways in which a run diverges."""
 
 
 def stability(cases: Sequence[Case]) -> Records:
@@ -30,21 +34,14 @@ def common_offsets(cases: Sequence[Case]) -> dict[str, Floats]:
     found = {}
     for task, group in groupby(cases, key=lambda case: case.task):
         of_task = list(group)
-        four = [case for case in of_task if case.method in CANONICAL] or of_task
+        four = [case for case in of_task if case.method in METHODS] or of_task
         found[task] = stable.common_offsets((case.surface, case.optima) for case in four)
     return found
 
 
-def window(case: Case, offsets: Floats) -> Bools:
-    """Which rates of a case lie in the window, [K, J]; none at a width that was not run at all of them."""
-    rates = stable.window(case.surface, case.optima, offsets) & case.surface.ran
-    rates[rates.sum(axis=1) < len(offsets)] = False
-    return np.asarray(rates)
-
-
 def _stability_of(case: Case, offsets: Floats) -> Records:
     surface = case.surface
-    rates = window(case, offsets)
+    rates = stable.window(surface, case.optima, offsets)
     sensitivity = case.over_seeds(lambda kept: stable.lr_sensitivity(kept, rates))
     normalised = stable.lr_sensitivity_normalised(surface, rates)
     largest, headroom = stable.max_stable_log2_lr(surface), stable.headroom(surface)
@@ -53,7 +50,8 @@ def _stability_of(case: Case, offsets: Floats) -> Records:
         k = cell.k
         yield {
             **cell.names,
-            **divergences(cell.runs),
+            **cell.counts,
+            **{f"n_{kind}": int((cell.runs["divergence"] == kind).sum()) for kind in DIVERGENCES},
             "n_learnt_nothing": learnt_nothing(cell.runs),
             **_inside(case, k, rates[k]),
             "log2_lr_max": largest[k],
@@ -65,7 +63,6 @@ def _stability_of(case: Case, offsets: Floats) -> Records:
             "basin_low": basin.low[k],
             "basin_high": basin.high[k],
             "basin_censored": basin.censored[k],
-            "n_seeds": surface.n_seeds,
         }
 
 
@@ -84,12 +81,6 @@ def _inside(case: Case, k: int, rates: Bools) -> dict[str, Any]:
         "diverged_low": low,
         "diverged_high": high,
     }
-
-
-def divergences(runs: pd.DataFrame) -> dict[str, int]:
-    """How many runs there are, how many diverged, and how."""
-    kinds = {f"n_{kind}": int((runs["divergence"] == kind).sum()) for kind in ("nonfinite", "above_start", "rebound")}
-    return {"n_runs": len(runs), "n_diverged": int((runs["status"] == "diverged").sum()), **kinds}
 
 
 def learnt_nothing(runs: pd.DataFrame) -> int:

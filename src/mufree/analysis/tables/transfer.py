@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, SupportsFloat
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from mufree.analysis.metrics import stability, transfer
-from mufree.analysis.metrics.statistics import Floats, Interval, at_level, jackknife
-from mufree.analysis.metrics.surface import grid_argmin
-from mufree.analysis.tables.cases import Case, Records, interval_columns
+from mufree.analysis.metrics.statistics import Floats, at_level, jackknife
+from mufree.analysis.tables.cases import ONE_SEED, Case, Records, estimated, interval_columns
 from mufree.study.limits import EQUIVALENCE_MARGIN, MIN_POINTS, NEGLIGIBLE_LOSS, SIGMAS
+
+FEW_LEFT = f"without one of the seeds fewer than {MIN_POINTS} widths are left"
 
 
 def optima(cases: Sequence[Case]) -> Records:
@@ -63,33 +64,20 @@ def drift(cases: Sequence[Case]) -> Records:
     for case in cases:
         drift = case.over_seeds(transfer.drift)
         drift90 = at_level(drift, 0.90)
+        bound = float(max(abs(drift90.low), abs(drift90.high)))  # the least margin inside which it is shown to lie
         positions = transfer.optimum_positions(case.surface)
         used = positions[~np.isnan(positions)]
-        estimable = len(used) >= MIN_POINTS
         yield {
             **case.names,
-            **interval_columns("drift", drift),
+            **estimated("drift", drift, _why_no_drift(case), why_no_interval=FEW_LEFT),
             "drift_low90": float(drift90.low),
             "drift_high90": float(drift90.high),
-            "drift_bound": bound(drift90),
-            "equivalent": None if np.isnan(drift90.se) else is_equivalent(drift90.low, drift90.high),
+            "drift_bound": bound,
+            "equivalent": None if math.isnan(bound) else bound < EQUIVALENCE_MARGIN,
             "drift_range": float(np.ptp(used)) if len(used) > 1 else math.nan,
             "n_widths": len(used),
             "n_censored": len(positions) - len(used),
-            "n_seeds": drift.n,
-            "status": "ok" if estimable else "not_estimable",
-            "reason": _why_no_interval(case, drift) if estimable else _why_no_drift(case),
         }
-
-
-def bound(drift90: Interval) -> float:
-    """The least margin inside which the drift is shown to lie, by its 90 % interval; NaN without one."""
-    return float(max(abs(drift90.low), abs(drift90.high)))
-
-
-def is_equivalent(low90: SupportsFloat, high90: SupportsFloat) -> bool:
-    """Whether the 90 % interval of a drift lies inside the margin; not where it is NaN."""
-    return float(low90) > -EQUIVALENCE_MARGIN and float(high90) < EQUIVALENCE_MARGIN
 
 
 def _why_no_drift(case: Case) -> str:
@@ -97,12 +85,6 @@ def _why_no_drift(case: Case) -> str:
     found = len(case.widths) - len(censored)
     text = f"{found} of {len(case.widths)} widths have an optimum inside the grid, {MIN_POINTS} are needed"
     return text + (f"; censored: {', '.join(censored)}" if censored else "")
-
-
-def _why_no_interval(case: Case, drift: Interval) -> str:
-    if case.surface.n_seeds < 2:
-        return "one seed, so no interval"
-    return f"without one of the seeds fewer than {MIN_POINTS} widths are left" if np.isnan(drift.se) else ""
 
 
 def regret(cases: Sequence[Case]) -> Records:
@@ -135,7 +117,7 @@ def _regret_flag(case: Case, k: int) -> str:
         return "no_base_width"
     if base.flag == "all_diverged":
         return "base_all_diverged"
-    transferred = grid_argmin(surface)[surface.base]
+    transferred = case.transferred
     if not surface.ran[k, transferred]:
         return "not_run"
     if case.optima[k].flag == "all_diverged":
@@ -152,19 +134,14 @@ def transfer_error(cases: Sequence[Case]) -> Records:
     for case in cases:
         mean, worst = (case.over_seeds(f) for f in (transfer.transfer_error_mean, transfer.transfer_error_max))
         if len(case.widths) < 2:
-            reason = "one width, and transfer takes two"
-        elif np.isnan(mean.estimate):
-            reason = "one seed, and cross-fitting takes two" if mean.n < 2 else "a width has no rate free of divergence"
+            why = "one width, and transfer takes two"
         else:
-            reason = "" if np.isfinite(mean.se) else "too few seeds for an interval"
+            why = ONE_SEED if mean.n < 2 else "a width has no rate free of divergence"
         yield {
             **case.names,
-            **interval_columns("mean", mean),
+            **estimated("mean", mean, why),
             **interval_columns("max", worst),
             "n_pairs": transfer.transfer_error_pairs(case.surface),
-            "n_seeds": mean.n,
-            "status": "not_estimable" if np.isnan(mean.estimate) else "ok",
-            "reason": reason,
         }
 
 
@@ -177,30 +154,32 @@ def wider_is_better(cases: Sequence[Case], curves: pd.DataFrame) -> Records:
 
 
 def _wider(case: Case, losses: pd.DataFrame) -> dict[str, Any]:
-    rate, runs = case.base_rate, case.at_base_rate
+    runs = case.at_base_rate
     worse, points = transfer.count_worse(_train_losses(case, runs, losses))
     final = runs[runs["status"] == "ok"].pivot(index="width", columns="seed", values="train_loss")
     ends = final.reindex(index=case.widths, columns=case.seeds).to_numpy(np.float64)
     tau = jackknife(lambda kept: transfer.kendall_tau(case.surface.widths, ends[:, kept].mean(axis=1)), len(case.seeds))
     return {
         **case.names,
-        "log2_lr": rate,
+        "log2_lr": case.base_rate,
         "share_worse": worse / points if points else math.nan,
         "n_points": points,
         **interval_columns("tau", tau),
         "n_widths": len(case.widths),
         "n_seeds": len(case.seeds),
         "status": "ok" if points else "not_estimable",
-        "reason": "" if points else _why_not_wider(case, rate),
+        "reason": "" if points else _why_not_wider(case),
     }
 
 
-def _why_not_wider(case: Case, rate: float) -> str:
+def _why_not_wider(case: Case) -> str:
     if len(case.widths) < 2:
         return "one width"
     if len(case.seeds) < 2:
         return "one seed, so no standard error"
-    return "no best rate at base width" if math.isnan(rate) else "runs at base width's rate diverged or are missing"
+    if math.isnan(case.base_rate):
+        return "no best rate at base width"
+    return "runs at base width's rate diverged or are missing"
 
 
 def _train_losses(case: Case, runs: pd.DataFrame, losses: pd.DataFrame) -> Floats:

@@ -11,20 +11,21 @@ import numpy as np
 from mufree.analysis.metrics import cost as tuning_cost
 from mufree.analysis.metrics import interaction as factors
 from mufree.analysis.metrics import stability, transfer
-from mufree.analysis.metrics.statistics import Bools, Floats
+from mufree.analysis.metrics.statistics import Floats
 from mufree.analysis.metrics.surface import Surface
 from mufree.analysis.tables.cases import (
-    CANONICAL,
     Case,
     Records,
     Role,
+    at_widest,
     estimated,
     interval_columns,
     joint,
     over_shared_widths,
-    widest_shared,
+    pairs,
 )
-from mufree.analysis.tables.stability import common_offsets, window
+from mufree.analysis.tables.stability import common_offsets
+from mufree.study.config import METHODS
 from mufree.study.limits import BASIN_TOLERANCE, BEST_OF
 from mufree.study.statistics import STATISTICS
 
@@ -42,55 +43,47 @@ def _settings(surface: Surface, k: int) -> Floats:
     return np.asarray(surface.cost[k, surface.ran[k]].mean(axis=1))
 
 
-def best_of_3_excess(surface: Surface, k: int) -> float:
-    """Expected best of three rates minus the best of all, nats; NaN with fewer than three."""
-    losses = _settings(surface, k)
-    if len(losses) < BEST_OF:
-        return math.nan
-    return float(tuning_cost.expected_best_of_k(losses)[BEST_OF - 1] - losses.min())
+def best_of_3_excess(surface: Surface) -> Floats:
+    """Expected best of three rates minus the best of all at each width, [K], nats; NaN with fewer than three."""
+    excess = np.full(len(surface.widths), np.nan)
+    for k in range(len(excess)):
+        losses = _settings(surface, k)
+        if len(losses) >= BEST_OF:
+            excess[k] = tuning_cost.expected_best_of_k(losses)[BEST_OF - 1] - losses.min()
+    return excess
 
 
 def cost(cases: Sequence[Case]) -> Records:
     """What a search costs at every width, and what is saved by searching at base width, beside the regret of doing so."""
-    return [row for case in cases for row in _cost(case)]
+    for case in cases:
+        surface, regret, excess = case.surface, case.regret(), case.over_seeds(best_of_3_excess)
+        by_width = case.runs.drop_duplicates(["width", "log2_lr"]).groupby("width")["flops"]  # a grid of one seed
+        grid, one = by_width.sum().to_numpy(np.float64), by_width.first().to_numpy(np.float64)
+        for cell in case.cells:
+            k, losses = cell.k, _settings(surface, cell.k)
+            at_base = surface.base is None or k == surface.base
+            saved = math.nan if at_base else float(tuning_cost.flops_saved(grid[surface.base], one[k], grid[k]))
+            target = losses.min() + BASIN_TOLERANCE
+            yield {
+                **cell.names,
+                **interval_columns("best_of_3_excess", excess[k], ends="best_of_3_"),
+                "k_eps": tuning_cost.trials_to_reach(tuning_cost.expected_best_of_k(losses), target),
+                "eps": BASIN_TOLERANCE,
+                "flops_saved": saved,
+                "regret_cf": regret.estimate[k],
+                "n_seeds": surface.n_seeds,
+            }
 
 
-def _cost(case: Case) -> Records:
-    surface = case.surface
-    regret = case.regret()
-    excess = case.over_seeds(lambda kept: [best_of_3_excess(kept, k) for k in range(len(case.widths))])
-    by_width = case.runs.drop_duplicates(["width", "log2_lr"]).groupby("width")["flops"]  # a grid of one seed
-    grid, one = by_width.sum().to_numpy(np.float64), by_width.first().to_numpy(np.float64)
-    for cell in case.cells:
-        k, losses = cell.k, _settings(surface, cell.k)
-        at_base = surface.base is None or k == surface.base
-        target = losses.min() + BASIN_TOLERANCE
-        yield {
-            **cell.names,
-            **interval_columns("best_of_3_excess", excess[k], ends="best_of_3_"),
-            "k_eps": tuning_cost.trials_to_reach(tuning_cost.expected_best_of_k(losses), target),
-            "eps": BASIN_TOLERANCE,
-            "flops_saved": math.nan if at_base else float(tuning_cost.flops_saved(grid[surface.base], one[k], grid[k])),
-            "regret_cf": regret.estimate[k],
-            "n_seeds": surface.n_seeds,
-        }
-
-
-def scheduled(free: Role) -> Role:
-    """The method with the same base optimizer and parametrization as a schedule-free one, that follows a cosine."""
-    return free._replace(optimizer=free.optimizer.removesuffix("_schedulefree"), schedule="cosine")
-
-
-def rivals(cases: Sequence[Case]) -> Iterator[tuple[Case, Case]]:
-    """Each schedule-free method with its `scheduled` one."""
-    for free in (case for case in cases if case.role.schedule_free):
-        yield from ((free, other) for other in cases if (other.task, other.role) == (free.task, scheduled(free.role)))
+def scheduled(role: Role) -> Role | None:
+    """Of a schedule-free method, the one with its base optimizer and parametrization that follows a cosine."""
+    return role._replace(optimizer=role.family, schedule="cosine") if role.schedule_free else None
 
 
 def rate_ratio(cases: Sequence[Case]) -> Records:
     """How many times the rate of the scheduled optimizer the schedule-free one wants, by width."""
     why = "an optimum lies at an edge of the grid, or all diverged"
-    for free, other in rivals(cases):
+    for free, other in pairs(cases, scheduled):
         for row in over_shared_widths([free, other], "log2_ratio", transfer.rate_ratios, why, ends=""):
             yield {**row, "numerator": free.method, "denominator": other.method}
 
@@ -99,18 +92,18 @@ def canonical(cases: Sequence[Case]) -> Iterator[list[Case]]:
     """The four methods of the study, in their order, for each task that has all of them."""
     for _, group in groupby(cases, key=lambda case: case.task):
         by_name = {case.method: case for case in group}
-        if CANONICAL.keys() <= by_name.keys():
-            yield [by_name[name] for name in CANONICAL]
+        if METHODS.keys() <= by_name.keys():
+            yield [by_name[name] for name in METHODS]
 
 
 def interaction(cases: Sequence[Case]) -> Records:
     """The four cells, both main effects and the difference in differences of each statistic, at the widest width they share."""
     offsets = common_offsets(cases)
     for four in canonical(cases):
-        for name, statistic in _statistics(four, [window(case, offsets[case.task]) for case in four]).items():
+        for name, statistic in _statistics(four, offsets[four[0].task]).items():
             why = f"{name.replace('_', ' ')} is not estimable for one of the methods"
             found = joint(four, lambda surfaces, of=statistic: _cells_and_effects(of(surfaces)))  # type: ignore[misc]
-            for i, effect in enumerate((*CANONICAL, *factors.EFFECTS)):
+            for i, effect in enumerate((*METHODS, *factors.EFFECTS)):
                 of = {"task": four[0].task, "statistic": name, "effect": effect, "unit": STATISTICS[name].table_unit}
                 yield of | estimated("estimate", found[i], why, ends="")
 
@@ -120,19 +113,15 @@ def _cells_and_effects(cells: list[float]) -> Floats:
     return np.concatenate([cells, factors.effects(*cells)])
 
 
-def _statistics(four: Sequence[Case], rates: Sequence[Bools]) -> dict[str, Callable[[list[Surface]], list[float]]]:
+def _statistics(four: Sequence[Case], offsets: Floats) -> dict[str, Callable[[list[Surface]], list[float]]]:
     """Each crossed statistic as a function of the four surfaces."""
-    _, places = widest_shared(four)
-
-    def at_widest(values: Callable[[Surface, int], Floats]) -> Callable[[list[Surface]], list[float]]:
-        return lambda surfaces: [float(values(s, i)[k]) for i, (s, k) in enumerate(zip(surfaces, places, strict=True))]
-
     held = [case.transferred for case in four]
+    rates = [stability.window(case.surface, case.optima, offsets) for case in four]
     return {
         "drift": transfer.drifts,
         "abs_drift": transfer.abs_drifts,
-        "regret_cf": at_widest(lambda surface, i: transfer.regret_held(surface, held[i])),
-        "best_loss": at_widest(lambda surface, i: stability.best_loss(surface)),
-        "lr_sensitivity": at_widest(lambda surface, i: stability.lr_sensitivity(surface, rates[i])),
-        "diverged_fraction": at_widest(lambda surface, i: stability.diverged_fraction(surface, rates[i])),
+        "regret_cf": at_widest(four, lambda s, i: transfer.regret_held(s, held[i])),
+        "best_loss": at_widest(four, lambda s, i: stability.best_loss(s)),
+        "lr_sensitivity": at_widest(four, lambda s, i: stability.lr_sensitivity(s, rates[i])),
+        "diverged_fraction": at_widest(four, lambda s, i: stability.diverged_fraction(s, rates[i])),
     }

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from mufree.analysis.metrics.statistics import Interval, Ints, agreement
+from mufree.analysis.metrics.statistics import Interval, agreement
 from mufree.analysis.metrics.surface import Surface
 from mufree.analysis.tables.cases import PRIMARY, Case, Judged, Records, joint, surface_of
 
@@ -27,11 +27,6 @@ class DecayMap(Judged):
         """The columns that say which map it is."""
         return {**self.case.names, "width": self.width, "weight_decay_scaling": self.scaling}
 
-    def best_decay(self, kept: Ints) -> float | None:
-        """The best decay on the seeds in these positions, whichever rate it goes with."""
-        found = best(self.surface.keep(kept))
-        return None if found is None else float(self.surface.widths[found[0]])
-
 
 def best(surface: Surface) -> tuple[int, int] | None:
     """Positions of the best decay and rate, of those free of divergence; a tie goes to the lower."""
@@ -42,14 +37,21 @@ def best(surface: Surface) -> tuple[int, int] | None:
     return int(row), int(column)
 
 
+def best_decay(surface: Surface, times_lr: bool = False) -> float:
+    """The best weight decay, or with `times_lr` the product of both at the best cell; NaN where every cell diverged."""
+    where = best(surface)
+    if where is None:
+        return math.nan
+    return float(surface.widths[where[0]] * (2 ** surface.log2_lrs[where[1]] if times_lr else 1.0))
+
+
 def maps(cases: Sequence[Case]) -> list[DecayMap]:
     """All maps of the study. A decay of zero is the same however it scales, and belongs to each map."""
     return [found for case in cases if case.variant == PRIMARY for found in _maps(case, cases)]
 
 
 def _maps(case: Case, cases: Sequence[Case]) -> Iterator[DecayMap]:
-    siblings = [other.runs for other in cases if (other.task, other.method) == (case.task, case.method)]
-    runs = pd.concat(siblings)
+    runs = pd.concat([other.runs for other in cases if other.names == case.names])
     runs = runs[(runs["horizon"] == 1) & (runs["beta1"] == case.runs["beta1"].iloc[0])]
     for width, mine in runs.groupby("width"):
         decayed = mine[mine["weight_decay"] > 0]
@@ -101,9 +103,13 @@ def weight_decay_optimum(found: Sequence[DecayMap]) -> Records:
                 "log2_lr": rate,
                 "log2_lr_weight_decay": rate + math.log2(decay) if decay > 0 else math.nan,
                 "best_loss": surface.loss[where].mean(),
-                "agreement": agreement(one.best_decay, surface.n_seeds),
+                "agreement": _agreement(surface),
             }
         yield {**one.names, "n_seeds": surface.n_seeds, "flag": _flag(surface), **numbers}
+
+
+def _agreement(surface: Surface) -> float:
+    return agreement(lambda kept: best_decay(surface.keep(kept)), surface.n_seeds)
 
 
 def _flag(surface: Surface) -> str:
@@ -124,18 +130,11 @@ def decay_difference(mine: DecayMap, other: DecayMap, times_lr: bool) -> Interva
     """
     censored = both_at_the_edge(mine, other)
 
-    def statistic(surfaces: list[Surface]) -> float:
-        found = [best(surface) for surface in surfaces]
-        if censored or None in found:
-            return math.nan
-        values = [
-            surface.widths[where[0]] * (2 ** surface.log2_lrs[where[1]] if times_lr else 1.0)
-            for surface, where in zip(surfaces, found, strict=True)
-            if where is not None
-        ]
-        return float(values[0] - values[1])
+    def difference(surfaces: list[Surface]) -> float:
+        lambdas = [best_decay(surface, times_lr) for surface in surfaces]
+        return math.nan if censored else lambdas[0] - lambdas[1]
 
-    return joint([mine, other], statistic)
+    return joint([mine, other], difference)
 
 
 def both_at_the_edge(*both: DecayMap) -> bool:
