@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from mufree.lab.data import Prepared
     from mufree.lab.train.many import Many
-    from mufree.lab.train.run import Session
     from mufree.lab.train.watch import Trace
     from mufree.study.record import Record
 
@@ -205,7 +204,7 @@ def _train_one(
     (run,) = runs
     path = run_store.checkpoint_path(store, run)
     session = checkpoints.resumed(path, run, prepared, device, how.together)
-    yield run, finish(session, _after_step(path, session, how, progress, 1))
+    yield run, finish(session, checkpoints.keeper(path, session, how.checkpoint_seconds, how.stop_requested, progress))
 
 
 def _train_stack(
@@ -214,28 +213,16 @@ def _train_stack(
     """Train runs side by side, from their checkpoint or anew; those for which memory is short, in two halves."""
     from mufree.lab.train import checkpoints
 
-    return checkpoints.train_many(
-        runs,
-        store,
-        lambda path, part: checkpoints.resumed_stack(path, part, prepared, device, how.engine == "compiled"),
-        lambda path, stack: _after_step(path, stack, how, progress, stack.asked_for),
-    )
+    def start(path: Path | None, part: Sequence[Run]) -> Many:
+        return checkpoints.resumed_stack(path, part, prepared, device, how.engine == "compiled")
 
+    def keep(path: Path | None, stack: Many) -> Callable[[], None]:
+        def of_all(steps: int) -> None:
+            progress(steps * stack.asked_for)
 
-def _after_step(
-    path: Path | None, live: Session | Many, how: How, progress: Progress, count: int
-) -> Callable[[], None]:
-    """Tells `progress` of the steps that some runs have behind them; gives what to call after each step of all of them."""
-    from mufree.lab.train import checkpoints
+        return checkpoints.keeper(path, stack, how.checkpoint_seconds, how.stop_requested, of_all)
 
-    progress(live.step * count)
-    keep = checkpoints.keeper(path, live, how.checkpoint_seconds, how.stop_requested)
-
-    def after_step() -> None:
-        progress(count)
-        keep()
-
-    return after_step
+    return checkpoints.train_many(runs, store, start, keep)
 
 
 def _free_memory(device: torch.device) -> float:

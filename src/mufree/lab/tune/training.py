@@ -116,23 +116,18 @@ class Here:
         log.info("%d trials at width %d are trained side by side", len(trials), trials[0].width)
         device = torch.device(self.device)
 
-        def after_step(path: Path | None, live: Many) -> Callable[[], None]:
-            keep = checkpoints.keeper(path, live, CHECKPOINT_SECONDS, self.stop_requested)
-
-            def step() -> None:
-                for trial in live.runs[: live.asked_for]:
-                    progress(trial, 1)
-                keep()
-
-            for trial in live.runs[: live.asked_for]:
-                progress(trial, live.step)
-            return step
-
         def start(path: Path | None, part: Sequence[Trial]) -> Many:
             return checkpoints.gone_on(path, lambda: stacked.Trials(part, self.functions, device))
 
+        def keep(path: Path | None, live: Many) -> Callable[[], None]:
+            def of_all(steps: int) -> None:
+                for trial in live.runs[: live.asked_for]:
+                    progress(trial, steps)
+
+            return checkpoints.keeper(path, live, CHECKPOINT_SECONDS, self.stop_requested, of_all)
+
         try:
-            for trial, trace in checkpoints.train_many(trials, self.store, start, after_step):
+            for trial, trace in checkpoints.train_many(trials, self.store, start, keep):
                 yield Trained(trial, kept(trial, trace, self, "stack"))
         except checkpoints.Interrupted:
             raise
@@ -152,9 +147,10 @@ def least(engine: Engine, device: str) -> float:
 
 def served(trials: Iterable[Trial], store: Path | None) -> dict[Trial, Trained]:
     """Those that the store has."""
-    found = {}
-    for trial in trials if store is not None else ():
-        assert store is not None
+    found: dict[Trial, Trained] = {}
+    if store is None:
+        return found
+    for trial in trials:
         if (kept := run_store.load_run(store, trial, trial.functions)) is not None:
             run_store.discard_checkpoint(store, trial)
             found[trial] = Trained(trial, kept, served=True)
@@ -165,14 +161,8 @@ def train(trial: Trial, where: Here, progress: Callable[[int], object]) -> Recor
     """Train a trial to its end, from its checkpoint if there is one, and keep it. Raises `Interrupted` when asked to stop."""
     path = None if where.store is None else run_store.checkpoint_path(where.store, trial)
     session = checkpoints.gone_on(path, lambda: start(trial, where.functions, torch.device(where.device)))
-    keep = checkpoints.keeper(path, session, CHECKPOINT_SECONDS, where.stop_requested)
-    progress(session.step)
-
-    def after_step() -> None:
-        progress(1)
-        keep()
-
-    return kept(trial, finish(session, after_step), where, "serial")
+    keep = checkpoints.keeper(path, session, CHECKPOINT_SECONDS, where.stop_requested, progress)
+    return kept(trial, finish(session, keep), where, "serial")
 
 
 def kept(trial: Trial, trace: Trace, where: Here, engine: Literal["serial", "stack"]) -> Record:
