@@ -55,6 +55,8 @@ class Many(ABC):
     ranks = ALONE
     at_y = True
     """Whether evaluations are also made at y."""
+    data_digest: str
+    """Digest of the data that they learn from."""
     networks: Networks
     seed_of: Tensor
     """Which of the batches [S, …] of the runs' seeds is each run's, [N]."""
@@ -97,11 +99,6 @@ class Many(ABC):
             "data": self.data_digest,
             "device": self.device.type,
         }
-
-    @property
-    @abstractmethod
-    def data_digest(self) -> str:
-        """Digest of the data that they learn from."""
 
     @abstractmethod
     def _make_networks(self) -> Networks:

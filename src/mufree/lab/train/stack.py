@@ -54,6 +54,7 @@ class Stack(Many):
 
     def __init__(self, runs: Sequence[Run], data: Prepared, device: torch.device, compiles: bool = False) -> None:
         self.data, self.training, self.context = data, runs[0].training, runs[0].model.context
+        self.data_digest = data.digest
         self.launched = 0
         self.graph: torch.cuda.CUDAGraph | None = None
         self.captures = device.type == "cuda"
@@ -68,11 +69,6 @@ class Stack(Many):
     def identity(self) -> dict[str, Any]:
         """See `Many`."""
         return super().identity | {"compiles": self.compiles or None}  # one of before there was this has none
-
-    @property
-    def data_digest(self) -> str:
-        """See `Many`."""
-        return self.data.digest
 
     # --- what they learn from -----------------------------------------------------------------------------------------
 

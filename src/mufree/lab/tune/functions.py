@@ -9,7 +9,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as trees
 
-from mufree.lab.coordcheck.calls import CheckError, call_model, default_loss, raised_by, seeded
+from mufree.lab.coordcheck.calls import CheckError, call_model, default_loss, made, raised_by, seeded
 from mufree.lab.coordcheck.own_file import function_of, load_file
 from mufree.lab.parametrization import SEED_STREAM
 from mufree.lab.train.evaluate import count_of
@@ -74,7 +74,7 @@ class Functions:
             name=path.stem,
         )
         beside = [path, *_imported_beside(path, set(sys.modules) - before)]
-        return cls(**vars(found) | {"sources": "\n".join(p.read_text("utf-8", "replace") for p in beside)})
+        return replace(found, sources="\n".join(p.read_text("utf-8", "replace") for p in beside))
 
     # --- the model ----------------------------------------------------------------------------------------------------
 
@@ -89,14 +89,16 @@ class Functions:
             return self._model(width, base_width, seed, parametrization)
 
     def _model(self, width: int, base_width: int, seed: int, parametrization: str) -> nn.Module:
-        make = self._make(seed)
-        with raised_by(f"make_model at width {width}, seed {seed}"):
-            model = make(width)
-        if not isinstance(model, nn.Module):
-            raise CheckError(f"make_model returned {type(model).__name__}, and must return an nn.Module")
+        model = self._made(width, seed)
         if not all(hasattr(parameter, "infshape") for parameter in model.parameters()):
             with raised_by("make_model"):
-                return parametrize(make, width, base_width, parametrization, seed=seed ^ SEED_STREAM)  # type: ignore[arg-type]
+                return parametrize(
+                    lambda each: self._made(each, seed),
+                    width,
+                    base_width,
+                    parametrization,  # type: ignore[arg-type]
+                    seed=seed ^ SEED_STREAM,
+                )
         if parametrization == "sp":
             raise CheckError("make_model gives a model with base shapes; to try SP, let it give the plain model")
         if width == base_width and any(growth_of(parameter) != (1.0, 1.0) for parameter in model.parameters()):
@@ -118,10 +120,7 @@ class Functions:
         """Raises `CheckError` for two widths at which the model is the same, `UserFunctionError` where it can't be made."""
         sizes: dict[tuple[Any, ...], int] = {}
         for width in (base_width, *widths):
-            with raised_by(f"make_model at width {width}"):
-                model = self._make(0)(width)
-            if not isinstance(model, nn.Module):
-                raise CheckError(f"make_model returned {type(model).__name__}, and must return an nn.Module")
+            model = self._made(width, 0)
             if not any(parameter.requires_grad for parameter in model.parameters()):
                 raise CheckError("the model has no parameter that is trained")
             shapes = tuple(tuple(parameter.shape) for parameter in model.parameters())
@@ -132,10 +131,9 @@ class Functions:
                 )
             sizes[shapes] = width
 
-    def _make(self, seed: int) -> Callable[[int], nn.Module]:
+    def _made(self, width: int, seed: int) -> nn.Module:
         # Weights of a stream of their own: batches may be drawn by a generator of the very same seed.
-        make = seeded(self.make_model, SEED_STREAM)
-        return lambda width: make(width, seed)
+        return made(seeded(self.make_model, SEED_STREAM), width, seed)
 
     # --- what it learns from ------------------------------------------------------------------------------------------
 
@@ -205,8 +203,8 @@ class Functions:
                 "so that trials can be compared and gone on with"
             )
         sha.update(digest.encode())
-        with torch.random.fork_rng(), raised_by(f"make_model at width {base_width}"):
-            model = self._make(0)(base_width)
+        with torch.random.fork_rng():
+            model = self._made(base_width, 0)
         sha.update(_digest(dict(model.state_dict())).encode())
         # What the loss does may be written elsewhere. Rounded, since threads sum in another order.
         with seeded_apart(0):

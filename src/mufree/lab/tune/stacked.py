@@ -58,14 +58,9 @@ class Trials(Many):
     at_y = False  # nobody asks
 
     def __init__(self, trials: Sequence[Trial], functions: Functions, device: torch.device) -> None:
-        self.functions = functions
+        self.functions, self.data_digest = functions, trials[0].functions
         super().__init__(trials, device)
         self.name = f"a stack of {len(trials)} trials at width {trials[0].width}"
-
-    @property
-    def data_digest(self) -> str:
-        """See `Many`."""
-        return str(self.runs[0].functions)
 
     def _make_networks(self) -> Networks:
         objective = Objective(
