@@ -131,10 +131,7 @@ class Many(ABC):
             torch.tensor([getattr(s, name) for s in settings], device=self.device) for name in ("beta1", "beta2", "eps")
         )
         self.state = {
-            kind: {
-                name: w.detach().clone() if kind in self.update.starts_at_weights else torch.zeros_like(w)
-                for name, w in weights.items()
-            }
+            kind: {name: w.detach().clone() if kind == "z" else torch.zeros_like(w) for name, w in weights.items()}
             for kind in self.update.state
         }
         self.decaying = any(bool(decay.any()) for decay in self.networks.decays.values())

@@ -119,8 +119,7 @@ class Networks:
     def losses(self, batches: Any) -> Tensor:
         """Training loss of every network, [N], on batches of its own, [N, ...]."""
         with kernels.side_by_side():
-            losses: Tensor = self._losses(self.weights, self.buffers, batches)
-        return losses
+            return self._losses(self.weights, self.buffers, batches)
 
     def _losses(self, weights: Weights, buffers: Weights, batches: Any) -> Tensor:
         losses: Tensor = self._mapped(self.objective.loss, weights, buffers, batches, own=True)
