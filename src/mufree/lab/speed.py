@@ -76,15 +76,14 @@ def _keys(run: Run) -> list[Hashable]:
     return [(run.task, run.method.optimizer, run.width), (run.task, run.method.optimizer), run.task]
 
 
-def measure(runs: Sequence[Run], precision: str | None = None) -> Seconds:
+def measure(runs: Sequence[Run]) -> Seconds:
     """The law of each task and optimizer among the runs, measured on one core here: some steps at the least and largest width.
 
-    `precision` takes the place of the runs' own. Evaluations are taken to run at the same rate. What is too large to be tried
-    here takes as long as `jobs.seconds` assumes.
+    Evaluations are taken to run at the same rate. What is too large to be tried here takes as long as `jobs.seconds` assumes.
     """
     of: dict[Hashable, list[Run]] = {}
     for run in runs:
-        of.setdefault((run.task, run.method.optimizer), []).append(_in_precision(run, precision))
+        of.setdefault((run.task, run.method.optimizer), []).append(run)
     laws: dict[Hashable, Seconds] = {}
     for key, group in of.items():
         ends = {run.width: run for run in sorted(group, key=lambda run: run.width)[:: max(1, len(group) - 1)]}
@@ -126,12 +125,6 @@ def step_seconds(run: Run) -> float:
         take_step(session, watched=False)
         taken.append(time.process_time() - began)
     return float(np.median(taken))
-
-
-def _in_precision(run: Run, precision: str | None) -> Run:
-    if precision is None:
-        return run
-    return run.model_copy(update={"training": run.training.model_copy(update={"precision": precision})})
 
 
 def _steps(run: Run) -> int:
@@ -183,8 +176,10 @@ def _slow_precision(runs: Sequence[Run], seconds_of: Seconds) -> str:
     narrow = [run for run in runs if run.training.precision == "bfloat16"]
     if not narrow:
         return ""
-    in_float32 = measure(narrow, "float32")
-    ratio = sum(map(seconds_of, narrow)) / sum(map(in_float32, narrow))
+    in_float32 = [
+        run.model_copy(update={"training": run.training.model_copy(update={"precision": "float32"})}) for run in narrow
+    ]
+    ratio = sum(map(seconds_of, narrow)) / sum(map(measure(in_float32), narrow))
     if ratio < SLOWER:
         return ""
     return (

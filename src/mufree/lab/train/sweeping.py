@@ -255,8 +255,7 @@ def _recorded(
         "flops": training_flops(run) * trace.steps_done / run.training.steps,
         "cpu": torch.cuda.get_device_name(device) if device.type == "cuda" else machine.cpu_name(),
     }
-    curves = record.curves_table(run.id, ((s.name, s.layer, s.steps, s.values) for s in trace.curves))
-    return record.Record(row=row, timing=timing, curves=curves)
+    return record.Record(row=row, timing=timing, curves=record.curves_table(run.id, trace.curves))
 
 
 def _log(run: Run, trace: Trace, number: int, count: int) -> None:

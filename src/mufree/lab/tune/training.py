@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -55,24 +55,6 @@ class Trained:
         return float(sum(self.record.timing[f"{phase}_seconds"] for phase in ("setup", "train", "evaluate")))
 
 
-class Trainer(Protocol):
-    """Where trials are trained."""
-
-    @property
-    def side_by_side(self) -> int:
-        """How many at a time."""
-
-    @property
-    def stop_requested(self) -> Callable[[], object]:
-        """Gives what asks to stop, if anything does."""
-
-    def train(self, trials: Sequence[Trial], progress: Callable[[Trial, int], object]) -> Iterator[Trained]:
-        """Each trial as it is finished, in any order; `progress` is told of steps taken.
-
-        Raises `Interrupted` when asked to stop.
-        """
-
-
 @dataclass(frozen=True)
 class Here:
     """Trains in this process: side by side what can be and is worth it, else one after the other."""
@@ -82,12 +64,16 @@ class Here:
     device: str = "cpu"
     stop_requested: Callable[[], object] = lambda: None
     engine: Engine = "auto"
-    side_by_side: int = 1
+    side_by_side: ClassVar[int] = 1
+    """How many processes train."""
     refused: dict[tuple[Trial, bool], str] = field(default_factory=dict, compare=False)
     """Why trials of a shape, of one seed or several, aren't trained side by side; empty where they are."""
 
     def train(self, trials: Sequence[Trial], progress: Callable[[Trial, int], object]) -> Iterator[Trained]:
-        """See `Trainer`."""
+        """Each trial as it is finished, in any order; `progress` is told of steps taken.
+
+        Raises `Interrupted` when asked to stop.
+        """
         for group in stacked.groups(trials):
             alone = list(group)
             if len(group) >= least(self.engine, self.device):
@@ -224,5 +210,4 @@ def _recorded(trial: Trial, trace: Trace, device: str, engine: str) -> Record:
         "flops": math.nan,
         "cpu": torch.cuda.get_device_name() if device == "cuda" else machine.cpu_name(),
     }
-    curves = record.curves_table(trial.id, ((s.name, s.layer, s.steps, s.values) for s in trace.curves))
-    return Record(row=row, timing=timing, curves=curves)
+    return Record(row=row, timing=timing, curves=record.curves_table(trial.id, trace.curves))
