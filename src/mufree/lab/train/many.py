@@ -116,7 +116,7 @@ class Many(ABC):
         """Get ready the next batches, for so many steps from the interval's `first` on."""
 
     @abstractmethod
-    def _batch(self, at: Tensor) -> Any:
+    def batch(self, at: Tensor) -> Any:
         """The batches [S, …] of the interval's step `at`, [1] on the device; called once a step."""
 
     def _test(self) -> Sequence[Any] | None:
@@ -187,7 +187,7 @@ class Many(ABC):
 
     def _advance(self, watched: bool) -> None:
         at, weights = self.cursor, self.networks.weights
-        losses = self.networks.losses(taken(self._batch(at), self.seed_of))
+        losses = self.networks.losses(taken(self.batch(at), self.seed_of))
         gradients = self.networks.gradients(losses)
         with torch.no_grad():
             self.log.index_copy_(1, at, torch.stack([losses, total_norm(gradients.values())])[:, None])

@@ -138,20 +138,20 @@ class Session:
         self.stream = self.course.batches(self.step)
 
 
-def train(run: Run, data: Prepared, *, device: str = "cpu", on_step: Callable[[], object] | None = None) -> Trace:
+def train(run: Run, data: Prepared, *, device: str = "cpu") -> Trace:
     """Train `run` on `data` from its seed to its last step, or until it diverges beyond hope.
 
-    `on_step()` is called after each step. Divergence is a status of the trace and never an exception. Raises `RuntimeError`
-    where `device` isn't there: a run never moves to another kind of device by itself.
+    Divergence is a status of the trace and never an exception. Raises `RuntimeError` where `device` isn't there: a run never
+    moves to another kind of device by itself.
     """
     configure_torch()
-    return finish(start(run, data, torch.device(device)), on_step)
+    return finish(start(run, data, torch.device(device)))
 
 
 def finish(session: Session, on_step: Callable[[], object] | None = None) -> Trace:
     """Train a session from where it is to its end; `train` tells the rest.
 
-    At each call of `on_step` the session is whole: it can be saved there, and left by an exception.
+    `on_step()` is called after each step. The session is whole then: it can be saved there, and left by an exception.
     """
     if session.step == 0:
         evaluate(session)

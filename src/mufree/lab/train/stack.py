@@ -7,7 +7,7 @@ beforehand, losses and norms are kept on the device.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -32,21 +32,14 @@ LAUNCHED = 3
 log = logging.getLogger(__name__)
 
 
-def train_stack(
-    runs: Sequence[Run],
-    data: Prepared,
-    *,
-    device: str = "cpu",
-    compiles: bool = False,
-    on_step: Callable[[], object] | None = None,
-) -> list[Trace]:
+def train_stack(runs: Sequence[Run], data: Prepared, *, device: str = "cpu", compiles: bool = False) -> list[Trace]:
     """Train runs of one stack (`jobs.stacks`) to their last step; return what `train` would have for each, in their order.
 
-    `compiles`: by kernels that torch.compile writes for them, where it can. `on_step()` is called after each step of all of
-    them. Raises `torch.OutOfMemoryError` where the device is too small.
+    `compiles`: by kernels that torch.compile writes for them, where it can. Raises `torch.OutOfMemoryError` where the device
+    is too small.
     """
     configure_torch()
-    return finish(Stack(runs, data, torch.device(device), compiles), on_step)
+    return finish(Stack(runs, data, torch.device(device), compiles))
 
 
 class Stack(Many):
@@ -93,7 +86,8 @@ class Stack(Many):
     def _prepare_batches(self, first: int, count: int) -> None:
         self.order[first:] = self._next_rows(self.orders, count)
 
-    def _batch(self, at: Tensor) -> Batch:
+    def batch(self, at: Tensor) -> Batch:
+        """See `Many`."""
         return self.train.batch(self.order.index_select(0, at)[0])
 
     def _orders(self, skip: int) -> list[Iterator[Array]]:

@@ -81,10 +81,7 @@ class Trials(Many):
         for stream in self.streams:
             stream.skip_to(step)
 
-    def _batch(self, at: Tensor) -> Any:
-        return self.next_batches()
-
-    def next_batches(self) -> Any:
+    def batch(self, at: Tensor) -> Any:
         """The next batch of each seed, [S, …]."""
         return _together([next(stream) for stream in self.streams])
 
@@ -131,7 +128,7 @@ def check(trials: Sequence[Trial], functions: Functions, device: torch.device) -
         with torch.no_grad():
             valid_losses, _ = networks.score(networks.weights, networks.buffers, valid)
         networks.network.train()
-        batches = taken(stack.next_batches(), stack.seed_of)
+        batches = taken(stack.batch(stack.cursor), stack.seed_of)
         losses = networks.losses(batches)
         gradients = networks.gradients(losses)
     except Exception as error:
