@@ -105,6 +105,7 @@ def step_seconds(run: Run) -> float:
     """Seconds of a training step of a run on one core here, on made-up data."""
     import torch
 
+    from mufree.lab.train.evaluate import OF_STUDIES
     from mufree.lab.train.network import configure_torch, make_model, make_optimizer
     from mufree.lab.train.run import Course, begin, take_step
 
@@ -115,7 +116,9 @@ def step_seconds(run: Run) -> float:
         inputs, targets = torch.rand(batch, 3, 32, 32), torch.randint(classes, (batch,))
     else:
         inputs, targets = (torch.randint(classes, (batch, context)) for _ in range(2))
-    course = Course(run.id, steps=1, evaluations=1, batches=lambda _: repeat((inputs, targets)), valid=[])
+    course = Course(
+        run.id, steps=1, evaluations=1, batches=lambda _: repeat((inputs, targets)), valid=[], objective=OF_STUDIES
+    )
     session = begin(model, make_optimizer(run, model), course)
     take_step(session, watched=False)  # the first makes the optimizer's state
     # The median of CPU times, since what else this machine does for a moment says nothing about the hours to come.

@@ -14,13 +14,12 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from mufree.lab.data import Prepared
 from mufree.lab.data.batches import Batch, train_batches
-from mufree.lab.parametrization import layer_types
-from mufree.lab.train.evaluate import UNKNOWN, Score, batch_loss, held_out, score
+from mufree.lab.train.evaluate import OF_STUDIES, UNKNOWN, Objective, Score, held_out
 from mufree.lab.train.network import by_layer, configure_torch, make_model, make_optimizer
 from mufree.lab.train.ranks import ALONE, Ranks
 from mufree.lab.train.watch import Curves, Seconds, Trace, TrainLoss, conclude
@@ -43,14 +42,11 @@ class Course:
     evaluations: int
     """How many there are, evenly spread, beside the one before the first step. Divides `steps`."""
     batches: Callable[[int], Iterator[Any]]
-    """Training batches without end, from the one after so many steps on: (inputs, targets), or what `loss` takes."""
+    """Training batches without end, from the one after so many steps on: (inputs, targets), or what the objective takes."""
     valid: Sequence[Any]
+    objective: Objective
     test: Callable[[], Sequence[Any]] | None = None
     """The batches of the test split, which are read once, after the last step."""
-    loss: Callable[[nn.Module, Any], Tensor] = batch_loss
-    """The loss of a model on a batch, a tensor of one number."""
-    score: Callable[[nn.Module, Sequence[Any], Ranks], Score] = score
-    """What a model is worth on `valid` or `test`."""
     # The same batches at every evaluation, so that BatchNorm's statistics at x add no noise of their own.
     batchnorm_inputs: Sequence[Any] = ()
     forward: Forward | None = None
@@ -108,6 +104,16 @@ class Session:
         if self.average is not None:
             return self.average.evaluating(self.model, self.course.batchnorm_inputs, self.course.forward)
         return evaluating(self.optimizer, self.model, self.course.batchnorm_inputs, self.course.forward)
+
+    @torch.no_grad()
+    def score(self, batches: Sequence[Any]) -> Score:
+        """What the model is worth as it is: mean loss and accuracy over all processes' batches."""
+        objective, loss, right, total = self.course.objective, 0.0, 0.0, 0
+        for batch in batches:
+            (mean, hits_here), part = objective.judged(self.model, batch), objective.count(batch)
+            loss, right, total = loss + float(mean) * part, right + float(hits_here), total + part
+        losses, hits, targets_seen = self.ranks.sums(loss, right, total)
+        return Score(losses / targets_seen, hits / targets_seen)
 
     def state_dict(self) -> dict[str, Any]:
         """All that a run carries from step to step beside its model and optimizer, in plain numbers, strings and tensors.
@@ -191,9 +197,7 @@ def start(run: Run, data: Prepared, device: torch.device, ranks: Ranks = ALONE) 
         ranks.check(run.training.batch_size, model)
         optimizer = make_optimizer(run, model)
         course = _course(run, data, model, optimizer, device, ranks)
-        session = begin(
-            model, optimizer, course, average=average_of(run, optimizer), layers=layer_types(model), ranks=ranks
-        )
+        session = begin(model, optimizer, course, average=average_of(run, optimizer), ranks=ranks)
     session.seconds = seconds
     return session
 
@@ -215,16 +219,11 @@ def begin(
     course: Course,
     *,
     average: WeightAverage | None = None,
-    layers: Mapping[str, str] | None = None,
     ranks: Ranks = ALONE,
 ) -> Session:
-    """A session before its first step, for any model that the course has a loss for.
-
-    `layers` names the layer type of each parameter, by which norms are recorded; without it they are those of all `weights`.
-    """
+    """A session before its first step, for any model that the course has an objective for."""
     if is_schedule_free(optimizer):
         optimizer.train()  # type: ignore[attr-defined]
-    parameters = dict(model.named_parameters())
     return Session(
         course=course,
         ranks=ranks,
@@ -235,7 +234,7 @@ def begin(
         peak_rates=[group["lr"] for group in optimizer.param_groups],
         stream=course.batches(0),
         losses=TrainLoss(initial=math.nan, steps=course.steps),
-        curves=Curves(by_layer(layers or dict.fromkeys(parameters, "weights"), parameters)),
+        curves=Curves(by_layer(course.objective.layers(model), dict(model.named_parameters()))),
     )
 
 
@@ -248,7 +247,7 @@ def take_step(session: Session, *, watched: bool) -> None:
         factor = session.course.rate_factor(session.step - 1)
         for group, peak in zip(optimizer.param_groups, session.peak_rates, strict=True):
             group["lr"] = peak * factor
-    loss = session.course.loss(session.network, next(session.stream))
+    loss = session.course.objective.loss(session.network, next(session.stream))
     loss.backward()  # type: ignore[no-untyped-call]
     # Norms come before the step, since schedulefree overwrites gradients in place.
     grad_norm = float(torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
@@ -273,11 +272,11 @@ def evaluate(session: Session) -> None:
     """
     with session.seconds.timed("evaluate"):
         with session.at_x():
-            at_x = session.course.score(session.model, session.course.valid, session.ranks)
+            at_x = session.score(session.course.valid)
         at_y = at_x
         if session.course.at_y and (session.average is not None or is_schedule_free(session.optimizer)):
             session.model.eval()
-            at_y = session.course.score(session.model, session.course.valid, session.ranks)
+            at_y = session.score(session.course.valid)
     session.score_x, session.score_y = at_x, at_y
     session.curves.add("val_loss", session.step, at_x.loss)
     session.curves.add("val_loss_y", session.step, at_y.loss)
@@ -288,7 +287,7 @@ def evaluate_test(session: Session) -> Score:
     if session.course.test is None:
         return UNKNOWN
     with session.seconds.timed("evaluate"), session.at_x():
-        return session.course.score(session.model, session.course.test(), session.ranks)
+        return session.score(session.course.test())
 
 
 def _course(
@@ -307,6 +306,7 @@ def _course(
             (ranks.part(inputs).to(device), ranks.part(targets).to(device)) for inputs, targets in batches(skip)
         ),
         valid=ranks.share(held_out(run, data, "valid", device)),
+        objective=OF_STUDIES,
         test=None if data.test is None else lambda: ranks.share(held_out(run, data, "test", device)),
         batchnorm_inputs=[
             inputs.to(device)

@@ -19,7 +19,7 @@ from mufree.lab.data import Prepared
 from mufree.lab.data.batches import Batch, Examples, train_order
 from mufree.lab.data.prepared import Array
 from mufree.lab.train.compiled import compiled
-from mufree.lab.train.evaluate import held_out
+from mufree.lab.train.evaluate import OF_STUDIES, held_out
 from mufree.lab.train.many import Many, finish
 from mufree.lab.train.network import configure_torch, make_model
 from mufree.lab.train.side_by_side import Networks
@@ -66,7 +66,7 @@ class Stack(Many):
     # --- what they learn from -----------------------------------------------------------------------------------------
 
     def _make_networks(self) -> Networks:
-        return Networks(self.runs, partial(make_model, classes=self.data.classes), self.device)
+        return Networks(self.runs, partial(make_model, classes=self.data.classes), self.device, OF_STUDIES)
 
     def _read_data(self) -> None:
         self.train = Examples(self.data, self.data.train, self.context, self.device)

@@ -21,7 +21,7 @@ from torch.utils import _pytree as trees
 from mufree.lab.coordcheck.calls import CheckError, call_model, default_loss, made, raised_by, seeded
 from mufree.lab.coordcheck.own_file import function_of, load_file
 from mufree.lab.parametrization import SEED_STREAM
-from mufree.lab.train.evaluate import count_of
+from mufree.lab.train.evaluate import Objective, count_of
 from mufree.lab.tune.randomness import seeded_apart
 from mufree.optim import growth_of, parametrize
 
@@ -181,7 +181,12 @@ class Functions:
             raise CheckError(f"the loss must be a tensor of one number, and is {what}")
         return found.reshape(())
 
-    def judged(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+    @property
+    def objective(self) -> Objective:
+        """What trials are trained by and judged by."""
+        return Objective(self.checked_loss, self._judged, weight_of)
+
+    def _judged(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
         """The loss, and NaN for how many answers are right: what an answer is isn't known."""
         loss = self.checked_loss(model, batch)
         return loss, torch.full_like(loss, torch.nan)

@@ -7,6 +7,7 @@ draw others than by itself. `check` finds out, by a step.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -17,9 +18,9 @@ from torch.nn.utils import get_total_norm
 from torch.utils import _pytree as trees
 
 from mufree.lab.train.many import Many
-from mufree.lab.train.side_by_side import Networks, Objective, taken
+from mufree.lab.train.side_by_side import Networks, taken
 from mufree.lab.train.updates import UPDATES, Weights
-from mufree.lab.tune.functions import Functions, weight_of
+from mufree.lab.tune.functions import Functions
 from mufree.lab.tune.randomness import random_state, seed_all, set_random_state
 from mufree.study.config import OptimizerSettings
 from mufree.study.trials import Trial
@@ -63,13 +64,8 @@ class Trials(Many):
         self.name = f"a stack of {len(trials)} trials at width {trials[0].width}"
 
     def _make_networks(self) -> Networks:
-        objective = Objective(
-            loss=self.functions.checked_loss,
-            judged=self.functions.judged,
-            count=weight_of,
-            layers=lambda model: {name: "weights" for name, _ in model.named_parameters()},
-        )
-        return Networks(self.runs, lambda trial: model_of(trial, self.functions), self.device, objective)
+        make = partial(model_of, functions=self.functions)
+        return Networks(self.runs, make, self.device, self.functions.objective)
 
     def _read_data(self) -> None:
         first = BATCHNORM_BATCHES if self.networks.batchnorms else 0

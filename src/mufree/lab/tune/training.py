@@ -6,7 +6,6 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -15,13 +14,12 @@ import torch
 
 from mufree.lab.coordcheck.calls import CheckError
 from mufree.lab.train import checkpoints
-from mufree.lab.train.evaluate import score
 from mufree.lab.train.many import Many
 from mufree.lab.train.network import make_optimizer
 from mufree.lab.train.run import Course, Session, average_of, begin, finish, rate_factor_of
 from mufree.lab.train.watch import Seconds, Trace
 from mufree.lab.tune import stacked
-from mufree.lab.tune.functions import Functions, weight_of
+from mufree.lab.tune.functions import Functions
 from mufree.lab.tune.randomness import seed_all
 from mufree.optim.evaluation import batchnorm_layers
 from mufree.study import machine, record, run_store
@@ -182,8 +180,7 @@ def _course(
         evaluations=trial.evaluations,
         batches=lambda skip: functions.batches(trial.seed, device, skip),
         valid=functions.valid(device),
-        loss=functions.checked_loss,
-        score=partial(score, judged=functions.judged, count=weight_of),
+        objective=functions.objective,
         batchnorm_inputs=list(
             islice(functions.batches(trial.seed, device), stacked.BATCHNORM_BATCHES if batchnorm_layers(model) else 0)
         ),
