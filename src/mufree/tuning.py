@@ -203,12 +203,13 @@ class Tuning:
                     module.p = 0.0  # its noise is no change of a weight
             return model
 
-        log.info("coordinate check of %s at widths %s", method, _listed([settings.base_width, *settings.check_widths]))
+        widths = settings.base_width, *settings.check_widths
+        log.info("coordinate check of %s at widths %s", method, ", ".join(map(str, widths)))
         measure = partial(
             coord_check,
             model_of,
             make,
-            sorted({settings.base_width, *settings.check_widths}),
+            sorted(widths),
             lambda seed: next(self.functions.batches(seed, self.device)),
             model_loss=self.functions.checked_loss,
             steps=CHECK_STEPS,
@@ -310,7 +311,3 @@ class Tuning:
             target_width=settings.target_width,
             warned=self.warned if TUNABLE[method].parametrization == "mup" else (),
         )
-
-
-def _listed(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers))

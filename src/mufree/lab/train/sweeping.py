@@ -112,7 +112,7 @@ def asked_to_stop(minutes: float | None, until: float | None) -> Iterator[Callab
     """
     ends = [math.inf if minutes is None else time.time() + 60 * minutes, math.inf if until is None else until]
     came: list[str] = []
-    numbers = [signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)]
+    numbers = (signal.SIGTERM, signal.SIGUSR1)
     before = {number: signal.signal(number, lambda n, _: came.append(signal.Signals(n).name)) for number in numbers}
     try:
         yield lambda: came[0] if came else "its limit of time" if time.time() >= min(ends) else None
