@@ -10,6 +10,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -152,18 +153,20 @@ def train_many(
     runs: Sequence[R],
     folder: Path | None,
     start: Callable[[Path | None, Sequence[R]], Many],
-    keep: Callable[[Path | None, Many], Callable[[], object]],
+    seconds: float,
+    stop_requested: Callable[[], object],
+    progress: Callable[[Sequence[R], int], object],
 ) -> Iterator[tuple[R, Trace]]:
     """Train runs side by side; those for which memory is short, in two halves.
 
-    `start(path, runs)` gives them, from the checkpoint at `path` in the folder, if there is one, or anew; `keep(path, live)`
-    what to call after each step of all of them.
+    `start(path, runs)` gives them, from the checkpoint at `path` in the folder, if there is one, or anew. `progress(runs,
+    steps)` is told of steps that each of them has taken; the rest is as `keeper` has it.
     """
     digest = hashlib.sha256(" ".join(run.id for run in runs).encode()).hexdigest()
     path = None if folder is None else folder / f"stack-{digest[:12]}.checkpoint"
     try:
         live = start(path, runs)
-        traces = finish(live, keep(path, live))
+        traces = finish(live, keeper(path, live, seconds, stop_requested, partial(progress, runs)))
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error) or len(runs) == 1:
             raise
@@ -178,7 +181,7 @@ def train_many(
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     for part in (runs[:half], runs[half:]):
-        yield from train_many(part, folder, start, keep)
+        yield from train_many(part, folder, start, seconds, stop_requested, progress)
 
 
 def _discard(path: Path | None) -> None:

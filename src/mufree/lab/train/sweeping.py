@@ -216,13 +216,10 @@ def _train_stack(
     def start(path: Path | None, part: Sequence[Run]) -> Many:
         return checkpoints.resumed_stack(path, part, prepared, device, how.engine == "compiled")
 
-    def keep(path: Path | None, stack: Many) -> Callable[[], None]:
-        def of_all(steps: int) -> None:
-            progress(steps * stack.asked_for)
+    def of_all(part: Sequence[Run], steps: int) -> None:
+        progress(steps * len(part))
 
-        return checkpoints.keeper(path, stack, how.checkpoint_seconds, how.stop_requested, of_all)
-
-    return checkpoints.train_many(runs, store, start, keep)
+    return checkpoints.train_many(runs, store, start, how.checkpoint_seconds, how.stop_requested, of_all)
 
 
 def _free_memory(device: torch.device) -> float:

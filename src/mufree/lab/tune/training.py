@@ -103,15 +103,14 @@ class Here:
         def start(path: Path | None, part: Sequence[Trial]) -> Many:
             return checkpoints.gone_on(path, lambda: stacked.Trials(part, self.functions, device))
 
-        def keep(path: Path | None, live: Many) -> Callable[[], None]:
-            def of_all(steps: int) -> None:
-                for trial in live.runs[: live.asked_for]:
-                    progress(trial, steps)
-
-            return checkpoints.keeper(path, live, CHECKPOINT_SECONDS, self.stop_requested, of_all)
+        def of_all(part: Sequence[Trial], steps: int) -> None:
+            for trial in part:
+                progress(trial, steps)
 
         try:
-            for trial, trace in checkpoints.train_many(trials, self.store, start, keep):
+            for trial, trace in checkpoints.train_many(
+                trials, self.store, start, CHECKPOINT_SECONDS, self.stop_requested, of_all
+            ):
                 yield Trained(trial, kept(trial, trace, self, "stack"))
         except checkpoints.Interrupted:
             raise
