@@ -150,6 +150,12 @@ def test_resnet_halves_resolution_and_doubles_channels_between_stages() -> None:
     assert shapes == [(8, 32, 32), (8, 32, 32), (16, 16, 16), (32, 8, 8)]
 
 
+@pytest.mark.parametrize("name", ["vit", "gpt"])
+def test_width_that_heads_do_not_divide_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="width 20 is not a multiple of head_dim 8"):
+        models.build(CONFIGS[name], 20, 7)
+
+
 def _awake(model: nn.Module) -> nn.Module:
     """All weights random: zero readouts and queries would hide what attention does."""
     generator = torch.Generator().manual_seed(1)

@@ -27,10 +27,14 @@ class Attention(nn.Module):
 
     `scale` multiplies the scores: head_dim^-½ here, 1/d under µP once `parametrize` has set it. The rows of `qkv.weight`
     are those of the query, the key and the value, `width` each.
+
+    Raises ValueError if `width` is not a multiple of `head_dim`.
     """
 
     def __init__(self, width: int, head_dim: int, causal: bool) -> None:
         super().__init__()
+        if width % head_dim:
+            raise ValueError(f"width {width} is not a multiple of head_dim {head_dim}; choose a width that is")
         self.head_dim = head_dim
         self.scale = head_dim**-0.5
         self.causal = causal
