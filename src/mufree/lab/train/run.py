@@ -25,7 +25,6 @@ from mufree.lab.train.ranks import ALONE, Ranks
 from mufree.lab.train.watch import Curves, Seconds, Trace, TrainLoss, conclude
 from mufree.optim import WeightAverage, evaluating, is_schedule_free, warmup_factor
 from mufree.optim.averaging import time_constant
-from mufree.optim.batches import Forward
 from mufree.optim.evaluation import batchnorm_layers
 from mufree.study.plan import Run
 
@@ -48,9 +47,7 @@ class Course:
     test: Callable[[], Sequence[Any]] | None = None
     """The batches of the test split, which are read once, after the last step."""
     # The same batches at every evaluation, so that BatchNorm's statistics at x add no noise of their own.
-    batchnorm_inputs: Sequence[Any] = ()
-    forward: Forward | None = None
-    """Runs the model on one of them, where it doesn't take it as it is."""
+    batchnorm_batches: Sequence[Any] = ()
     at_y: bool = True
     """Whether evaluations are also made at y."""
     rate_factor: Callable[[int], float] | None = None
@@ -101,9 +98,10 @@ class Session:
 
     def at_x(self) -> AbstractContextManager[None]:
         """Within it, the model has the weights that are evaluated: the average where there is one."""
+        batches, forward = self.course.batchnorm_batches, self.course.objective.loss
         if self.average is not None:
-            return self.average.evaluating(self.model, self.course.batchnorm_inputs, self.course.forward)
-        return evaluating(self.optimizer, self.model, self.course.batchnorm_inputs, self.course.forward)
+            return self.average.evaluating(self.model, batches, forward)
+        return evaluating(self.optimizer, self.model, batches, forward)
 
     @torch.no_grad()
     def score(self, batches: Sequence[Any]) -> Score:
@@ -296,22 +294,19 @@ def _course(
     training, context = run.training, run.model.context
 
     def batches(skip: int) -> Iterator[Batch]:
-        return train_batches(data, batch_size=training.batch_size, context_length=context, seed=run.seed, skip=skip)
+        size = training.batch_size
+        drawn = train_batches(data, batch_size=size, context_length=context, seed=run.seed, skip=skip)
+        return ((ranks.part(inputs).to(device), ranks.part(targets).to(device)) for inputs, targets in drawn)
 
     return Course(
         name=run.id,
         steps=training.steps,
         evaluations=training.evaluations,
-        batches=lambda skip: (
-            (ranks.part(inputs).to(device), ranks.part(targets).to(device)) for inputs, targets in batches(skip)
-        ),
+        batches=batches,
         valid=ranks.share(held_out(run, data, "valid", device)),
         objective=OF_STUDIES,
         test=None if data.test is None else lambda: ranks.share(held_out(run, data, "test", device)),
-        batchnorm_inputs=[
-            inputs.to(device)
-            for inputs, _ in islice(batches(0), training.batchnorm_batches if batchnorm_layers(model) else 0)
-        ],
+        batchnorm_batches=list(islice(batches(0), training.batchnorm_batches if batchnorm_layers(model) else 0)),
         rate_factor=rate_factor_of(run, optimizer),
         identity={"run": run.id, "numerics": run.numerics, "data": data.digest, "device": device.type},
     )

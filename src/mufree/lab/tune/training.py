@@ -180,10 +180,9 @@ def _course(
         batches=lambda skip: functions.batches(trial.seed, device, skip),
         valid=functions.valid(device),
         objective=functions.objective,
-        batchnorm_inputs=list(
+        batchnorm_batches=list(
             islice(functions.batches(trial.seed, device), stacked.BATCHNORM_BATCHES if batchnorm_layers(model) else 0)
         ),
-        forward=functions.checked_loss,
         at_y=False,  # nobody asks
         rate_factor=rate_factor_of(trial, optimizer),
         identity={"run": trial.id, "numerics": trial.numerics, "data": trial.functions, "device": device.type},
