@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mufree.lab.train.evaluate import UNKNOWN, Score
+from mufree.lab.train.evaluate import UNKNOWN, Objective, Score
 from mufree.lab.train.ranks import ALONE
 from mufree.lab.train.side_by_side import Log, Networks, taken, total_norm
 from mufree.lab.train.updates import UPDATES, Columns, Weights, at_x, like
@@ -57,14 +57,17 @@ class Many(ABC):
     """Whether evaluations are also made at y."""
     data_digest: str
     """Digest of the data that they learn from."""
-    networks: Networks
-    seed_of: Tensor
-    """Which of the batches [S, …] of the runs' seeds is each run's, [N]."""
     valid: Sequence[Any]
     batchnorm_batches: Sequence[Any]
     """Batches [S, …] by which BatchNorm's statistics are computed anew."""
 
-    def __init__(self, runs: Sequence[Run] | Sequence[Trial], device: torch.device) -> None:
+    def __init__(
+        self,
+        runs: Sequence[Run] | Sequence[Trial],
+        device: torch.device,
+        make: Callable[[Any], nn.Module],
+        objective: Objective,
+    ) -> None:
         self.seconds = Seconds()
         with self.seconds.timed("setup"):
             # A product of one matrix is summed in another order than each of several, and a run's numbers mustn't depend on how
@@ -81,8 +84,9 @@ class Many(ABC):
             self.logs: list[Log] = []
             """Losses and gradient norms, [2, steps, N] a piece."""
             self.seeds = sorted({run.seed for run in self.runs})
+            # Which of the batches [S, …] of the seeds is each run's, [N].
             self.seed_of = torch.tensor([self.seeds.index(run.seed) for run in self.runs], device=device)
-            self.networks = self._make_networks()
+            self.networks = Networks(self.runs, make, device, objective)
             self._make_optimizers()
             self._make_notes()
             self._read_data()
@@ -99,10 +103,6 @@ class Many(ABC):
             "data": self.data_digest,
             "device": self.device.type,
         }
-
-    @abstractmethod
-    def _make_networks(self) -> Networks:
-        """The networks as they start."""
 
     @abstractmethod
     def _read_data(self) -> None:

@@ -22,7 +22,6 @@ from mufree.lab.train.compiled import compiled
 from mufree.lab.train.evaluate import OF_STUDIES, held_out
 from mufree.lab.train.many import Many, finish
 from mufree.lab.train.network import configure_torch, make_model
-from mufree.lab.train.side_by_side import Networks
 from mufree.lab.train.watch import Trace
 from mufree.study.plan import Run
 
@@ -52,7 +51,7 @@ class Stack(Many):
         self.graph: torch.cuda.CUDAGraph | None = None
         self.captures = device.type == "cuda"
         self.compiles = compiles
-        super().__init__(runs, device)
+        super().__init__(runs, device, partial(make_model, classes=data.classes), OF_STUDIES)
         if compiles:
             torch.compiler.reset()  # what earlier stacks of this process have compiled counts against a limit
             self.networks.compile()
@@ -64,9 +63,6 @@ class Stack(Many):
         return super().identity | {"compiles": self.compiles or None}  # one of before there was this has none
 
     # --- what they learn from -----------------------------------------------------------------------------------------
-
-    def _make_networks(self) -> Networks:
-        return Networks(self.runs, partial(make_model, classes=self.data.classes), self.device, OF_STUDIES)
 
     def _read_data(self) -> None:
         self.train = Examples(self.data, self.data.train, self.context, self.device)

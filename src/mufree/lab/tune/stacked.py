@@ -18,7 +18,7 @@ from torch.nn.utils import get_total_norm
 from torch.utils import _pytree as trees
 
 from mufree.lab.train.many import Many
-from mufree.lab.train.side_by_side import Networks, taken
+from mufree.lab.train.side_by_side import taken
 from mufree.lab.train.updates import UPDATES, Weights
 from mufree.lab.tune.functions import Functions
 from mufree.lab.tune.randomness import random_state, seed_all, set_random_state
@@ -60,12 +60,8 @@ class Trials(Many):
 
     def __init__(self, trials: Sequence[Trial], functions: Functions, device: torch.device) -> None:
         self.functions, self.data_digest = functions, trials[0].functions
-        super().__init__(trials, device)
+        super().__init__(trials, device, partial(model_of, functions=functions), functions.objective)
         self.name = f"a stack of {len(trials)} trials at width {trials[0].width}"
-
-    def _make_networks(self) -> Networks:
-        make = partial(model_of, functions=self.functions)
-        return Networks(self.runs, make, self.device, self.functions.objective)
 
     def _read_data(self) -> None:
         first = BATCHNORM_BATCHES if self.networks.batchnorms else 0
