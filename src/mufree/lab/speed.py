@@ -217,12 +217,9 @@ def duration(seconds: float) -> str:
 
 def usage(timings: Path, store: Path, since: float, cores: int) -> str:
     """Which share of the cores' time went into runs that the store has got since that moment, in seconds since 1970."""
-
-    def is_new(path: Path) -> bool:
-        return path.exists() and path.stat().st_mtime > since
-
     runs = read_parquet(timings, TIMING_SCHEMA.names).to_pylist()
-    trained = [run for run in runs if is_new(store / f"{run['run_id']}.parquet")]
+    new = {path.stem for path in store.glob("*.parquet") if path.stat().st_mtime > since}
+    trained = [run for run in runs if run["run_id"] in new]
     useful = sum(run["train_seconds"] + run["evaluate_seconds"] for run in trained)
     wall = time.time() - since
     return (

@@ -91,14 +91,9 @@ class Functions:
     def _model(self, width: int, base_width: int, seed: int, parametrization: str) -> nn.Module:
         model = self._made(width, seed)
         if not all(hasattr(parameter, "infshape") for parameter in model.parameters()):
+            make = functools.partial(self._made, seed=seed)
             with raised_by("make_model"):
-                return parametrize(
-                    lambda each: self._made(each, seed),
-                    width,
-                    base_width,
-                    parametrization,  # type: ignore[arg-type]
-                    seed=seed ^ SEED_STREAM,
-                )
+                return parametrize(make, width, base_width, parametrization, seed=seed ^ SEED_STREAM)  # type: ignore[arg-type]
         if parametrization == "sp":
             raise CheckError("make_model gives a model with base shapes; to try SP, let it give the plain model")
         if width == base_width and any(growth_of(parameter) != (1.0, 1.0) for parameter in model.parameters()):
