@@ -165,10 +165,9 @@ class Tuning:
         self.fingerprint = self.functions.fingerprint(self.settings.base_width)
         self.seeds = list(range(self.settings.seeds))
         self.warned = self.functions.warnings_of(max(self.settings.check_widths), self.settings.base_width)
-        for said in (
-            self.warned if any(TUNABLE[each].parametrization == "mup" for each in self.settings.methods) else ()
-        ):
-            log.warning("%s", said)
+        if any(TUNABLE[method].parametrization == "mup" for method in self.settings.methods):
+            for said in self.warned:
+                log.warning("%s", said)
 
     def of_method(self, method: str) -> Tuned:
         """Check, search, check widths. Raises `Interrupted` where it is asked to stop."""
@@ -190,7 +189,10 @@ class Tuning:
 
     def _coordinate_check(self, method: str) -> Outcome:
         settings = self.settings
-        seed_of: dict[nn.Module, tuple[int, int]] = {}
+        trial = self._trial(method, settings.beta2s[0], settings.base_width, settings.start, seed=0)
+        make = partial(
+            make_optimizer, trial.model_copy(update={"warmup_fraction": 0.0})
+        )  # width and seed don't matter to it
 
         def model_of(width: int, seed: int) -> nn.Module:
             if self.trainer.stop_requested():
@@ -199,21 +201,15 @@ class Tuning:
             for module in model.modules():
                 if isinstance(module, _DropoutNd):
                     module.p = 0.0  # its noise is no change of a weight
-            seed_of.clear()  # one model is alive at a time
-            seed_of[model] = width, seed
             return model
 
-        def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
-            width, seed = seed_of[model]
-            trial = self._trial(method, settings.beta2s[0], width, settings.start, seed)
-            return make_optimizer(trial.model_copy(update={"warmup_fraction": 0.0}), model)
-
-        log.info("coordinate check of %s at widths %s", method, _listed([settings.base_width, *settings.check_widths]))
+        widths = settings.base_width, *settings.check_widths
+        log.info("coordinate check of %s at widths %s", method, ", ".join(map(str, widths)))
         measure = partial(
             coord_check,
             model_of,
-            optimizer_of,
-            sorted({settings.base_width, *settings.check_widths}),
+            make,
+            sorted(widths),
             lambda seed: next(self.functions.batches(seed, self.device)),
             model_loss=self.functions.checked_loss,
             steps=CHECK_STEPS,
@@ -291,12 +287,12 @@ class Tuning:
 
     def _rows(self, method: str, beta2: float) -> pd.DataFrame:
         """Rows of a method with a β₂."""
-        wanted = (
+        wanted = [
             each.row
             for trial, each in self.trained.items()
             if (trial.method_name, trial.optimizer.beta2) == (method, beta2)
-        )
-        return pd.DataFrame(list(wanted))
+        ]
+        return pd.DataFrame(wanted)
 
     def _found(self, method: str, beta2: float, width: int) -> Found:
         rows = self._rows(method, beta2)
@@ -315,7 +311,3 @@ class Tuning:
             target_width=settings.target_width,
             warned=self.warned if TUNABLE[method].parametrization == "mup" else (),
         )
-
-
-def _listed(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers))

@@ -21,6 +21,7 @@ from schedulefree import AdamWScheduleFree, RAdamScheduleFree, SGDScheduleFree
 
 from mufree.lab.data import Prepared
 from mufree.lab.data.batches import eval_batches, train_batches
+from mufree.lab.train.evaluate import Objective
 from mufree.lab.train.network import make_model, make_optimizer
 from mufree.lab.train.run import Course, begin, finish, train
 from mufree.lab.train.watch import Trace, TrainLoss
@@ -429,6 +430,7 @@ def test_a_model_of_ones_own_is_trained_as_by_a_plain_loop() -> None:
         evaluations=2,
         batches=lambda skip: iter(batches[skip:10]),
         valid=batches[10:],
+        objective=Objective(),
         test=lambda: batches[10:],
         rate_factor=lambda step: 1 - step / 10,
     )

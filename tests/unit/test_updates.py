@@ -52,10 +52,7 @@ def test_each_step_is_the_packages_own(name: str, settings: dict[str, float]) ->
     weights = [start.clone().requires_grad_() for _ in runs]
     optimizers = [real(name, weight, run) for weight, run in zip(weights, runs, strict=True)]
     stacked = start.expand(3, 5, 4).clone()
-    state = {
-        kind: stacked.clone() if kind in update.starts_at_weights else torch.zeros_like(stacked)
-        for kind in update.state
-    }
+    state = {kind: stacked.clone() if kind == "z" else torch.zeros_like(stacked) for kind in update.state}
     scalars = torch.from_numpy(np.stack([update.scalars(run, np.arange(STEPS)) for run in runs], axis=-1)).float()
     column = {
         key: like(torch.tensor([getattr(run.optimizer, key) for run in runs]), stacked)

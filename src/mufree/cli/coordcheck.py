@@ -122,17 +122,14 @@ def _check_own(
 
     Raises `UserError` with the exit code unless it passes.
     """
-    from mufree.coordcheck import coord_check, until_sure
+    from mufree.coordcheck import until_sure
     from mufree.lab.coordcheck import own_model
 
     with faults_of_ones_own(unusable=WRONG_USAGE, crashed=CRASHED):
-        own = own_model(*asked)
-        functions = own.make_model, own.make_optimizer, widths, own.batch
-        found = until_sure(partial(coord_check, *functions, loss=own.loss, steps=steps, skip=skip), *seeds)
+        measure, described = own_model(*asked)
+        found = until_sure(partial(measure, widths=widths, steps=steps, skip=skip), *seeds)
     count = f"{found.seeds} seeds" + (f" ({seeds[0]} were too few)" if found.seeds > seeds[0] else "")
-    print(
-        f"{asked[0]}, {own.described}, widths {', '.join(map(str, widths))}, {count}, steps {found.first_step}–{steps}"
-    )
+    print(f"{asked[0]}, {described}, widths {', '.join(map(str, widths))}, {count}, steps {found.first_step}–{steps}")
     if skip:
         print(f"left out by --skip: {', '.join(skip)}")
     _report(found, asked[0], asked[1], figure, out)

@@ -128,6 +128,8 @@ def tune(
 def _tune(
     target: Path, settings: Any, out: Path, minutes: float | None, jobs: int | None, engine: Engine, device: Device
 ) -> TuneResult:
+    from tqdm import tqdm
+
     from mufree.lab.train.sweeping import asked_to_stop
     from mufree.lab.tune import Functions
     from mufree.tuning import run
@@ -136,8 +138,9 @@ def _tune(
     store = out / "store"
     store.mkdir(parents=True, exist_ok=True)  # what can't be written is said before anything is trained
     with asked_to_stop(minutes, None) as stop_requested:
-        with _trainer(functions, target, store, device, jobs, engine, stop_requested) as trainer, _Bar() as bar:
-            result = run(functions, settings, trainer, store, device, bar)
+        shown = tqdm(total=1.0, disable=None, dynamic_ncols=True, bar_format="{percentage:3.0f}%|{bar}| {desc}")
+        with _trainer(functions, target, store, device, jobs, engine, stop_requested) as trainer, shown:
+            result = run(functions, settings, trainer, store, device, _Bar(shown))
         result.save(out)
         if result.stopped and (why := stop_requested()) and why.startswith("SIG"):
             raise UserError(
@@ -187,21 +190,13 @@ def _say(result: TuneResult, out: Path) -> None:
 class _Bar:
     """Tells on stderr how it goes, and about how long it will take: a bar on a terminal, and a line for each trial."""
 
-    def __init__(self) -> None:
-        from tqdm import tqdm
-
-        self.bar = tqdm(total=1.0, disable=None, dynamic_ncols=True, bar_format="{percentage:3.0f}%|{bar}| {desc}")
+    def __init__(self, bar: Any) -> None:
+        self.bar = bar
         self.ahead: Counter[int] = Counter()
         """Steps that are expected, by width."""
         self.step_seconds: dict[int, float] = {}
         self.side_by_side = 1
         self.count = 0
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
 
     def expect(self, trials: Sequence[Trial], later: dict[int, int], side_by_side: int) -> None:
         """These trials come next, and after them about so many at each width."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from contextlib import ExitStack
 from typing import Any
 
 from lightning.fabric.utilities import move_data_to_device
@@ -37,7 +37,7 @@ class ScheduleFreeCallback(Callback):
 
     def __init__(self, batches: Iterable[Any] | None = None, forward: Forward | None = None) -> None:
         self.batches, self.forward = batches, forward
-        self._at_x: AbstractContextManager[None] | None = None
+        self._at_x = ExitStack()
         self._flags: dict[nn.Module, bool] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -76,31 +76,22 @@ class ScheduleFreeCallback(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Go back to y, for whatever saves now."""
-        self._leave()
+        self._at_x.close()
 
     def _batches(self, module: LightningModule) -> Iterable[Any] | None:
         return None if self.batches is None else (move_data_to_device(each, module.device) for each in self.batches)
 
-    def _enter(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go to x."""
         if not (optimizers := _optimizers(trainer, pl_module)):
             return
         for module, training in self._flags.items():
             module.training = training
-        self._at_x = evaluating(optimizers, pl_module, self._batches(pl_module), self.forward)
-        self._at_x.__enter__()
-
-    def _leave(self) -> None:
-        context, self._at_x = self._at_x, None
-        if context is not None:
-            context.__exit__(None, None, None)
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go to x."""
-        self._enter(trainer, pl_module)
+        self._at_x.enter_context(evaluating(optimizers, pl_module, self._batches(pl_module), self.forward))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go back."""
-        self._leave()
+        self._at_x.close()
 
     on_test_start = on_predict_start = on_validation_start
     on_test_end = on_predict_end = on_validation_end

@@ -76,15 +76,14 @@ def _keys(run: Run) -> list[Hashable]:
     return [(run.task, run.method.optimizer, run.width), (run.task, run.method.optimizer), run.task]
 
 
-def measure(runs: Sequence[Run], precision: str | None = None) -> Seconds:
+def measure(runs: Sequence[Run]) -> Seconds:
     """The law of each task and optimizer among the runs, measured on one core here: some steps at the least and largest width.
 
-    `precision` takes the place of the runs' own. Evaluations are taken to run at the same rate. What is too large to be tried
-    here takes as long as `jobs.seconds` assumes.
+    Evaluations are taken to run at the same rate. What is too large to be tried here takes as long as `jobs.seconds` assumes.
     """
     of: dict[Hashable, list[Run]] = {}
     for run in runs:
-        of.setdefault((run.task, run.method.optimizer), []).append(_in_precision(run, precision))
+        of.setdefault((run.task, run.method.optimizer), []).append(run)
     laws: dict[Hashable, Seconds] = {}
     for key, group in of.items():
         ends = {run.width: run for run in sorted(group, key=lambda run: run.width)[:: max(1, len(group) - 1)]}
@@ -106,6 +105,7 @@ def step_seconds(run: Run) -> float:
     """Seconds of a training step of a run on one core here, on made-up data."""
     import torch
 
+    from mufree.lab.train.evaluate import OF_STUDIES
     from mufree.lab.train.network import configure_torch, make_model, make_optimizer
     from mufree.lab.train.run import Course, begin, take_step
 
@@ -116,7 +116,9 @@ def step_seconds(run: Run) -> float:
         inputs, targets = torch.rand(batch, 3, 32, 32), torch.randint(classes, (batch,))
     else:
         inputs, targets = (torch.randint(classes, (batch, context)) for _ in range(2))
-    course = Course(run.id, steps=1, evaluations=1, batches=lambda _: repeat((inputs, targets)), valid=[])
+    course = Course(
+        run.id, steps=1, evaluations=1, batches=lambda _: repeat((inputs, targets)), valid=[], objective=OF_STUDIES
+    )
     session = begin(model, make_optimizer(run, model), course)
     take_step(session, watched=False)  # the first makes the optimizer's state
     # The median of CPU times, since what else this machine does for a moment says nothing about the hours to come.
@@ -126,12 +128,6 @@ def step_seconds(run: Run) -> float:
         take_step(session, watched=False)
         taken.append(time.process_time() - began)
     return float(np.median(taken))
-
-
-def _in_precision(run: Run, precision: str | None) -> Run:
-    if precision is None:
-        return run
-    return run.model_copy(update={"training": run.training.model_copy(update={"precision": precision})})
 
 
 def _steps(run: Run) -> int:
@@ -183,8 +179,10 @@ def _slow_precision(runs: Sequence[Run], seconds_of: Seconds) -> str:
     narrow = [run for run in runs if run.training.precision == "bfloat16"]
     if not narrow:
         return ""
-    in_float32 = measure(narrow, "float32")
-    ratio = sum(map(seconds_of, narrow)) / sum(map(in_float32, narrow))
+    in_float32 = [
+        run.model_copy(update={"training": run.training.model_copy(update={"precision": "float32"})}) for run in narrow
+    ]
+    ratio = sum(map(seconds_of, narrow)) / sum(map(measure(in_float32), narrow))
     if ratio < SLOWER:
         return ""
     return (
@@ -219,12 +217,9 @@ def duration(seconds: float) -> str:
 
 def usage(timings: Path, store: Path, since: float, cores: int) -> str:
     """Which share of the cores' time went into runs that the store has got since that moment, in seconds since 1970."""
-
-    def is_new(path: Path) -> bool:
-        return path.exists() and path.stat().st_mtime > since
-
     runs = read_parquet(timings, TIMING_SCHEMA.names).to_pylist()
-    trained = [run for run in runs if is_new(store / f"{run['run_id']}.parquet")]
+    new = {path.stem for path in store.glob("*.parquet") if path.stat().st_mtime > since}
+    trained = [run for run in runs if run["run_id"] in new]
     useful = sum(run["train_seconds"] + run["evaluate_seconds"] for run in trained)
     wall = time.time() - since
     return (

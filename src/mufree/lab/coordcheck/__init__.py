@@ -7,13 +7,12 @@ evaluated. What is measured here, `analysis.coordcheck` judges; `mufree.coordche
 
 from mufree.lab.coordcheck.calls import CheckError, UserFunctionError, default_loss
 from mufree.lab.coordcheck.measuring import coord_check
-from mufree.lab.coordcheck.own_file import OPTIMIZERS, OwnModel, own_model
+from mufree.lab.coordcheck.own_file import OPTIMIZERS, own_model
 from mufree.lab.coordcheck.task import check_task
 
 __all__ = [
     "OPTIMIZERS",
     "CheckError",
-    "OwnModel",
     "UserFunctionError",
     "check_task",
     "coord_check",

@@ -61,6 +61,16 @@ def seeded(make_model: Callable[..., Any], stream: int = 0) -> Callable[[int, in
     return after_seeding
 
 
+def made(make_model: Callable[[int, int], Any], width: int, seed: int) -> nn.Module:
+    """The model of a width and a seed. Raises `CheckError` for anything else, `UserFunctionError` for what is raised."""
+    call = f"make_model at width {width}, seed {seed}"
+    with raised_by(call):
+        model = make_model(width, seed)
+    if not isinstance(model, nn.Module):
+        raise CheckError(f"{call} returned {type(model).__name__}, and must return an nn.Module")
+    return model
+
+
 def call_model(model: nn.Module, inputs: Any) -> Any:
     """`model(inputs)`; of a dict `model(**inputs)` and of a tuple or list `model(*inputs)`, where `forward` takes them so."""
     signature = inspect.signature(model.forward)

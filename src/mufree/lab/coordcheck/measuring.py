@@ -13,7 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mufree.lab.coordcheck.calls import CheckError, UserFunctionError, call_model, default_loss, raised_by, seeded
+from mufree.lab.coordcheck.calls import (
+    CheckError,
+    UserFunctionError,
+    call_model,
+    default_loss,
+    made,
+    raised_by,
+    seeded,
+)
 from mufree.lab.coordcheck.layers import module_layers
 from mufree.lab.coordcheck.recording import Recorder, Seen
 from mufree.optim import evaluating, is_schedule_free
@@ -73,12 +81,12 @@ def coord_check(
     _check_numbers(widths, seeds, steps)
     make = seeded(make_model)
     objective = Objective.of_outputs(loss) if model_loss is None else Objective(model_loss, model_loss)
-    layers = module_layers(_made(make, widths[0], seeds[0]), _made(make, widths[1], seeds[0]))
+    layers = module_layers(*(made(make, width, seeds[0]) for width in widths[:2]))
     layers = _without(layers, skip)
     rows: list[dict[str, Any]] = []
     for width in widths:
         for seed in seeds:
-            model = _made(make, width, seed)
+            model = made(make, width, seed)
             try:
                 training = _training(model, make_optimizer, batch, seed, objective, layers)
                 rows.extend({"width": width, "seed": seed, **row} for row in training.rows(steps, at, layers))
@@ -98,15 +106,6 @@ def _check_numbers(widths: list[int], seeds: list[int], steps: int) -> None:
         raise CheckError("seeds must be one or more")
     if steps < 0:
         raise CheckError(f"steps must not be below 0, got {steps}")
-
-
-def _made(make_model: Callable[[int, int], Any], width: int, seed: int) -> nn.Module:
-    call = f"make_model at width {width}, seed {seed}"
-    with raised_by(call):
-        model = make_model(width, seed)
-    if not isinstance(model, nn.Module):
-        raise CheckError(f"{call} returned {type(model).__name__}, and must return an nn.Module")
-    return model
 
 
 def _without(layers: dict[str, str], skip: Sequence[str]) -> dict[str, str]:

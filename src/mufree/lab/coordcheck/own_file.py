@@ -6,12 +6,16 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pandas as pd
+
 from mufree import optim
 from mufree.lab.coordcheck.calls import CheckError, default_loss
+from mufree.lab.coordcheck.measuring import coord_check
 
 
 @dataclass(frozen=True)
@@ -35,19 +39,10 @@ OPTIMIZERS = {
 }
 
 
-@dataclass(frozen=True)
-class OwnModel:
-    """What a file of one's own gives a check: `coord_check`'s first arguments, and words for the optimizer."""
-
-    make_model: Callable[..., Any]
-    make_optimizer: Callable[..., Any]
-    batch: Callable[..., Any]
-    loss: Callable[..., Any]
-    described: str
-
-
-def own_model(target: str, optimizer: str, lr: float | None, loss: str | None) -> OwnModel:
-    """What `coord_check` needs of the model that a Python file makes.
+def own_model(
+    target: str, optimizer: str, lr: float | None, loss: str | None
+) -> tuple[Callable[..., pd.DataFrame], str]:
+    """`coord_check` of the model that a Python file makes, to be called with widths and the like, and words for the optimizer.
 
     `target` is FILE or FILE:FUNCTION, the function being `make_model` or one like it; the file defines `make_batch` too, and
     `optimizer` and `loss`, cross-entropy if None, may name others of its functions. Raises `CheckError` for what the file
@@ -59,7 +54,7 @@ def own_model(target: str, optimizer: str, lr: float | None, loss: str | None) -
     batch = function_of(module, "make_batch", "(seed), which returns (inputs, targets)")
     objective = function_of(module, loss, "(outputs, targets), the loss") if loss else default_loss
     make, described = _optimizer(module, optimizer, lr)
-    return OwnModel(model, make, batch, objective, described)
+    return partial(coord_check, model, make, batch=batch, loss=objective), described
 
 
 def _optimizer(module: ModuleType, name: str, lr: float | None) -> tuple[Callable[..., Any], str]:

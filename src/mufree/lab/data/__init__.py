@@ -22,7 +22,7 @@ BUILDERS: dict[str, Callable[[Any, Path], Built]] = {
     "wiki_sample": wiki_sample.build,
     "wikitext2": wikitext2.build,
 }
-"""What makes a data set from its settings and `data_dir`, by name. A new one is a file here, a model in `mufree.study.config`
+"""What makes a data set from its settings and `data_dir`, by name. A new one is a file here, a model in `mufree.study.parts`
 and a line in this dict."""
 
 

@@ -128,10 +128,9 @@ def _until(limit: int | None, pieces: Iterable[tuple[str, str]]) -> Iterator[tup
     """The pieces until there are so many bytes, the last one cut; all if None."""
     left = limit
     for name, text in pieces:
-        if left is None:
-            yield name, text
-            continue
-        yield name, text.encode()[:left].decode(errors="ignore")  # a character that is cut in two goes
-        left -= len(text.encode())
-        if left <= 0:
-            return
+        content = text.encode()
+        yield name, content[:left].decode(errors="ignore")  # a character that is cut in two goes
+        if left is not None:
+            left -= len(content)
+            if left <= 0:
+                return

@@ -10,6 +10,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -117,17 +118,24 @@ def _key(live: Session | Many) -> dict[str, Any]:
 
 
 def keeper(
-    path: Path | None, live: Session | Many, seconds: float, stop_requested: Callable[[], object]
+    path: Path | None,
+    live: Session | Many,
+    seconds: float,
+    stop_requested: Callable[[], object],
+    progress: Callable[[int], object] = lambda _: None,
 ) -> Callable[[], None]:
     """A function for `finish` to call after each step: it saves the session or the stack to `path` every so many seconds.
 
-    Where `stop_requested()` is true it saves and raises `Interrupted`. Of several processes the first one saves, and all stop
-    where one is asked to. Without a path nothing is saved.
+    `progress` is told of the steps that lie behind, then of each. Where `stop_requested()` is true it saves and raises
+    `Interrupted`. Of several processes the first one saves, and all stop where one is asked to. Without a path nothing is
+    saved.
     """
+    progress(live.step)
     due = time.monotonic() + seconds
 
     def after_step() -> None:
         nonlocal due
+        progress(1)
         stop = live.ranks.any(bool(stop_requested()))
         if stop or time.monotonic() >= due:
             if live.ranks.first and path is not None:
@@ -145,25 +153,25 @@ def train_many(
     runs: Sequence[R],
     folder: Path | None,
     start: Callable[[Path | None, Sequence[R]], Many],
-    after_step: Callable[[Path | None, Many], Callable[[], object]],
+    seconds: float,
+    stop_requested: Callable[[], object],
+    progress: Callable[[Sequence[R], int], object],
 ) -> Iterator[tuple[R, Trace]]:
     """Train runs side by side; those for which memory is short, in two halves.
 
-    `start(path, runs)` gives them, from the checkpoint at `path` in the folder, if there is one, or anew; `after_step(path,
-    live)` what to call after each step of all of them.
+    `start(path, runs)` gives them, from the checkpoint at `path` in the folder, if there is one, or anew. `progress(runs,
+    steps)` is told of steps that each of them has taken; the rest is as `keeper` has it.
     """
     digest = hashlib.sha256(" ".join(run.id for run in runs).encode()).hexdigest()
     path = None if folder is None else folder / f"stack-{digest[:12]}.checkpoint"
-    live: Many | None = None
-    traces: list[Trace] | None = None
     try:
         live = start(path, runs)
-        traces = finish(live, after_step(path, live))
+        traces = finish(live, keeper(path, live, seconds, stop_requested, partial(progress, runs)))
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error) or len(runs) == 1:
             raise
         live = None  # so that its memory is free
-    if traces is not None:
+    else:
         yield from zip(runs, traces, strict=True)
         _discard(path)  # once the last of them is stored
         return
@@ -173,7 +181,7 @@ def train_many(
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     for part in (runs[:half], runs[half:]):
-        yield from train_many(part, folder, start, after_step)
+        yield from train_many(part, folder, start, seconds, stop_requested, progress)
 
 
 def _discard(path: Path | None) -> None:

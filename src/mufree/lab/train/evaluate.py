@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mufree.lab.data import Prepared
 from mufree.lab.data.batches import Batch, eval_batches
-from mufree.lab.train.ranks import ALONE, Ranks
+from mufree.lab.parametrization import layer_types
 from mufree.study.plan import EVAL_BATCH, Run
 
 
@@ -59,18 +59,21 @@ def count_of(batch: Batch) -> int:
     return batch[1].numel()
 
 
-@torch.no_grad()
-def score(
-    model: nn.Module,
-    batches: Iterable[Any],
-    ranks: Ranks = ALONE,
-    judged: Callable[[nn.Module, Any], tuple[Tensor, Tensor]] = judged,
-    count: Callable[[Any], int] = count_of,
-) -> Score:
-    """Mean loss and accuracy over all processes' batches, each weighed by its `count`: the number of its targets."""
-    loss, right, total = 0.0, 0.0, 0
-    for batch in batches:
-        (mean, hits_here), part = judged(model, batch), count(batch)
-        loss, right, total = loss + float(mean) * part, right + float(hits_here), total + part
-    losses, hits, targets_seen = ranks.sums(loss, right, total)
-    return Score(losses / targets_seen, hits / targets_seen)
+@dataclass(frozen=True)
+class Objective:
+    """What networks are trained by and judged by. For networks side by side `torch.vmap` needs a rule for all that it does."""
+
+    loss: Callable[[nn.Module, Any], Tensor] = batch_loss
+    """The loss of a network on a batch, a tensor of one number."""
+    judged: Callable[[nn.Module, Any], tuple[Tensor, Tensor]] = judged
+    """Mean loss on a batch, and how many answers are right."""
+    count: Callable[[Any], int] = count_of
+    """How much a batch counts in the mean of several."""
+    layers: Callable[[nn.Module], Mapping[str, str]] = lambda model: {
+        name: "weights" for name, _ in model.named_parameters()
+    }
+    """The layer type of each weight, by which norms are recorded."""
+
+
+OF_STUDIES = Objective(layers=layer_types)
+"""That of a study's networks."""

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mufree.lab.train.evaluate import UNKNOWN, Score
+from mufree.lab.train.evaluate import UNKNOWN, Objective, Score
 from mufree.lab.train.ranks import ALONE
 from mufree.lab.train.side_by_side import Log, Networks, taken, total_norm
 from mufree.lab.train.updates import UPDATES, Columns, Weights, at_x, like
@@ -55,14 +55,19 @@ class Many(ABC):
     ranks = ALONE
     at_y = True
     """Whether evaluations are also made at y."""
-    networks: Networks
-    seed_of: Tensor
-    """Which of the batches [S, …] of the runs' seeds is each run's, [N]."""
+    data_digest: str
+    """Digest of the data that they learn from."""
     valid: Sequence[Any]
     batchnorm_batches: Sequence[Any]
     """Batches [S, …] by which BatchNorm's statistics are computed anew."""
 
-    def __init__(self, runs: Sequence[Run] | Sequence[Trial], device: torch.device) -> None:
+    def __init__(
+        self,
+        runs: Sequence[Run] | Sequence[Trial],
+        device: torch.device,
+        make: Callable[[Any], nn.Module],
+        objective: Objective,
+    ) -> None:
         self.seconds = Seconds()
         with self.seconds.timed("setup"):
             # A product of one matrix is summed in another order than each of several, and a run's numbers mustn't depend on how
@@ -79,8 +84,9 @@ class Many(ABC):
             self.logs: list[Log] = []
             """Losses and gradient norms, [2, steps, N] a piece."""
             self.seeds = sorted({run.seed for run in self.runs})
+            # Which of the batches [S, …] of the seeds is each run's, [N].
             self.seed_of = torch.tensor([self.seeds.index(run.seed) for run in self.runs], device=device)
-            self.networks = self._make_networks()
+            self.networks = Networks(self.runs, make, device, objective)
             self._make_optimizers()
             self._make_notes()
             self._read_data()
@@ -98,15 +104,6 @@ class Many(ABC):
             "device": self.device.type,
         }
 
-    @property
-    @abstractmethod
-    def data_digest(self) -> str:
-        """Digest of the data that they learn from."""
-
-    @abstractmethod
-    def _make_networks(self) -> Networks:
-        """The networks as they start."""
-
     @abstractmethod
     def _read_data(self) -> None:
         """Set `valid` and `batchnorm_batches`."""
@@ -119,7 +116,7 @@ class Many(ABC):
         """Get ready the next batches, for so many steps from the interval's `first` on."""
 
     @abstractmethod
-    def _batch(self, at: Tensor) -> Any:
+    def batch(self, at: Tensor) -> Any:
         """The batches [S, …] of the interval's step `at`, [1] on the device; called once a step."""
 
     def _test(self) -> Sequence[Any] | None:
@@ -134,10 +131,7 @@ class Many(ABC):
             torch.tensor([getattr(s, name) for s in settings], device=self.device) for name in ("beta1", "beta2", "eps")
         )
         self.state = {
-            kind: {
-                name: w.detach().clone() if kind in self.update.starts_at_weights else torch.zeros_like(w)
-                for name, w in weights.items()
-            }
+            kind: {name: w.detach().clone() if kind == "z" else torch.zeros_like(w) for name, w in weights.items()}
             for kind in self.update.state
         }
         self.decaying = any(bool(decay.any()) for decay in self.networks.decays.values())
@@ -193,7 +187,7 @@ class Many(ABC):
 
     def _advance(self, watched: bool) -> None:
         at, weights = self.cursor, self.networks.weights
-        losses = self.networks.losses(taken(self._batch(at), self.seed_of))
+        losses = self.networks.losses(taken(self.batch(at), self.seed_of))
         gradients = self.networks.gradients(losses)
         with torch.no_grad():
             self.log.index_copy_(1, at, torch.stack([losses, total_norm(gradients.values())])[:, None])

@@ -14,19 +14,17 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from mufree.lab.data import Prepared
 from mufree.lab.data.batches import Batch, train_batches
-from mufree.lab.parametrization import layer_types
-from mufree.lab.train.evaluate import UNKNOWN, Score, batch_loss, held_out, score
+from mufree.lab.train.evaluate import OF_STUDIES, UNKNOWN, Objective, Score, held_out
 from mufree.lab.train.network import by_layer, configure_torch, make_model, make_optimizer
 from mufree.lab.train.ranks import ALONE, Ranks
 from mufree.lab.train.watch import Curves, Seconds, Trace, TrainLoss, conclude
 from mufree.optim import WeightAverage, evaluating, is_schedule_free, warmup_factor
 from mufree.optim.averaging import time_constant
-from mufree.optim.batches import Forward
 from mufree.optim.evaluation import batchnorm_layers
 from mufree.study.plan import Run
 
@@ -43,18 +41,13 @@ class Course:
     evaluations: int
     """How many there are, evenly spread, beside the one before the first step. Divides `steps`."""
     batches: Callable[[int], Iterator[Any]]
-    """Training batches without end, from the one after so many steps on: (inputs, targets), or what `loss` takes."""
+    """Training batches without end, from the one after so many steps on: (inputs, targets), or what the objective takes."""
     valid: Sequence[Any]
+    objective: Objective
     test: Callable[[], Sequence[Any]] | None = None
     """The batches of the test split, which are read once, after the last step."""
-    loss: Callable[[nn.Module, Any], Tensor] = batch_loss
-    """The loss of a model on a batch, a tensor of one number."""
-    score: Callable[[nn.Module, Sequence[Any], Ranks], Score] = score
-    """What a model is worth on `valid` or `test`."""
     # The same batches at every evaluation, so that BatchNorm's statistics at x add no noise of their own.
-    batchnorm_inputs: Sequence[Any] = ()
-    forward: Forward | None = None
-    """Runs the model on one of them, where it doesn't take it as it is."""
+    batchnorm_batches: Sequence[Any] = ()
     at_y: bool = True
     """Whether evaluations are also made at y."""
     rate_factor: Callable[[int], float] | None = None
@@ -105,9 +98,20 @@ class Session:
 
     def at_x(self) -> AbstractContextManager[None]:
         """Within it, the model has the weights that are evaluated: the average where there is one."""
+        batches, forward = self.course.batchnorm_batches, self.course.objective.loss
         if self.average is not None:
-            return self.average.evaluating(self.model, self.course.batchnorm_inputs, self.course.forward)
-        return evaluating(self.optimizer, self.model, self.course.batchnorm_inputs, self.course.forward)
+            return self.average.evaluating(self.model, batches, forward)
+        return evaluating(self.optimizer, self.model, batches, forward)
+
+    @torch.no_grad()
+    def score(self, batches: Sequence[Any]) -> Score:
+        """What the model is worth as it is: mean loss and accuracy over all processes' batches."""
+        objective, loss, right, total = self.course.objective, 0.0, 0.0, 0
+        for batch in batches:
+            (mean, hits_here), part = objective.judged(self.model, batch), objective.count(batch)
+            loss, right, total = loss + float(mean) * part, right + float(hits_here), total + part
+        losses, hits, targets_seen = self.ranks.sums(loss, right, total)
+        return Score(losses / targets_seen, hits / targets_seen)
 
     def state_dict(self) -> dict[str, Any]:
         """All that a run carries from step to step beside its model and optimizer, in plain numbers, strings and tensors.
@@ -138,20 +142,20 @@ class Session:
         self.stream = self.course.batches(self.step)
 
 
-def train(run: Run, data: Prepared, *, device: str = "cpu", on_step: Callable[[], object] | None = None) -> Trace:
+def train(run: Run, data: Prepared, *, device: str = "cpu") -> Trace:
     """Train `run` on `data` from its seed to its last step, or until it diverges beyond hope.
 
-    `on_step()` is called after each step. Divergence is a status of the trace and never an exception. Raises `RuntimeError`
-    where `device` isn't there: a run never moves to another kind of device by itself.
+    Divergence is a status of the trace and never an exception. Raises `RuntimeError` where `device` isn't there: a run never
+    moves to another kind of device by itself.
     """
     configure_torch()
-    return finish(start(run, data, torch.device(device)), on_step)
+    return finish(start(run, data, torch.device(device)))
 
 
 def finish(session: Session, on_step: Callable[[], object] | None = None) -> Trace:
     """Train a session from where it is to its end; `train` tells the rest.
 
-    At each call of `on_step` the session is whole: it can be saved there, and left by an exception.
+    `on_step()` is called after each step. The session is whole then: it can be saved there, and left by an exception.
     """
     if session.step == 0:
         evaluate(session)
@@ -191,9 +195,7 @@ def start(run: Run, data: Prepared, device: torch.device, ranks: Ranks = ALONE) 
         ranks.check(run.training.batch_size, model)
         optimizer = make_optimizer(run, model)
         course = _course(run, data, model, optimizer, device, ranks)
-        session = begin(
-            model, optimizer, course, average=average_of(run, optimizer), layers=layer_types(model), ranks=ranks
-        )
+        session = begin(model, optimizer, course, average=average_of(run, optimizer), ranks=ranks)
     session.seconds = seconds
     return session
 
@@ -215,16 +217,11 @@ def begin(
     course: Course,
     *,
     average: WeightAverage | None = None,
-    layers: Mapping[str, str] | None = None,
     ranks: Ranks = ALONE,
 ) -> Session:
-    """A session before its first step, for any model that the course has a loss for.
-
-    `layers` names the layer type of each parameter, by which norms are recorded; without it they are those of all `weights`.
-    """
+    """A session before its first step, for any model that the course has an objective for."""
     if is_schedule_free(optimizer):
         optimizer.train()  # type: ignore[attr-defined]
-    parameters = dict(model.named_parameters())
     return Session(
         course=course,
         ranks=ranks,
@@ -235,7 +232,7 @@ def begin(
         peak_rates=[group["lr"] for group in optimizer.param_groups],
         stream=course.batches(0),
         losses=TrainLoss(initial=math.nan, steps=course.steps),
-        curves=Curves(by_layer(layers or dict.fromkeys(parameters, "weights"), parameters)),
+        curves=Curves(by_layer(course.objective.layers(model), dict(model.named_parameters()))),
     )
 
 
@@ -248,7 +245,7 @@ def take_step(session: Session, *, watched: bool) -> None:
         factor = session.course.rate_factor(session.step - 1)
         for group, peak in zip(optimizer.param_groups, session.peak_rates, strict=True):
             group["lr"] = peak * factor
-    loss = session.course.loss(session.network, next(session.stream))
+    loss = session.course.objective.loss(session.network, next(session.stream))
     loss.backward()  # type: ignore[no-untyped-call]
     # Norms come before the step, since schedulefree overwrites gradients in place.
     grad_norm = float(torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
@@ -273,11 +270,11 @@ def evaluate(session: Session) -> None:
     """
     with session.seconds.timed("evaluate"):
         with session.at_x():
-            at_x = session.course.score(session.model, session.course.valid, session.ranks)
+            at_x = session.score(session.course.valid)
         at_y = at_x
         if session.course.at_y and (session.average is not None or is_schedule_free(session.optimizer)):
             session.model.eval()
-            at_y = session.course.score(session.model, session.course.valid, session.ranks)
+            at_y = session.score(session.course.valid)
     session.score_x, session.score_y = at_x, at_y
     session.curves.add("val_loss", session.step, at_x.loss)
     session.curves.add("val_loss_y", session.step, at_y.loss)
@@ -288,7 +285,7 @@ def evaluate_test(session: Session) -> Score:
     if session.course.test is None:
         return UNKNOWN
     with session.seconds.timed("evaluate"), session.at_x():
-        return session.course.score(session.model, session.course.test(), session.ranks)
+        return session.score(session.course.test())
 
 
 def _course(
@@ -297,21 +294,19 @@ def _course(
     training, context = run.training, run.model.context
 
     def batches(skip: int) -> Iterator[Batch]:
-        return train_batches(data, batch_size=training.batch_size, context_length=context, seed=run.seed, skip=skip)
+        size = training.batch_size
+        drawn = train_batches(data, batch_size=size, context_length=context, seed=run.seed, skip=skip)
+        return ((ranks.part(inputs).to(device), ranks.part(targets).to(device)) for inputs, targets in drawn)
 
     return Course(
         name=run.id,
         steps=training.steps,
         evaluations=training.evaluations,
-        batches=lambda skip: (
-            (ranks.part(inputs).to(device), ranks.part(targets).to(device)) for inputs, targets in batches(skip)
-        ),
+        batches=batches,
         valid=ranks.share(held_out(run, data, "valid", device)),
+        objective=OF_STUDIES,
         test=None if data.test is None else lambda: ranks.share(held_out(run, data, "test", device)),
-        batchnorm_inputs=[
-            inputs.to(device)
-            for inputs, _ in islice(batches(0), training.batchnorm_batches if batchnorm_layers(model) else 0)
-        ],
+        batchnorm_batches=list(islice(batches(0), training.batchnorm_batches if batchnorm_layers(model) else 0)),
         rate_factor=rate_factor_of(run, optimizer),
         identity={"run": run.id, "numerics": run.numerics, "data": data.digest, "device": device.type},
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,27 +20,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _pytree as trees
 
 from mufree.lab.models import kernels
-from mufree.lab.parametrization import layer_types
 from mufree.lab.train.compiled import compiled
-from mufree.lab.train.evaluate import batch_loss, count_of, judged
+from mufree.lab.train.evaluate import Objective
 from mufree.lab.train.network import by_layer, make_optimizer
 from mufree.lab.train.updates import Weights
 
 Log = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What networks are trained by and judged by; `torch.vmap` needs a rule for all that it does."""
-
-    loss: Callable[[nn.Module, Any], Tensor] = batch_loss
-    """The loss of a network on a batch, a tensor of one number."""
-    judged: Callable[[nn.Module, Any], tuple[Tensor, Tensor]] = judged
-    """Mean loss on a batch, and how many answers are right."""
-    count: Callable[[Any], int] = count_of
-    """How much a batch counts in the mean of several."""
-    layers: Callable[[nn.Module], Mapping[str, str]] = layer_types
-    """The layer type of each weight, by which norms are recorded."""
 
 
 class Networks:
@@ -55,7 +39,7 @@ class Networks:
         runs: Sequence[Any],
         make: Callable[[Any], nn.Module],
         device: torch.device,
-        objective: Objective = Objective(),
+        objective: Objective,
     ) -> None:
         self.count, self.device, self.objective = len(runs), device, objective
         drawn: dict[tuple[int, str], list[int]] = {}
@@ -119,8 +103,7 @@ class Networks:
     def losses(self, batches: Any) -> Tensor:
         """Training loss of every network, [N], on batches of its own, [N, ...]."""
         with kernels.side_by_side():
-            losses: Tensor = self._losses(self.weights, self.buffers, batches)
-        return losses
+            return self._losses(self.weights, self.buffers, batches)
 
     def _losses(self, weights: Weights, buffers: Weights, batches: Any) -> Tensor:
         losses: Tensor = self._mapped(self.objective.loss, weights, buffers, batches, own=True)

@@ -7,7 +7,7 @@ beforehand, losses and norms are kept on the device.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -19,10 +19,9 @@ from mufree.lab.data import Prepared
 from mufree.lab.data.batches import Batch, Examples, train_order
 from mufree.lab.data.prepared import Array
 from mufree.lab.train.compiled import compiled
-from mufree.lab.train.evaluate import held_out
+from mufree.lab.train.evaluate import OF_STUDIES, held_out
 from mufree.lab.train.many import Many, finish
 from mufree.lab.train.network import configure_torch, make_model
-from mufree.lab.train.side_by_side import Networks
 from mufree.lab.train.watch import Trace
 from mufree.study.plan import Run
 
@@ -32,21 +31,14 @@ LAUNCHED = 3
 log = logging.getLogger(__name__)
 
 
-def train_stack(
-    runs: Sequence[Run],
-    data: Prepared,
-    *,
-    device: str = "cpu",
-    compiles: bool = False,
-    on_step: Callable[[], object] | None = None,
-) -> list[Trace]:
+def train_stack(runs: Sequence[Run], data: Prepared, *, device: str = "cpu", compiles: bool = False) -> list[Trace]:
     """Train runs of one stack (`jobs.stacks`) to their last step; return what `train` would have for each, in their order.
 
-    `compiles`: by kernels that torch.compile writes for them, where it can. `on_step()` is called after each step of all of
-    them. Raises `torch.OutOfMemoryError` where the device is too small.
+    `compiles`: by kernels that torch.compile writes for them, where it can. Raises `torch.OutOfMemoryError` where the device
+    is too small.
     """
     configure_torch()
-    return finish(Stack(runs, data, torch.device(device), compiles), on_step)
+    return finish(Stack(runs, data, torch.device(device), compiles))
 
 
 class Stack(Many):
@@ -54,11 +46,12 @@ class Stack(Many):
 
     def __init__(self, runs: Sequence[Run], data: Prepared, device: torch.device, compiles: bool = False) -> None:
         self.data, self.training, self.context = data, runs[0].training, runs[0].model.context
+        self.data_digest = data.digest
         self.launched = 0
         self.graph: torch.cuda.CUDAGraph | None = None
         self.captures = device.type == "cuda"
         self.compiles = compiles
-        super().__init__(runs, device)
+        super().__init__(runs, device, partial(make_model, classes=data.classes), OF_STUDIES)
         if compiles:
             torch.compiler.reset()  # what earlier stacks of this process have compiled counts against a limit
             self.networks.compile()
@@ -69,15 +62,7 @@ class Stack(Many):
         """See `Many`."""
         return super().identity | {"compiles": self.compiles or None}  # one of before there was this has none
 
-    @property
-    def data_digest(self) -> str:
-        """See `Many`."""
-        return self.data.digest
-
     # --- what they learn from -----------------------------------------------------------------------------------------
-
-    def _make_networks(self) -> Networks:
-        return Networks(self.runs, partial(make_model, classes=self.data.classes), self.device)
 
     def _read_data(self) -> None:
         self.train = Examples(self.data, self.data.train, self.context, self.device)
@@ -97,7 +82,8 @@ class Stack(Many):
     def _prepare_batches(self, first: int, count: int) -> None:
         self.order[first:] = self._next_rows(self.orders, count)
 
-    def _batch(self, at: Tensor) -> Batch:
+    def batch(self, at: Tensor) -> Batch:
+        """See `Many`."""
         return self.train.batch(self.order.index_select(0, at)[0])
 
     def _orders(self, skip: int) -> list[Iterator[Array]]:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from mufree.lab.data import Prepared
     from mufree.lab.train.many import Many
-    from mufree.lab.train.run import Session
     from mufree.lab.train.watch import Trace
     from mufree.study.record import Record
 
@@ -113,7 +112,7 @@ def asked_to_stop(minutes: float | None, until: float | None) -> Iterator[Callab
     """
     ends = [math.inf if minutes is None else time.time() + 60 * minutes, math.inf if until is None else until]
     came: list[str] = []
-    numbers = [signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)]
+    numbers = (signal.SIGTERM, signal.SIGUSR1)
     before = {number: signal.signal(number, lambda n, _: came.append(signal.Signals(n).name)) for number in numbers}
     try:
         yield lambda: came[0] if came else "its limit of time" if time.time() >= min(ends) else None
@@ -205,7 +204,7 @@ def _train_one(
     (run,) = runs
     path = run_store.checkpoint_path(store, run)
     session = checkpoints.resumed(path, run, prepared, device, how.together)
-    yield run, finish(session, _after_step(path, session, how, progress, 1))
+    yield run, finish(session, checkpoints.keeper(path, session, how.checkpoint_seconds, how.stop_requested, progress))
 
 
 def _train_stack(
@@ -214,28 +213,13 @@ def _train_stack(
     """Train runs side by side, from their checkpoint or anew; those for which memory is short, in two halves."""
     from mufree.lab.train import checkpoints
 
-    return checkpoints.train_many(
-        runs,
-        store,
-        lambda path, part: checkpoints.resumed_stack(path, part, prepared, device, how.engine == "compiled"),
-        lambda path, stack: _after_step(path, stack, how, progress, stack.asked_for),
-    )
+    def start(path: Path | None, part: Sequence[Run]) -> Many:
+        return checkpoints.resumed_stack(path, part, prepared, device, how.engine == "compiled")
 
+    def of_all(part: Sequence[Run], steps: int) -> None:
+        progress(steps * len(part))
 
-def _after_step(
-    path: Path | None, live: Session | Many, how: How, progress: Progress, count: int
-) -> Callable[[], None]:
-    """Tells `progress` of the steps that some runs have behind them; gives what to call after each step of all of them."""
-    from mufree.lab.train import checkpoints
-
-    progress(live.step * count)
-    keep = checkpoints.keeper(path, live, how.checkpoint_seconds, how.stop_requested)
-
-    def after_step() -> None:
-        progress(count)
-        keep()
-
-    return after_step
+    return checkpoints.train_many(runs, store, start, how.checkpoint_seconds, how.stop_requested, of_all)
 
 
 def _free_memory(device: torch.device) -> float:
@@ -268,8 +252,7 @@ def _recorded(
         "flops": training_flops(run) * trace.steps_done / run.training.steps,
         "cpu": torch.cuda.get_device_name(device) if device.type == "cuda" else machine.cpu_name(),
     }
-    curves = record.curves_table(run.id, ((s.name, s.layer, s.steps, s.values) for s in trace.curves))
-    return record.Record(row=row, timing=timing, curves=curves)
+    return record.Record(row=row, timing=timing, curves=record.curves_table(run.id, trace.curves))
 
 
 def _log(run: Run, trace: Trace, number: int, count: int) -> None:

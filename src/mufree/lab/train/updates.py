@@ -46,9 +46,7 @@ class Update:
     """How one kind of optimizer steps."""
 
     state: tuple[str, ...]
-    """What it keeps of each weight."""
-    starts_at_weights: tuple[str, ...]
-    """Which of these start as the weight, the others as zeros."""
+    """What it keeps of each weight: `z` starts as the weight, all else as zeros."""
     scalars: Callable[[Run | Trial, NDArray[np.int64]], Rows]
     """What it needs of a run at steps k = 0, 1, … [T] besides its settings: [T, K]; the first is the factor on the rate."""
     step: Callable[[Tensor, Tensor, Mapping[str, Tensor], Columns], None]
@@ -126,10 +124,10 @@ def _sgd_schedulefree(y: Tensor, gradient: Tensor, state: Mapping[str, Tensor], 
 
 
 UPDATES: dict[str, Update] = {
-    "adamw": Update(("exp_avg", "exp_avg_sq"), (), _adamw_scalars, _adamw),
-    "sgd": Update(("momentum_buffer",), (), lambda run, steps: _warmed_up(run, steps)[:, None], _sgd),
-    "adamw_schedulefree": Update(("z", "exp_avg_sq"), ("z",), _adamw_schedulefree_scalars, _adamw_schedulefree),
-    "sgd_schedulefree": Update(("z",), ("z",), _sgd_schedulefree_scalars, _sgd_schedulefree),
+    "adamw": Update(("exp_avg", "exp_avg_sq"), _adamw_scalars, _adamw),
+    "sgd": Update(("momentum_buffer",), lambda run, steps: _warmed_up(run, steps)[:, None], _sgd),
+    "adamw_schedulefree": Update(("z", "exp_avg_sq"), _adamw_schedulefree_scalars, _adamw_schedulefree),
+    "sgd_schedulefree": Update(("z",), _sgd_schedulefree_scalars, _sgd_schedulefree),
 }
 """By the name that a study file uses. Schedule-free RAdam isn't here: its runs are trained one by one."""
 

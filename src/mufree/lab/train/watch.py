@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,8 +21,7 @@ REBOUND_SHARE = 0.1  # of the way from the start to the minimum
 BLOWN_UP_STEPS = 50  # steps at more than twice the initial loss before a run is stopped
 
 
-@dataclass(frozen=True)
-class Series:
+class Series(NamedTuple):
     """One curve: `values[i]` (float64) at `steps[i]` (int32); `layer` is a layer type, or empty."""
 
     name: str

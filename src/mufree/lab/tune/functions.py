@@ -9,7 +9,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as trees
 
-from mufree.lab.coordcheck.calls import CheckError, call_model, default_loss, raised_by, seeded
+from mufree.lab.coordcheck.calls import CheckError, call_model, default_loss, made, raised_by, seeded
 from mufree.lab.coordcheck.own_file import function_of, load_file
 from mufree.lab.parametrization import SEED_STREAM
-from mufree.lab.train.evaluate import count_of
+from mufree.lab.train.evaluate import Objective, count_of
 from mufree.lab.tune.randomness import seeded_apart
 from mufree.optim import growth_of, parametrize
 
@@ -74,7 +74,7 @@ class Functions:
             name=path.stem,
         )
         beside = [path, *_imported_beside(path, set(sys.modules) - before)]
-        return cls(**vars(found) | {"sources": "\n".join(p.read_text("utf-8", "replace") for p in beside)})
+        return replace(found, sources="\n".join(p.read_text("utf-8", "replace") for p in beside))
 
     # --- the model ----------------------------------------------------------------------------------------------------
 
@@ -89,12 +89,9 @@ class Functions:
             return self._model(width, base_width, seed, parametrization)
 
     def _model(self, width: int, base_width: int, seed: int, parametrization: str) -> nn.Module:
-        make = self._make(seed)
-        with raised_by(f"make_model at width {width}, seed {seed}"):
-            model = make(width)
-        if not isinstance(model, nn.Module):
-            raise CheckError(f"make_model returned {type(model).__name__}, and must return an nn.Module")
+        model = self._made(width, seed)
         if not all(hasattr(parameter, "infshape") for parameter in model.parameters()):
+            make = functools.partial(self._made, seed=seed)
             with raised_by("make_model"):
                 return parametrize(make, width, base_width, parametrization, seed=seed ^ SEED_STREAM)  # type: ignore[arg-type]
         if parametrization == "sp":
@@ -118,10 +115,7 @@ class Functions:
         """Raises `CheckError` for two widths at which the model is the same, `UserFunctionError` where it can't be made."""
         sizes: dict[tuple[Any, ...], int] = {}
         for width in (base_width, *widths):
-            with raised_by(f"make_model at width {width}"):
-                model = self._make(0)(width)
-            if not isinstance(model, nn.Module):
-                raise CheckError(f"make_model returned {type(model).__name__}, and must return an nn.Module")
+            model = self._made(width, 0)
             if not any(parameter.requires_grad for parameter in model.parameters()):
                 raise CheckError("the model has no parameter that is trained")
             shapes = tuple(tuple(parameter.shape) for parameter in model.parameters())
@@ -132,10 +126,9 @@ class Functions:
                 )
             sizes[shapes] = width
 
-    def _make(self, seed: int) -> Callable[[int], nn.Module]:
+    def _made(self, width: int, seed: int) -> nn.Module:
         # Weights of a stream of their own: batches may be drawn by a generator of the very same seed.
-        make = seeded(self.make_model, SEED_STREAM)
-        return lambda width: make(width, seed)
+        return made(seeded(self.make_model, SEED_STREAM), width, seed)
 
     # --- what it learns from ------------------------------------------------------------------------------------------
 
@@ -183,7 +176,12 @@ class Functions:
             raise CheckError(f"the loss must be a tensor of one number, and is {what}")
         return found.reshape(())
 
-    def judged(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+    @property
+    def objective(self) -> Objective:
+        """What trials are trained by and judged by."""
+        return Objective(self.checked_loss, self._judged, weight_of)
+
+    def _judged(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
         """The loss, and NaN for how many answers are right: what an answer is isn't known."""
         loss = self.checked_loss(model, batch)
         return loss, torch.full_like(loss, torch.nan)
@@ -205,8 +203,8 @@ class Functions:
                 "so that trials can be compared and gone on with"
             )
         sha.update(digest.encode())
-        with torch.random.fork_rng(), raised_by(f"make_model at width {base_width}"):
-            model = self._make(0)(base_width)
+        with torch.random.fork_rng():
+            model = self._made(base_width, 0)
         sha.update(_digest(dict(model.state_dict())).encode())
         # What the loss does may be written elsewhere. Rounded, since threads sum in another order.
         with seeded_apart(0):

@@ -7,6 +7,7 @@ draw others than by itself. `check` finds out, by a step.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -17,9 +18,9 @@ from torch.nn.utils import get_total_norm
 from torch.utils import _pytree as trees
 
 from mufree.lab.train.many import Many
-from mufree.lab.train.side_by_side import Networks, Objective, taken
+from mufree.lab.train.side_by_side import taken
 from mufree.lab.train.updates import UPDATES, Weights
-from mufree.lab.tune.functions import Functions, weight_of
+from mufree.lab.tune.functions import Functions
 from mufree.lab.tune.randomness import random_state, seed_all, set_random_state
 from mufree.study.config import OptimizerSettings
 from mufree.study.trials import Trial
@@ -58,23 +59,9 @@ class Trials(Many):
     at_y = False  # nobody asks
 
     def __init__(self, trials: Sequence[Trial], functions: Functions, device: torch.device) -> None:
-        self.functions = functions
-        super().__init__(trials, device)
+        self.functions, self.data_digest = functions, trials[0].functions
+        super().__init__(trials, device, partial(model_of, functions=functions), functions.objective)
         self.name = f"a stack of {len(trials)} trials at width {trials[0].width}"
-
-    @property
-    def data_digest(self) -> str:
-        """See `Many`."""
-        return str(self.runs[0].functions)
-
-    def _make_networks(self) -> Networks:
-        objective = Objective(
-            loss=self.functions.checked_loss,
-            judged=self.functions.judged,
-            count=weight_of,
-            layers=lambda model: {name: "weights" for name, _ in model.named_parameters()},
-        )
-        return Networks(self.runs, lambda trial: model_of(trial, self.functions), self.device, objective)
 
     def _read_data(self) -> None:
         first = BATCHNORM_BATCHES if self.networks.batchnorms else 0
@@ -86,10 +73,7 @@ class Trials(Many):
         for stream in self.streams:
             stream.skip_to(step)
 
-    def _batch(self, at: Tensor) -> Any:
-        return self.next_batches()
-
-    def next_batches(self) -> Any:
+    def batch(self, at: Tensor) -> Any:
         """The next batch of each seed, [S, …]."""
         return _together([next(stream) for stream in self.streams])
 
@@ -136,7 +120,7 @@ def check(trials: Sequence[Trial], functions: Functions, device: torch.device) -
         with torch.no_grad():
             valid_losses, _ = networks.score(networks.weights, networks.buffers, valid)
         networks.network.train()
-        batches = taken(stack.next_batches(), stack.seed_of)
+        batches = taken(stack.batch(stack.cursor), stack.seed_of)
         losses = networks.losses(batches)
         gradients = networks.gradients(losses)
     except Exception as error:

@@ -6,22 +6,20 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import torch
 
 from mufree.lab.coordcheck.calls import CheckError
 from mufree.lab.train import checkpoints
-from mufree.lab.train.evaluate import score
 from mufree.lab.train.many import Many
 from mufree.lab.train.network import make_optimizer
 from mufree.lab.train.run import Course, Session, average_of, begin, finish, rate_factor_of
 from mufree.lab.train.watch import Seconds, Trace
 from mufree.lab.tune import stacked
-from mufree.lab.tune.functions import Functions, weight_of
+from mufree.lab.tune.functions import Functions
 from mufree.lab.tune.randomness import seed_all
 from mufree.optim.evaluation import batchnorm_layers
 from mufree.study import machine, record, run_store
@@ -55,24 +53,6 @@ class Trained:
         return float(sum(self.record.timing[f"{phase}_seconds"] for phase in ("setup", "train", "evaluate")))
 
 
-class Trainer(Protocol):
-    """Where trials are trained."""
-
-    @property
-    def side_by_side(self) -> int:
-        """How many at a time."""
-
-    @property
-    def stop_requested(self) -> Callable[[], object]:
-        """Gives what asks to stop, if anything does."""
-
-    def train(self, trials: Sequence[Trial], progress: Callable[[Trial, int], object]) -> Iterator[Trained]:
-        """Each trial as it is finished, in any order; `progress` is told of steps taken.
-
-        Raises `Interrupted` when asked to stop.
-        """
-
-
 @dataclass(frozen=True)
 class Here:
     """Trains in this process: side by side what can be and is worth it, else one after the other."""
@@ -82,12 +62,16 @@ class Here:
     device: str = "cpu"
     stop_requested: Callable[[], object] = lambda: None
     engine: Engine = "auto"
-    side_by_side: int = 1
+    side_by_side: ClassVar[int] = 1
+    """How many processes train."""
     refused: dict[tuple[Trial, bool], str] = field(default_factory=dict, compare=False)
     """Why trials of a shape, of one seed or several, aren't trained side by side; empty where they are."""
 
     def train(self, trials: Sequence[Trial], progress: Callable[[Trial, int], object]) -> Iterator[Trained]:
-        """See `Trainer`."""
+        """Each trial as it is finished, in any order; `progress` is told of steps taken.
+
+        Raises `Interrupted` when asked to stop.
+        """
         for group in stacked.groups(trials):
             alone = list(group)
             if len(group) >= least(self.engine, self.device):
@@ -116,23 +100,17 @@ class Here:
         log.info("%d trials at width %d are trained side by side", len(trials), trials[0].width)
         device = torch.device(self.device)
 
-        def after_step(path: Path | None, live: Many) -> Callable[[], None]:
-            keep = checkpoints.keeper(path, live, CHECKPOINT_SECONDS, self.stop_requested)
-
-            def step() -> None:
-                for trial in live.runs[: live.asked_for]:
-                    progress(trial, 1)
-                keep()
-
-            for trial in live.runs[: live.asked_for]:
-                progress(trial, live.step)
-            return step
-
         def start(path: Path | None, part: Sequence[Trial]) -> Many:
             return checkpoints.gone_on(path, lambda: stacked.Trials(part, self.functions, device))
 
+        def of_all(part: Sequence[Trial], steps: int) -> None:
+            for trial in part:
+                progress(trial, steps)
+
         try:
-            for trial, trace in checkpoints.train_many(trials, self.store, start, after_step):
+            for trial, trace in checkpoints.train_many(
+                trials, self.store, start, CHECKPOINT_SECONDS, self.stop_requested, of_all
+            ):
                 yield Trained(trial, kept(trial, trace, self, "stack"))
         except checkpoints.Interrupted:
             raise
@@ -152,9 +130,10 @@ def least(engine: Engine, device: str) -> float:
 
 def served(trials: Iterable[Trial], store: Path | None) -> dict[Trial, Trained]:
     """Those that the store has."""
-    found = {}
-    for trial in trials if store is not None else ():
-        assert store is not None
+    found: dict[Trial, Trained] = {}
+    if store is None:
+        return found
+    for trial in trials:
         if (kept := run_store.load_run(store, trial, trial.functions)) is not None:
             run_store.discard_checkpoint(store, trial)
             found[trial] = Trained(trial, kept, served=True)
@@ -165,14 +144,8 @@ def train(trial: Trial, where: Here, progress: Callable[[int], object]) -> Recor
     """Train a trial to its end, from its checkpoint if there is one, and keep it. Raises `Interrupted` when asked to stop."""
     path = None if where.store is None else run_store.checkpoint_path(where.store, trial)
     session = checkpoints.gone_on(path, lambda: start(trial, where.functions, torch.device(where.device)))
-    keep = checkpoints.keeper(path, session, CHECKPOINT_SECONDS, where.stop_requested)
-    progress(session.step)
-
-    def after_step() -> None:
-        progress(1)
-        keep()
-
-    return kept(trial, finish(session, after_step), where, "serial")
+    keep = checkpoints.keeper(path, session, CHECKPOINT_SECONDS, where.stop_requested, progress)
+    return kept(trial, finish(session, keep), where, "serial")
 
 
 def kept(trial: Trial, trace: Trace, where: Here, engine: Literal["serial", "stack"]) -> Record:
@@ -206,12 +179,10 @@ def _course(
         evaluations=trial.evaluations,
         batches=lambda skip: functions.batches(trial.seed, device, skip),
         valid=functions.valid(device),
-        loss=functions.checked_loss,
-        score=partial(score, judged=functions.judged, count=weight_of),
-        batchnorm_inputs=list(
+        objective=functions.objective,
+        batchnorm_batches=list(
             islice(functions.batches(trial.seed, device), stacked.BATCHNORM_BATCHES if batchnorm_layers(model) else 0)
         ),
-        forward=functions.checked_loss,
         at_y=False,  # nobody asks
         rate_factor=rate_factor_of(trial, optimizer),
         identity={"run": trial.id, "numerics": trial.numerics, "data": trial.functions, "device": device.type},
@@ -234,5 +205,4 @@ def _recorded(trial: Trial, trace: Trace, device: str, engine: str) -> Record:
         "flops": math.nan,
         "cpu": torch.cuda.get_device_name() if device == "cuda" else machine.cpu_name(),
     }
-    curves = record.curves_table(trial.id, ((s.name, s.layer, s.steps, s.values) for s in trace.curves))
-    return Record(row=row, timing=timing, curves=curves)
+    return Record(row=row, timing=timing, curves=record.curves_table(trial.id, trace.curves))

@@ -55,7 +55,7 @@ class Workers:
         self._pool.shutdown(cancel_futures=True)
 
     def train(self, trials: Sequence[Trial], progress: Callable[[Trial, int], object]) -> Iterator[Trained]:
-        """See `Trainer`."""
+        """See `Here`."""
         trial_of = {trial.id: trial for trial in trials}
         with _ctrl_c_blocked():  # what is started here keeps it so: a Ctrl-C is the parent's, however early it comes
             waiting = {self._pool.submit(_train, part) for part in self._parts(trials)}
