@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from mufree.optim.base_shapes import attach_base_shapes, base_shapes_of, plain_buffers, plain_name, written
@@ -20,12 +20,11 @@ from mufree.optim.evaluation import (
     Optimizers,
     check_covered,
     listed,
-    set_train_mode,
     snapshots_at_x,
     training_snapshot,
     weights_at_x,
-    weights_of,
 )
+from mufree.optim.resuming import go_on_from
 
 FORMAT = "mufree checkpoint 1"
 
@@ -125,8 +124,7 @@ def load_checkpoint(
         if optimizers:
             for each, its in zip(optimizers, saved, strict=True):
                 each.load_state_dict(its.state)
-                _resume(each, its)
-            _restore_buffers(model, content["training"]["buffers"])
+                go_on_from(its.training, each, model)
     except (RuntimeError, ValueError) as error:
         raise CheckpointError(f"{path} does not fit this model and optimizer: {error}") from error
     if content["base_shapes"]:
@@ -140,14 +138,17 @@ class _Saved(NamedTuple):
 
     type_name: str
     state: dict[str, Any]
-    train_mode: bool | None
-    weights: list[Tensor]
+    training: dict[str, Any]
 
 
 def _saved_optimizers(content: Mapping[str, Any]) -> list[_Saved]:
     training = content["training"]
     parts = content["optimizer_type"], content["optimizer"], training["train_mode"], training["weights"]
-    return [_Saved(*each) for each in zip(*parts, strict=True)] if isinstance(parts[0], list) else [_Saved(*parts)]
+    found = zip(*parts, strict=True) if isinstance(parts[0], list) else [parts]
+    return [
+        _Saved(name, state, {"train_mode": mode, "weights": weights, "buffers": training["buffers"]})
+        for name, state, mode, weights in found
+    ]
 
 
 def _one_or_all(values: list[Any]) -> Any:
@@ -209,19 +210,3 @@ def _check_base_shapes(model: nn.Module, shapes: Mapping[str, Any], path: str | 
                 f"{name} has the base shape {here['base_shape']} but {shapes[name]['base_shape']} in {path}. Make the model "
                 "with the base width with which it was trained."
             )
-
-
-@torch.no_grad()
-def _resume(optimizer: Optimizer, saved: _Saved) -> None:
-    set_train_mode(optimizer, saved.train_mode)
-    for parameter, value in zip(weights_of(optimizer), saved.weights, strict=True):
-        if parameter.shape != value.shape:  # copy_ would broadcast
-            raise ValueError("the optimizer has its parameters in another order")
-        parameter.copy_(value)
-
-
-@torch.no_grad()
-def _restore_buffers(model: nn.Module, values: Mapping[str, Tensor]) -> None:
-    buffers = plain_buffers(model)
-    for name, value in values.items():
-        buffers[name].copy_(value)

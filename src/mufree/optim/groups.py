@@ -90,8 +90,7 @@ def lr_multiplier(parameter: Tensor, family: Family = "adam") -> float:
     1 / fan-in for steps like Adam's, and fan-out / fan-in for steps like SGD's. Raises `ValueError` for an unknown family.
     Source: Yang et al. 2022, table 8; in this form, Yang, Simon and Bernstein 2023.
     """
-    if family not in ("adam", "sgd"):
-        raise ValueError(f"Unknown family {family!r}. Known: adam, sgd.")
+    _check_choice("family", family, ("adam", "sgd"))
     fan_in, fan_out = growth_of(parameter)
     return 1.0 / fan_in if family == "adam" else fan_out / fan_in
 

@@ -59,7 +59,7 @@ def resume(optimizer: Optimizers, model: nn.Module) -> None:
     for each in listed(optimizer):
         kept = each.param_groups[0].pop(KEY, None)
         if kept is not None:
-            _restore(each, model, kept)
+            go_on_from(kept, each, model)
         if is_schedule_free(each):
             each.train()  # type: ignore[attr-defined]
 
@@ -112,11 +112,13 @@ def _what_training_needs(optimizer: Optimizer, model: nn.Module) -> dict[str, An
 
 
 @torch.no_grad()
-def _restore(optimizer: Optimizer, model: nn.Module, kept: Mapping[str, Any]) -> None:
+def go_on_from(kept: Mapping[str, Any], optimizer: Optimizer, model: nn.Module) -> None:
+    """Put back the mode, weights and buffers with which training goes on. Raises ValueError where the weights don't fit."""
     weights = weights_of(optimizer)
-    if [each.shape for each in weights] != [each.shape for each in kept["weights"]]:
+    if [each.shape for each in weights] != [each.shape for each in kept["weights"]]:  # copy_ would broadcast
         raise ValueError(
-            f"The state of the {type(optimizer).__name__} was saved with other parameters, or in another order"
+            f"The state of the {type(optimizer).__name__} was saved with other parameters, or with its parameters in another "
+            "order"
         )
     for weight, value in zip(weights, kept["weights"], strict=True):
         weight.copy_(value)

@@ -132,13 +132,8 @@ _CLASSES: dict[type[Any], type[Any]] = {}
 def _scaled_class(kind: type[Any]) -> type[Any]:
     """`kind` with `Scaled` before it, under its own name: in messages and checkpoints it is what it was."""
     if kind not in _CLASSES:
-        own = {
-            "__module__": kind.__module__,
-            "__qualname__": kind.__qualname__,
-            "__doc__": kind.__doc__,
-            "step": _step_like(kind),
-        }
-        _CLASSES[kind] = type(kind.__name__, (Scaled, kind), own)
+        own = {name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")}
+        _CLASSES[kind] = type(kind.__name__, (Scaled, kind), own | {"step": _step_like(kind)})
     return _CLASSES[kind]
 
 
