@@ -1,8 +1,4 @@
-"""An average of the weights beside an ordinary optimizer, for evaluation: what a schedule-free one has inside.
-
-torch.optim.swa_utils.AveragedModel does not serve here: it averages in a deep copy of the model, which loses the `infshape`
-that µP's readout computes with.
-"""
+"""An average of the weights beside an ordinary optimizer, for evaluation: what a schedule-free one has inside."""
 
 from __future__ import annotations
 

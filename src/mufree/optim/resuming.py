@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_map_only
 
 from mufree.optim.base_shapes import plain_buffers
 from mufree.optim.batches import Forward
@@ -77,11 +78,7 @@ def rest(
         kept = [(each, each.param_groups[0][KEY]) for each in optimizers if KEY in each.param_groups[0]]
     for each, training in kept:
         set_train_mode(each, False if is_schedule_free(each) else None)
-        each.param_groups[0][KEY] = {
-            "train_mode": training["train_mode"],
-            "weights": [value.cpu() for value in training["weights"]],
-            "buffers": {name: value.cpu() for name, value in training["buffers"].items()},
-        }
+        each.param_groups[0][KEY] = tree_map_only(Tensor, Tensor.cpu, training)
     model.load_state_dict(at_x)
 
 
