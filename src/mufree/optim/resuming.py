@@ -41,9 +41,12 @@ def saving(
     """
     optimizers = listed(optimizer)
     with evaluating(optimizers, model, batches, forward):
-        marked = [each for each in optimizers if training_snapshot(each) and not _is_marked(each)]
-        for each in marked:
-            each.param_groups[0][KEY] = _what_training_needs(each, model)
+        marked = []
+        for each in optimizers:
+            snapshot = training_snapshot(each)
+            if snapshot is not None and not _is_marked(each, snapshot):
+                each.param_groups[0][KEY] = _what_training_needs(snapshot, model)
+                marked.append(each)
         try:
             yield
         finally:
@@ -88,17 +91,13 @@ def forget(optimizer: Optimizers) -> None:
         each.param_groups[0].pop(KEY, None)
 
 
-def _is_marked(optimizer: Optimizer) -> bool:
+def _is_marked(optimizer: Optimizer, snapshot: Snapshot) -> bool:
     """Whether it is there already, by an outer `saving` or since the optimizer is at rest."""
-    kept, snapshot = optimizer.param_groups[0].get(KEY), training_snapshot(optimizer)
-    return (
-        kept is not None and snapshot is not None and (kept["weights"] is snapshot.weights or not snapshot.train_mode)
-    )
+    kept = optimizer.param_groups[0].get(KEY)
+    return kept is not None and (kept["weights"] is snapshot.weights or not snapshot.train_mode)
 
 
-def _what_training_needs(optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:
-    snapshot = training_snapshot(optimizer)
-    assert isinstance(snapshot, Snapshot)
+def _what_training_needs(snapshot: Snapshot, model: nn.Module) -> dict[str, Any]:
     saved = {id(buffer): value for _, _, buffer, value in snapshot.buffers}
     buffers = plain_buffers(model)
     return {
