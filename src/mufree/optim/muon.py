@@ -40,9 +40,6 @@ ADJUSTED: dict[str, Callable[[int, int], float]] = {
 }
 """What torch's Muon multiplies the learning rate by for a matrix, by its `adjust_lr_fn`."""
 
-ADAMW = "adamw_"
-"""What a setting of the AdamW part begins with, as an argument and in the user's groups."""
-
 
 def muon_multiplier(parameter: Tensor, adjust_lr_fn: Adjust = "original") -> float:
     """The factor on a hidden matrix's learning rate with which torch's Muon takes steps that go as √(fan-out / fan-in).
@@ -179,7 +176,7 @@ def _muon_groups(matrices: list[Any], settings: dict[str, Any], decay: Decay, sp
 def _adamw_groups(others: list[Any], settings: dict[str, Any], decay: Decay, split_from: int) -> list[dict[str, Any]]:
     if not others:
         return []
-    own = {key: settings[ADAMW + key] for key in ("betas", "eps")}
+    own = {"betas": settings["adamw_betas"], "eps": settings["adamw_eps"]}
     check_settings(own)
     defaults = AdamW([torch.zeros(1)], **own).defaults
     groups = mup_param_groups(
