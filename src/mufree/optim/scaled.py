@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from types import FunctionType
 from typing import Any
 
@@ -13,24 +12,8 @@ import torch
 from torch.optim import Optimizer
 
 from mufree.optim.evaluation import is_schedule_free, remember, snapshots_at_x
-from mufree.optim.groups import Decay, EpsScale, Family, Names, Params, mup_param_groups
+from mufree.optim.groups import Params
 from mufree.optim.rates import Group, Rates
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """What a constructor told `mup_param_groups`, kept for the groups that are added later."""
-
-    lr: float | None
-    weight_decay: float
-    family: Family
-    decay: Decay
-    eps: float | None
-    eps_scale: EpsScale
-
-    def __call__(self, params: Params, names: Names | None = None) -> list[dict[str, Any]]:
-        """The groups of parameters; raises as `mup_param_groups` does."""
-        return mup_param_groups(params, **asdict(self), names=names)
 
 
 def keep_scaled(optimizer: Any, scaling: Callable[[Params], list[dict[str, Any]]] | None) -> None:
