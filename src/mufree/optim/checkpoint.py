@@ -63,11 +63,9 @@ def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, optimizer: O
     optimizers = listed(optimizer)
     check_covered(optimizers, model)
     with ExitStack() as at_x:
-        for each in optimizers:
-            at_x.enter_context(weights_at_x(each, model))
+        continued = [at_x.enter_context(weights_at_x(each, model)) for each in optimizers]
         temporary = at_x.enter_context(written(path))
         state = {plain_name(model, name): value for name, value in model.state_dict().items()}
-        continued = [training_snapshot(each) for each in optimizers]  # inside `evaluating`, those of its beginning
         kept = {id(buffer): value for taken in reversed(snapshots_at_x()) for _, _, buffer, value in taken.buffers}
         buffers = {name: kept.get(id(buffer), buffer) for name, buffer in plain_buffers(model).items()}
         content = {
@@ -76,8 +74,8 @@ def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, optimizer: O
             "optimizer_type": _one_or_all([_type_name(each) for each in optimizers]),
             "optimizer": _one_or_all([each.state_dict() for each in optimizers]),
             "training": {
-                "train_mode": _one_or_all([taken.train_mode for taken in continued if taken]),
-                "weights": _one_or_all([taken.weights for taken in continued if taken]),
+                "train_mode": _one_or_all([taken.train_mode for taken in continued]),
+                "weights": _one_or_all([taken.weights for taken in continued]),
                 "buffers": {name: value for name, value in buffers.items() if name in state},
             },
             "base_shapes": base_shapes_of(model) if any(hasattr(p, "infshape") for p in model.parameters()) else {},

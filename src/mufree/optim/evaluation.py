@@ -217,22 +217,23 @@ def snapshots_at_x() -> list[Snapshot]:
 
 
 @contextmanager
-def weights_at_x(optimizer: Optimizer, model: nn.Module) -> Iterator[None]:
-    """Put the weights of an averaging optimizer at x; restore weights, buffers and mode to the bit. Stepping is refused."""
+def weights_at_x(optimizer: Optimizer, model: nn.Module) -> Iterator[Snapshot]:
+    """Put the weights of an averaging optimizer at x; restore weights, buffers and mode to the bit. Stepping is refused.
+
+    Gives what training will continue from.
+    """
     snapshot = Snapshot.take(optimizer, model)
-    outermost = training_snapshot(optimizer) is None
-    if outermost:
-        _AT_X[optimizer] = snapshot
+    outermost = _AT_X.setdefault(optimizer, snapshot)
     try:
         with _step_refused(optimizer):
             if is_schedule_free(optimizer):
                 optimizer.eval()  # type: ignore[attr-defined]
             _drop_copies_of_weights(model)
-            yield
+            yield outermost
     finally:
         snapshot.restore()
         _drop_copies_of_weights(model)
-        if outermost:
+        if outermost is snapshot:
             del _AT_X[optimizer]
 
 
