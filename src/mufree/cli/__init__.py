@@ -28,18 +28,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         command(*arguments.args, **arguments.kwargs)
     except UserError as error:
-        print(f"mufree {words[0]}: {error}", file=sys.stderr)
-        return error.exit_code
+        said, code = str(error), error.exit_code
     except BrokenPipeError:
         return 0
     except OSError as error:  # a full disk, a missing file, no permission: finished runs are in the store
-        print(f"mufree {words[0]}: {error}. {_cure(error)}, and call the same again", file=sys.stderr)
-        return EXIT_CODES[words[0]][1]
+        said, code = f"{error}. {_cure(error)}, and call the same again", EXIT_CODES[words[0]][1]
     except MemoryError:
-        cure = "Free some memory, and call the same again: what is finished is kept"
-        print(f"mufree {words[0]}: out of memory. {cure}", file=sys.stderr)
-        return EXIT_CODES[words[0]][1]
-    return 0
+        said = "out of memory. Free some memory, and call the same again: what is finished is kept"
+        code = EXIT_CODES[words[0]][1]
+    else:
+        return 0
+    print(f"mufree {words[0]}: {said}", file=sys.stderr)
+    return code
 
 
 def _cure(error: OSError) -> str:

@@ -71,6 +71,6 @@ def usage(*, timings: Path, store: Path, since: float, cores: int) -> None:
 @command("> experiments/schema.json")
 def schema() -> None:
     """Print the JSON schema of a study file, for editors."""
-    from mufree.study import config
+    from mufree.study.config import Study
 
-    print(json.dumps(config.json_schema(), indent=2, ensure_ascii=False))
+    print(json.dumps(Study.model_json_schema(), indent=2, ensure_ascii=False))

@@ -1,8 +1,4 @@
-"""An average of the weights beside an ordinary optimizer, for evaluation: what a schedule-free one has inside.
-
-torch.optim.swa_utils.AveragedModel does not serve here: it averages in a deep copy of the model, which loses the `infshape`
-that µP's readout computes with.
-"""
+"""An average of the weights beside an ordinary optimizer, for evaluation: what a schedule-free one has inside."""
 
 from __future__ import annotations
 
@@ -15,16 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from mufree.optim.batches import Forward
-from mufree.optim.evaluation import (
-    batchnorm_layers,
-    batchnorm_watched,
-    check_covered,
-    flags_kept,
-    recompute_batchnorm,
-    training_snapshot,
-    weights_at_x,
-    weights_of,
-)
+from mufree.optim.evaluation import at_average, check_covered, weights_of
 
 EMA_SHARE = 0.1
 """The time constant of the study's average, as a share of the run's steps."""
@@ -83,17 +70,9 @@ class WeightAverage:
         Raises ValueError when the optimizer has no parameter of the model.
         """
         check_covered([self.optimizer], model)
-        inner = training_snapshot(self.optimizer) is not None
-        with flags_kept(model), weights_at_x(self.optimizer, model):
-            with torch.no_grad():
-                torch._foreach_copy_(weights_of(self.optimizer), self.average)
-            if batches is not None:
-                recompute_batchnorm(model, batches, forward)
-            with batchnorm_watched(
-                self,
-                [] if inner or batches is not None else batchnorm_layers(model),
-                "A model with BatchNorm is evaluated at the average of the weights with statistics that were collected at the "
-                "weights themselves. Give evaluating(model, batches) some training inputs, to compute them anew.",
-            ):
-                model.eval()
-                yield
+        said = (
+            "A model with BatchNorm is evaluated at the average of the weights with statistics that were collected at the "
+            "weights themselves. Give evaluating(model, batches) some training inputs, to compute them anew."
+        )
+        with at_average(self, [self.optimizer], model, batches, forward, said, self.average):
+            yield

@@ -237,9 +237,9 @@ def _copied(self: nn.Parameter, memo: dict[int, Any]) -> Any:
 nn.Parameter.__deepcopy__ = _copied  # type: ignore[method-assign, assignment]
 
 
-def _listed(names: list[str], most: int = 5) -> str:
-    shown = ", ".join(names[:most]) or "nothing"
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(names[:5]) or "nothing"
+    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
 
 
 @contextmanager

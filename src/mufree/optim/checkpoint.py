@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from mufree.optim.base_shapes import attach_base_shapes, base_shapes_of, plain_buffers, plain_name, written
@@ -20,12 +20,11 @@ from mufree.optim.evaluation import (
     Optimizers,
     check_covered,
     listed,
-    set_train_mode,
     snapshots_at_x,
     training_snapshot,
     weights_at_x,
-    weights_of,
 )
+from mufree.optim.resuming import go_on_from
 
 FORMAT = "mufree checkpoint 1"
 
@@ -64,11 +63,9 @@ def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, optimizer: O
     optimizers = listed(optimizer)
     check_covered(optimizers, model)
     with ExitStack() as at_x:
-        for each in optimizers:
-            at_x.enter_context(weights_at_x(each, model))
+        continued = [at_x.enter_context(weights_at_x(each, model)) for each in optimizers]
         temporary = at_x.enter_context(written(path))
         state = {plain_name(model, name): value for name, value in model.state_dict().items()}
-        continued = [training_snapshot(each) for each in optimizers]  # inside `evaluating`, those of its beginning
         kept = {id(buffer): value for taken in reversed(snapshots_at_x()) for _, _, buffer, value in taken.buffers}
         buffers = {name: kept.get(id(buffer), buffer) for name, buffer in plain_buffers(model).items()}
         content = {
@@ -77,8 +74,8 @@ def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, optimizer: O
             "optimizer_type": _one_or_all([_type_name(each) for each in optimizers]),
             "optimizer": _one_or_all([each.state_dict() for each in optimizers]),
             "training": {
-                "train_mode": _one_or_all([taken.train_mode for taken in continued if taken]),
-                "weights": _one_or_all([taken.weights for taken in continued if taken]),
+                "train_mode": _one_or_all([taken.train_mode for taken in continued]),
+                "weights": _one_or_all([taken.weights for taken in continued]),
                 "buffers": {name: value for name, value in buffers.items() if name in state},
             },
             "base_shapes": base_shapes_of(model) if any(hasattr(p, "infshape") for p in model.parameters()) else {},
@@ -125,8 +122,7 @@ def load_checkpoint(
         if optimizers:
             for each, its in zip(optimizers, saved, strict=True):
                 each.load_state_dict(its.state)
-                _resume(each, its)
-            _restore_buffers(model, content["training"]["buffers"])
+                go_on_from(its.training, each, model)
     except (RuntimeError, ValueError) as error:
         raise CheckpointError(f"{path} does not fit this model and optimizer: {error}") from error
     if content["base_shapes"]:
@@ -140,14 +136,17 @@ class _Saved(NamedTuple):
 
     type_name: str
     state: dict[str, Any]
-    train_mode: bool | None
-    weights: list[Tensor]
+    training: dict[str, Any]
 
 
 def _saved_optimizers(content: Mapping[str, Any]) -> list[_Saved]:
     training = content["training"]
     parts = content["optimizer_type"], content["optimizer"], training["train_mode"], training["weights"]
-    return [_Saved(*each) for each in zip(*parts, strict=True)] if isinstance(parts[0], list) else [_Saved(*parts)]
+    found = zip(*parts, strict=True) if isinstance(parts[0], list) else [parts]
+    return [
+        _Saved(name, state, {"train_mode": mode, "weights": weights, "buffers": training["buffers"]})
+        for name, state, mode, weights in found
+    ]
 
 
 def _one_or_all(values: list[Any]) -> Any:
@@ -209,19 +208,3 @@ def _check_base_shapes(model: nn.Module, shapes: Mapping[str, Any], path: str | 
                 f"{name} has the base shape {here['base_shape']} but {shapes[name]['base_shape']} in {path}. Make the model "
                 "with the base width with which it was trained."
             )
-
-
-@torch.no_grad()
-def _resume(optimizer: Optimizer, saved: _Saved) -> None:
-    set_train_mode(optimizer, saved.train_mode)
-    for parameter, value in zip(weights_of(optimizer), saved.weights, strict=True):
-        if parameter.shape != value.shape:  # copy_ would broadcast
-            raise ValueError("the optimizer has its parameters in another order")
-        parameter.copy_(value)
-
-
-@torch.no_grad()
-def _restore_buffers(model: nn.Module, values: Mapping[str, Tensor]) -> None:
-    buffers = plain_buffers(model)
-    for name, value in values.items():
-        buffers[name].copy_(value)

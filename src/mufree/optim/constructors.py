@@ -14,9 +14,9 @@ from schedulefree import AdamWScheduleFree, RAdamScheduleFree, ScheduleFreeWrapp
 from torch.optim import SGD, AdamW, Optimizer
 
 from mufree.optim.evaluation import averages, remember
-from mufree.optim.groups import Decay, EpsScale, Family, Names, Params, check_settings, number
+from mufree.optim.groups import Decay, EpsScale, Family, Names, Params, check_settings, mup_param_groups, number
 from mufree.optim.muon import MuMuon
-from mufree.optim.scaled import Scaling, keep_scaled
+from mufree.optim.scaled import keep_scaled
 
 
 @dataclass(frozen=True)
@@ -328,8 +328,10 @@ def _build(
     weight_decay = kwargs.pop("weight_decay", 0.0)
     lr = kwargs.pop("lr", _default(make, "lr"))
     eps = kwargs.get("eps", _default(make, "eps"))
-    scaling = Scaling(lr, weight_decay, family, decay, eps, eps_scale)
-    optimizer = make(scaling(params, names), **({} if lr is None else {"lr": lr}), **kwargs)
+    scaling = partial(
+        mup_param_groups, lr=lr, weight_decay=weight_decay, family=family, decay=decay, eps=eps, eps_scale=eps_scale
+    )
+    optimizer = make(scaling(params, names=names), **({} if lr is None else {"lr": lr}), **kwargs)
     keep_scaled(optimizer, scaling)
     return optimizer
 

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -69,10 +68,8 @@ class evaluating(AbstractContextManager[None]):  # noqa: N801 (used like a funct
         self._entered = True
         self._context.__enter__()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool | None:
-        return self._context.__exit__(kind, error, traceback)
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._context.__exit__(*error)
 
 
 @contextmanager
@@ -86,20 +83,42 @@ def _evaluating(
             model.eval()
             yield
         return
-    with flags_kept(model), ExitStack() as at_x:
-        inner = any(training_snapshot(optimizer) is not None for optimizer in averaging)
-        for optimizer in averaging:
-            at_x.enter_context(weights_at_x(optimizer, model))
+    said = (
+        "A model with BatchNorm is evaluated at x with statistics that were collected at y. Give evaluating(optimizer, "
+        "model, batches) some training inputs, to compute them anew."
+    )
+    with at_average(averaging[0], averaging, model, batches, forward, said):
+        yield
+
+
+@contextmanager
+def at_average(
+    owner: Any,
+    optimizers: Sequence[Optimizer],
+    model: nn.Module,
+    batches: Iterable[Any] | None,
+    forward: Forward | None,
+    said: str,
+    average: list[Tensor] | None = None,
+) -> Iterator[None]:
+    """Put a model in eval mode, and the weights of its optimizers at x, or those of one at the `average` that is given.
+
+    BatchNorm's statistics are computed anew from the `batches`. Without them, a layer that is evaluated warns by what is
+    `said`, once for each `owner` of an average.
+    """
+    inner = any(training_snapshot(optimizer) is not None for optimizer in optimizers)
+    with flags_kept(model), ExitStack() as within:
+        for optimizer in optimizers:
+            within.enter_context(weights_at_x(optimizer, model))
+        if average is not None:
+            with torch.no_grad():
+                torch._foreach_copy_(weights_of(optimizers[0]), average)
         if batches is not None:
             recompute_batchnorm(model, batches, forward)
-        with batchnorm_watched(
-            averaging[0],
-            [] if inner or batches is not None else batchnorm_layers(model),
-            "A model with BatchNorm is evaluated at x with statistics that were collected at y. Give evaluating(optimizer, "
-            "model, batches) some training inputs, to compute them anew.",
-        ):
-            model.eval()
-            yield
+        elif not inner:
+            within.enter_context(_batchnorm_watched(owner, batchnorm_layers(model), said))
+        model.eval()
+        yield
 
 
 @torch.no_grad()
@@ -198,22 +217,23 @@ def snapshots_at_x() -> list[Snapshot]:
 
 
 @contextmanager
-def weights_at_x(optimizer: Optimizer, model: nn.Module) -> Iterator[None]:
-    """Put the weights of an averaging optimizer at x; restore weights, buffers and mode to the bit. Stepping is refused."""
+def weights_at_x(optimizer: Optimizer, model: nn.Module) -> Iterator[Snapshot]:
+    """Put the weights of an averaging optimizer at x; restore weights, buffers and mode to the bit. Stepping is refused.
+
+    Gives what training will continue from.
+    """
     snapshot = Snapshot.take(optimizer, model)
-    outermost = training_snapshot(optimizer) is None
-    if outermost:
-        _AT_X[optimizer] = snapshot
+    outermost = _AT_X.setdefault(optimizer, snapshot)
     try:
         with _step_refused(optimizer):
             if is_schedule_free(optimizer):
                 optimizer.eval()  # type: ignore[attr-defined]
             _drop_copies_of_weights(model)
-            yield
+            yield outermost
     finally:
         snapshot.restore()
         _drop_copies_of_weights(model)
-        if outermost:
+        if outermost is snapshot:
             del _AT_X[optimizer]
 
 
@@ -377,7 +397,7 @@ _WARNED: WeakSet[Any] = WeakSet()
 
 
 @contextmanager
-def batchnorm_watched(owner: Any, layers: Iterable[_BatchNorm], said: str) -> Iterator[None]:
+def _batchnorm_watched(owner: Any, layers: Iterable[_BatchNorm], said: str) -> Iterator[None]:
     """Warn when one of the layers runs in eval mode within, once for each owner of an average; not at once, since one may put
     the model in train mode again."""
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -90,8 +90,7 @@ def lr_multiplier(parameter: Tensor, family: Family = "adam") -> float:
     1 / fan-in for steps like Adam's, and fan-out / fan-in for steps like SGD's. Raises `ValueError` for an unknown family.
     Source: Yang et al. 2022, table 8; in this form, Yang, Simon and Bernstein 2023.
     """
-    if family not in ("adam", "sgd"):
-        raise ValueError(f"Unknown family {family!r}. Known: adam, sgd.")
+    _check_choice("family", family, get_args(Family))
     fan_in, fan_out = growth_of(parameter)
     return 1.0 / fan_in if family == "adam" else fan_out / fan_in
 
@@ -147,7 +146,7 @@ def mup_param_groups(
     groups, and groups that were scaled before.
     """
     _check_choice("decay", decay, DECAY_POWERS)
-    _check_choice("eps_scale", eps_scale, ("none", "gradient"))
+    _check_choice("eps_scale", eps_scale, get_args(EpsScale))
     name_of = None if names is None else {id(parameter): name for name, parameter in names}
     new_groups: list[dict[str, Any]] = []
     owner: dict[int, int] = {}

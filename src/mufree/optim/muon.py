@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -39,9 +39,6 @@ ADJUSTED: dict[str, Callable[[int, int], float]] = {
     "spectral_unclamped": lambda rows, columns: math.sqrt(rows / columns),
 }
 """What torch's Muon multiplies the learning rate by for a matrix, by its `adjust_lr_fn`."""
-
-ADAMW = "adamw_"
-"""What a setting of the AdamW part begins with, as an argument and in the user's groups."""
 
 
 def muon_multiplier(parameter: Tensor, adjust_lr_fn: Adjust = "original") -> float:
@@ -106,8 +103,8 @@ def MuMuon(  # noqa: N802 (as MuAdamW)
         "adamw_eps": adamw_eps,
         "adamw_weight_decay": weight_decay if adamw_weight_decay is None else adamw_weight_decay,
     }
-    scaling = MuonScaling(settings, "independent" if decoupled_wd else "coupled")
-    groups = scaling(params, names)
+    scaling = partial(_groups, settings=settings, decay="independent" if decoupled_wd else "coupled")
+    groups = scaling(params, names=names)
     if not any(group["kind"] == "muon" for group in groups):
         raise ValueError(
             "No parameter is a hidden matrix, of two dimensions that grow with width, so that there is nothing for Muon to do. "
@@ -118,40 +115,36 @@ def MuMuon(  # noqa: N802 (as MuAdamW)
     return optimizer
 
 
-@dataclass(frozen=True)
-class MuonScaling:
-    """How `MuMuon` makes groups, for the first ones and for those that are added later."""
+def _groups(
+    params: Params, *, settings: dict[str, Any], decay: Decay, names: Names | None = None
+) -> list[dict[str, Any]]:
+    """Groups of either kind; those of one kind that come from one input group share their `split_from`."""
+    name_of = None if names is None else {id(parameter): name for name, parameter in names}
+    made: list[dict[str, Any]] = []
+    for index, given in enumerate(as_groups(params)):
+        its_settings = settings | _own_settings(index, given, settings)
+        matrices: list[Any] = []
+        others: list[Any] = []
+        for name, parameter in entries(given, name_of):
+            hidden = is_hidden_matrix(parameter) and given.get("kind") != "adamw"
+            (matrices if hidden else others).append(parameter if name is None else (name, parameter))
+        _check_used(index, given, matrices, others)
+        made += _muon_groups(matrices, its_settings, decay, 2 * index)
+        made += _adamw_groups(others, its_settings, decay, 2 * index + 1)
+    return made
 
-    settings: dict[str, Any]
-    decay: Decay
 
-    def __call__(self, params: Params, names: Names | None = None) -> list[dict[str, Any]]:
-        """Groups of either kind; those of one kind that come from one input group share their `split_from`."""
-        name_of = None if names is None else {id(parameter): name for name, parameter in names}
-        made: list[dict[str, Any]] = []
-        for index, given in enumerate(as_groups(params)):
-            settings = self._settings(index, given)
-            matrices: list[Any] = []
-            others: list[Any] = []
-            for name, parameter in entries(given, name_of):
-                hidden = is_hidden_matrix(parameter) and given.get("kind") != "adamw"
-                (matrices if hidden else others).append(parameter if name is None else (name, parameter))
-            _check_used(index, given, matrices, others)
-            made += _muon_groups(matrices, settings, self.decay, 2 * index)
-            made += _adamw_groups(others, settings, self.decay, 2 * index + 1)
-        return made
-
-    def _settings(self, index: int, given: dict[str, Any]) -> dict[str, Any]:
-        own = {key: value for key, value in given.items() if key not in ("params", "param_names", "kind")}
-        if unknown := own.keys() - self.settings.keys():
-            raise ValueError(f"Group {index} has {', '.join(sorted(unknown))}. Known: {', '.join(self.settings)}.")
-        if given.get("kind", "adamw") != "adamw":
-            raise ValueError(
-                f"Group {index} has kind={given['kind']!r}. Known: 'adamw'; without it, hidden matrices are Muon's."
-            )
-        if "weight_decay" in own:  # a group without decay means all of its tensors
-            own.setdefault("adamw_weight_decay", own["weight_decay"])
-        return self.settings | own
+def _own_settings(index: int, given: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    own = {key: value for key, value in given.items() if key not in ("params", "param_names", "kind")}
+    if unknown := own.keys() - known.keys():
+        raise ValueError(f"Group {index} has {', '.join(sorted(unknown))}. Known: {', '.join(known)}.")
+    if given.get("kind", "adamw") != "adamw":
+        raise ValueError(
+            f"Group {index} has kind={given['kind']!r}. Known: 'adamw'; without it, hidden matrices are Muon's."
+        )
+    if "weight_decay" in own:  # a group without decay means all of its tensors
+        own.setdefault("adamw_weight_decay", own["weight_decay"])
+    return own
 
 
 def _check_used(index: int, given: dict[str, Any], matrices: list[Any], others: list[Any]) -> None:
@@ -179,7 +172,7 @@ def _muon_groups(matrices: list[Any], settings: dict[str, Any], decay: Decay, sp
 def _adamw_groups(others: list[Any], settings: dict[str, Any], decay: Decay, split_from: int) -> list[dict[str, Any]]:
     if not others:
         return []
-    own = {key: settings[ADAMW + key] for key in ("betas", "eps")}
+    own = {"betas": settings["adamw_betas"], "eps": settings["adamw_eps"]}
     check_settings(own)
     defaults = AdamW([torch.zeros(1)], **own).defaults
     groups = mup_param_groups(

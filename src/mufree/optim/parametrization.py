@@ -27,7 +27,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from mup.infshape import InfDim, InfShape
@@ -43,7 +43,7 @@ Initial = Literal["own", "kept"]
 
 ADDED = ("bias", "pos", "token", "embed")
 """Words in the names of what is added to activations, where nothing else tells what becomes of a tensor."""
-FORCED = ("embedding", "vector", "hidden", "output", "tied", "fixed")
+FORCED = get_args(Kind)
 
 
 def parametrize(
@@ -124,8 +124,8 @@ def _check(
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
     for what, choice, known in (
-        ("parametrization", parametrization, ("mup", "sp")),
-        ("initial", initial, ("own", "kept")),
+        ("parametrization", parametrization, get_args(Parametrization)),
+        ("initial", initial, get_args(Initial)),
         *((f"rule for {pattern!r}:", kind, FORCED) for pattern, kind in rules.items()),
     ):
         if choice not in known:

@@ -26,13 +26,14 @@ class Group(dict[str, Any]):
     It is copied and pickled as a plain dict, as it stands in state dicts, so that any other optimizer can read it.
     """
 
-    rates: Rates | None = None
+    rates: weakref.ref[Rates] | None = None
+    """A user may hold on to a group longer than its optimizer lives, which has the rates."""
     place: int
 
     def __setitem__(self, key: str, value: Any) -> None:
         super().__setitem__(key, value)
-        if key == "lr" and self.rates is not None:
-            self.rates.written(self.place)
+        if key == "lr" and self.rates is not None and (rates := self.rates()) is not None:
+            rates.written(self.place)
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         """As dict's, which would go past `__setitem__`."""
@@ -64,8 +65,7 @@ class Rates:
 
     def __init__(self, groups: Sequence[Group], unseen: bool = False, warned: bool = False) -> None:
         """`unseen` says that the rates come from elsewhere and have to be looked at before the next step."""
-        # A group that was held strongly here would keep its parameters in memory until Python looks for cycles.
-        self._groups = [weakref.ref(group) for group in groups]
+        self._groups = groups
         self._families: dict[int, list[int]] = {}
         self._family_of = [self._families.setdefault(group["split_from"], []) for group in groups]
         self._writes = Counter(range(len(groups)) if unseen else ())
@@ -75,11 +75,12 @@ class Rates:
         self.warned = warned
         for place, group in enumerate(groups):
             self._family_of[place].append(place)
-            group.rates, group.place = self, place
+            # Were this held strongly, parameters would stay in memory until Python looks for cycles.
+            group.rates, group.place = weakref.ref(self), place
 
     def written(self, place: int) -> None:
         """Take notice that a group's learning rate was written."""
-        (self._asked[place],) = (group["lr"] for group in self._at([place]))
+        self._asked[place] = self._groups[place]["lr"]
         self._writes[place] += 1
         family = self._family_of[place]
         if len({self._writes[member] for member in family}) == 1:
@@ -92,11 +93,10 @@ class Rates:
         for family in self._families.values():
             if any(self._writes[place] for place in family):
                 self._look(family, all_written=False)
-        everything = self._at(range(len(self._groups)))
-        before, self._in_ratio = self._in_ratio, in_ratio(everything)
+        before, self._in_ratio = self._in_ratio, in_ratio(self._groups)
         if before and not self._in_ratio:
-            self._look_at_all(everything)
-            self._in_ratio = in_ratio(everything)
+            self._look_at_all()
+            self._in_ratio = in_ratio(self._groups)
         self._asked.clear()
         self._writes.clear()
         if self._undone and not self.warned:
@@ -104,16 +104,11 @@ class Rates:
             warnings.warn(self._undone[0], stacklevel=3)  # where step() was called
         self._undone.clear()
 
-    def _at(self, places: Iterable[int]) -> list[Group]:
-        # A user may hold on to a group longer than its optimizer lives; its family is then gone.
-        groups = (self._groups[place]() for place in places)
-        return [Group() if group is None else group for group in groups]
-
     def _look(self, family: list[int], all_written: bool) -> None:
         """Bring a family into ratio. Only if all were written, one number in all of them is a base rate."""
         for place in family:
             del self._writes[place]
-        groups = self._at(family)
+        groups = [self._groups[place] for place in family]
         if not _watchable(groups) or in_ratio(groups):
             return
         if all_written and len({group["lr"] for group in groups}) == 1:
@@ -123,8 +118,9 @@ class Rates:
             base = leader["lr"] / leader["lr_multiplier"]
         self._follow(family, base)
 
-    def _look_at_all(self, groups: list[Group]) -> None:
+    def _look_at_all(self) -> None:
         """The families had one base rate, and have it no longer."""
+        groups = self._groups
         asked = set(self._asked.values()) if len(self._asked) == len(groups) else set()
         if len(asked) == 1 and _watchable(groups):
             self._follow(range(len(groups)), asked.pop())
@@ -137,7 +133,7 @@ class Rates:
             )
 
     def _follow(self, family: Sequence[int], base: float) -> None:
-        groups = self._at(family)
+        groups = [self._groups[place] for place in family]
         written = _listed(self._asked.get(place, group["lr"]) for place, group in zip(family, groups, strict=True))
         for group in groups:
             dict.__setitem__(group, "lr", base * group["lr_multiplier"])
@@ -157,7 +153,7 @@ CURE = (
 
 def in_ratio(groups: Sequence[dict[str, Any]]) -> bool:
     """Whether the groups' learning rates are to each other as their multipliers, up to rounding."""
-    if not all("lr_multiplier" in group and isinstance(group.get("lr"), Real | Tensor) for group in groups):
+    if not all(isinstance(group["lr"], Real | Tensor) for group in groups):
         return False
     rounding = 1e-9 if _watchable(groups) else 1e-6  # tensors of rates are float32
     first, *others = [(float(group["lr"]), group["lr_multiplier"]) for group in groups]
@@ -187,7 +183,7 @@ def set_lr(optimizer: Any, lr: float, kind: str | None = None) -> None:
 
 
 def _watchable(groups: Sequence[dict[str, Any]]) -> bool:
-    return all("lr_multiplier" in group and isinstance(group.get("lr"), Real) for group in groups)
+    return all(isinstance(group["lr"], Real) for group in groups)
 
 
 def _listed(values: Iterable[Any]) -> str:

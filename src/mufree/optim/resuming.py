@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_map_only
 
 from mufree.optim.base_shapes import plain_buffers
 from mufree.optim.batches import Forward
@@ -40,9 +41,12 @@ def saving(
     """
     optimizers = listed(optimizer)
     with evaluating(optimizers, model, batches, forward):
-        marked = [each for each in optimizers if training_snapshot(each) and not _is_marked(each)]
-        for each in marked:
-            each.param_groups[0][KEY] = _what_training_needs(each, model)
+        marked = []
+        for each in optimizers:
+            snapshot = training_snapshot(each)
+            if snapshot is not None and not _is_marked(each, snapshot):
+                each.param_groups[0][KEY] = _what_training_needs(snapshot, model)
+                marked.append(each)
         try:
             yield
         finally:
@@ -59,7 +63,7 @@ def resume(optimizer: Optimizers, model: nn.Module) -> None:
     for each in listed(optimizer):
         kept = each.param_groups[0].pop(KEY, None)
         if kept is not None:
-            _restore(each, model, kept)
+            go_on_from(kept, each, model)
         if is_schedule_free(each):
             each.train()  # type: ignore[attr-defined]
 
@@ -77,11 +81,7 @@ def rest(
         kept = [(each, each.param_groups[0][KEY]) for each in optimizers if KEY in each.param_groups[0]]
     for each, training in kept:
         set_train_mode(each, False if is_schedule_free(each) else None)
-        each.param_groups[0][KEY] = {
-            "train_mode": training["train_mode"],
-            "weights": [value.cpu() for value in training["weights"]],
-            "buffers": {name: value.cpu() for name, value in training["buffers"].items()},
-        }
+        each.param_groups[0][KEY] = tree_map_only(Tensor, Tensor.cpu, training)
     model.load_state_dict(at_x)
 
 
@@ -91,17 +91,13 @@ def forget(optimizer: Optimizers) -> None:
         each.param_groups[0].pop(KEY, None)
 
 
-def _is_marked(optimizer: Optimizer) -> bool:
+def _is_marked(optimizer: Optimizer, snapshot: Snapshot) -> bool:
     """Whether it is there already, by an outer `saving` or since the optimizer is at rest."""
-    kept, snapshot = optimizer.param_groups[0].get(KEY), training_snapshot(optimizer)
-    return (
-        kept is not None and snapshot is not None and (kept["weights"] is snapshot.weights or not snapshot.train_mode)
-    )
+    kept = optimizer.param_groups[0].get(KEY)
+    return kept is not None and (kept["weights"] is snapshot.weights or not snapshot.train_mode)
 
 
-def _what_training_needs(optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:
-    snapshot = training_snapshot(optimizer)
-    assert isinstance(snapshot, Snapshot)
+def _what_training_needs(snapshot: Snapshot, model: nn.Module) -> dict[str, Any]:
     saved = {id(buffer): value for _, _, buffer, value in snapshot.buffers}
     buffers = plain_buffers(model)
     return {
@@ -112,11 +108,13 @@ def _what_training_needs(optimizer: Optimizer, model: nn.Module) -> dict[str, An
 
 
 @torch.no_grad()
-def _restore(optimizer: Optimizer, model: nn.Module, kept: Mapping[str, Any]) -> None:
+def go_on_from(kept: Mapping[str, Any], optimizer: Optimizer, model: nn.Module) -> None:
+    """Put back the mode, weights and buffers with which training goes on. Raises ValueError where the weights don't fit."""
     weights = weights_of(optimizer)
-    if [each.shape for each in weights] != [each.shape for each in kept["weights"]]:
+    if [each.shape for each in weights] != [each.shape for each in kept["weights"]]:  # copy_ would broadcast
         raise ValueError(
-            f"The state of the {type(optimizer).__name__} was saved with other parameters, or in another order"
+            f"The state of the {type(optimizer).__name__} was saved with other parameters, or with its parameters in another "
+            "order"
         )
     for weight, value in zip(weights, kept["weights"], strict=True):
         weight.copy_(value)

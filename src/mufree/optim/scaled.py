@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from types import FunctionType
 from typing import Any
 
@@ -13,24 +12,8 @@ import torch
 from torch.optim import Optimizer
 
 from mufree.optim.evaluation import is_schedule_free, remember, snapshots_at_x
-from mufree.optim.groups import Decay, EpsScale, Family, Names, Params, mup_param_groups
+from mufree.optim.groups import Params
 from mufree.optim.rates import Group, Rates
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """What a constructor told `mup_param_groups`, kept for the groups that are added later."""
-
-    lr: float | None
-    weight_decay: float
-    family: Family
-    decay: Decay
-    eps: float | None
-    eps_scale: EpsScale
-
-    def __call__(self, params: Params, names: Names | None = None) -> list[dict[str, Any]]:
-        """The groups of parameters; raises as `mup_param_groups` does."""
-        return mup_param_groups(params, **asdict(self), names=names)
 
 
 def keep_scaled(optimizer: Any, scaling: Callable[[Params], list[dict[str, Any]]] | None) -> None:
@@ -132,13 +115,8 @@ _CLASSES: dict[type[Any], type[Any]] = {}
 def _scaled_class(kind: type[Any]) -> type[Any]:
     """`kind` with `Scaled` before it, under its own name: in messages and checkpoints it is what it was."""
     if kind not in _CLASSES:
-        own = {
-            "__module__": kind.__module__,
-            "__qualname__": kind.__qualname__,
-            "__doc__": kind.__doc__,
-            "step": _step_like(kind),
-        }
-        _CLASSES[kind] = type(kind.__name__, (Scaled, kind), own)
+        own = {name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")}
+        _CLASSES[kind] = type(kind.__name__, (Scaled, kind), own | {"step": _step_like(kind)})
     return _CLASSES[kind]
 
 

@@ -23,7 +23,10 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 @dataclass(frozen=True)
 class Use:
-    """Dimensions of a tensor, counted from the first, by what an application of it does with them."""
+    """Dimensions of a tensor, by what an application of it does with them.
+
+    Counted from the first; as the source has it, and until it is made `of` a tensor, from the last where they are negative.
+    """
 
     inputs: tuple[int, ...]
     """Summed over: the fan-in. Empty for what is added, multiplied entry by entry, or looked up."""
@@ -37,17 +40,8 @@ class Use:
         """Whether anything is summed over."""
         return bool(self.inputs)
 
-
-@dataclass(frozen=True)
-class _Reading:
-    """A use as the source has it, with dimensions counted from the last (negative) or the first."""
-
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-    why: str
-
     def of(self, dimensions: int) -> Use | None:
-        """The use of a tensor with so many dimensions; None if it can't be."""
+        """The same of a tensor with so many dimensions, counted from the first; None if it can't be."""
         if dimensions == 1 and self.inputs:  # x @ vector
             return Use((0,), (), self.why)
         if any(not -dimensions <= d < dimensions for d in (*self.inputs, *self.outputs)):
@@ -150,7 +144,7 @@ _ENTRYWISE = ("exp", "log", "sigmoid", "softplus", "tanh", "relu", "abs", "softm
 _TURNED = ("t", "transpose", "swapaxes", "T", "mT")
 
 
-def _in_source(module: nn.Module) -> dict[str, tuple[_Reading, ...]]:
+def _in_source(module: nn.Module) -> dict[str, tuple[Use, ...]]:
     return _read_source(type(module))  # type: ignore[arg-type]  # nn.Module's own __hash__ misleads mypy
 
 
@@ -166,11 +160,11 @@ def source_of(cls: type) -> str:
 
 
 @functools.cache
-def _read_source(cls: type) -> dict[str, tuple[_Reading, ...]]:
+def _read_source(cls: type) -> dict[str, tuple[Use, ...]]:
     """How the methods of a class use what `self.` reaches, by dotted path; empty for torch's and where there is no source."""
     if issubclass(cls, mup.MuReadout):
         return {}
-    found: dict[str, list[_Reading]] = {}
+    found: dict[str, list[Use]] = {}
     overridden: set[str] = set()
     for base in cls.__mro__:
         if not issubclass(base, nn.Module):
@@ -200,14 +194,14 @@ class _Function:
         self.tree = tree
         self.parent = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
 
-    def readings(self) -> Iterator[tuple[str, _Reading]]:
+    def readings(self) -> Iterator[tuple[str, Use]]:
         """(path, how it is used), a pair a place; local names that stand for it are followed once."""
         for node in ast.walk(self.tree):
             if isinstance(node, ast.Attribute) and (path := _path(node)):
                 for reading in self._used(node, turned=False, follow=True):
                     yield path, reading
 
-    def _used(self, node: ast.expr, *, turned: bool, follow: bool, mixed: bool = False) -> Iterator[_Reading]:
+    def _used(self, node: ast.expr, *, turned: bool, follow: bool, mixed: bool = False) -> Iterator[Use]:
         """How an expression that stands for the tensor is used.
 
         `turned` if its last two dimensions are swapped, `mixed` if something was added or multiplied, so that it may stand for
@@ -248,11 +242,11 @@ class _Function:
                     if isinstance(other, ast.Name) and other.id == name and isinstance(other.ctx, ast.Load):
                         yield from self._used(other, turned=turned, follow=False, mixed=mixed)
 
-    def _mixed(self, outcome: ast.expr, turned: bool, follow: bool, mixed: bool) -> Iterator[_Reading]:
+    def _mixed(self, outcome: ast.expr, turned: bool, follow: bool, mixed: bool) -> Iterator[Use]:
         """Added or multiplied entry by entry; as a weight if what comes out of that is used as one."""
         product = isinstance(outcome, ast.BinOp) and isinstance(outcome.op, ast.Mult) and not mixed
         if product and self._summed_up(outcome):
-            yield _Reading((-1,), (-2,), f"`{_text(outcome)}`, summed up")
+            yield Use((-1,), (-2,), f"`{_text(outcome)}`, summed up")
             return
         as_weight = list(self._used(outcome, turned=turned, follow=follow, mixed=True))
         yield from as_weight or [_entry_by_entry(outcome)]
@@ -266,12 +260,12 @@ class _Function:
         given = [*call.args[0 if isinstance(parent, ast.Attribute) else 1 :], *(word.value for word in call.keywords)]
         return any(ast.unparse(value) == "-1" for value in given)
 
-    def _in_call(self, node: ast.expr, call: ast.Call, turned: bool, follow: bool, mixed: bool) -> Iterator[_Reading]:
+    def _in_call(self, node: ast.expr, call: ast.Call, turned: bool, follow: bool, mixed: bool) -> Iterator[Use]:
         name, place = _called(call), call.args.index(node)
         if (name, place) in _SUMS and not (mixed and place == 0):
             yield _reading((name, place), turned, call)
         elif (name, place) in _TABLES:
-            yield _Reading((), (-1,), f"`{_text(call)}`")
+            yield Use((), (-1,), f"`{_text(call)}`")
         elif name == "einsum" and not mixed:
             yield from _einsum(call, place)
         elif name in _ENTRY_BY_ENTRY:
@@ -280,18 +274,18 @@ class _Function:
             yield from self._used(call, turned=turned, follow=follow, mixed=mixed or name not in _ENTRYWISE)
 
 
-def _reading(key: tuple[str, int], turned: bool, where: ast.AST) -> _Reading:
+def _reading(key: tuple[str, int], turned: bool, where: ast.AST) -> Use:
     inputs, outputs = _SUMS[key]
     if turned:
         inputs, outputs = outputs, inputs
-    return _Reading(inputs, outputs, f"`{_text(where)}`")
+    return Use(inputs, outputs, f"`{_text(where)}`")
 
 
-def _entry_by_entry(where: ast.AST) -> _Reading:
-    return _Reading((), (), f"`{_text(where)}`")
+def _entry_by_entry(where: ast.AST) -> Use:
+    return Use((), (), f"`{_text(where)}`")
 
 
-def _einsum(call: ast.Call, place: int) -> Iterator[_Reading]:
+def _einsum(call: ast.Call, place: int) -> Iterator[Use]:
     """Of `einsum("bsd,edh->besh", x, weight)`: what isn't in the result is summed over, what no other has is put out."""
     equation = call.args[0]
     if not (isinstance(equation, ast.Constant) and isinstance(equation.value, str) and "->" in equation.value):
@@ -303,7 +297,7 @@ def _einsum(call: ast.Call, place: int) -> Iterator[_Reading]:
     own, others = terms[place - 1], "".join(terms[: place - 1] + terms[place:])
     inputs = tuple(i for i, letter in enumerate(own) if letter not in result)
     outputs = tuple(i for i, letter in enumerate(own) if letter in result and letter not in others)
-    yield _Reading(inputs, outputs, f"`{_text(call)}`")
+    yield Use(inputs, outputs, f"`{_text(call)}`")
 
 
 def _path(node: ast.Attribute) -> str:

@@ -1,7 +1,7 @@
 """What a study may say: frozen, closed pydantic models, and nothing else.
 
 A study is a YAML file in `experiments/`. `Study.model_validate` checks all of it; `explain` turns what pydantic says into
-sentences for a person; `json_schema` is what editors use. Nothing here touches a file or imports torch.
+sentences for a person. Nothing here touches a file or imports torch.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import reprlib
 from collections import Counter
 from itertools import product
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -370,8 +370,3 @@ def explain(error: ValidationError) -> str:
     if (more := error.error_count() - MOST_SHOWN) > 0:
         lines.append(f"  and {more} more")
     return "\n".join(lines)
-
-
-def json_schema() -> dict[str, Any]:
-    """The JSON schema of a study file, for editors (`experiments/schema.json`)."""
-    return Study.model_json_schema()

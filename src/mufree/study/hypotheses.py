@@ -6,7 +6,6 @@ applies the rules to the table of estimates.
 
 from __future__ import annotations
 
-import re
 from datetime import date
 from typing import Annotated, Literal, Self
 
@@ -127,7 +126,7 @@ class Hypothesis(Closed):
     @model_validator(mode="after")
     def _id_says_the_kind(self) -> Self:
         letter = {"primary": "H", "secondary": "H", "replication": "R", "control": "C"}[self.kind]
-        if not re.match(letter, self.id):
+        if not self.id.startswith(letter):
             raise ValueError(f"the id of a {self.kind} hypothesis starts with {letter}, got {self.id}")
         return self
 

@@ -152,9 +152,7 @@ def _table(path: Path, columns: Sequence[str]) -> pa.Table:
 def _packed(records: Sequence[Record]) -> pa.Table:
     curves = record.concat_curves(each.curves for each in records).combine_chunks()
     columns = [curves.column(field.name).cast(field.type).combine_chunks() for field in POINT]
-    ends = [0]
-    for each in records:
-        ends.append(ends[-1] + each.curves.num_rows)
+    ends = np.cumsum([0, *(each.curves.num_rows for each in records)])
     points = pa.ListArray.from_arrays(
         pa.array(ends, pa.int32()), pa.StructArray.from_arrays(columns, fields=list(POINT))
     )

@@ -369,6 +369,6 @@ def study_datasets(study: Study) -> dict[str, str]:
     return {dataset_id(task.dataset): canonical_json(task.dataset) for task in study.tasks.values()}
 
 
-def dataset_id(dataset: Closed) -> str:
+def dataset_id(dataset: Dataset) -> str:
     """Name of a prepared data set: two tasks with the same settings share it."""
-    return identified(dataset, json.loads(canonical_json(dataset))["name"])
+    return identified(dataset, dataset.name)

@@ -138,17 +138,12 @@ def rows_table(rows: Iterable[dict[str, Any]]) -> pa.Table:
 
 def curves_table(run_id: str, curves: Iterable[tuple[str, str, Any, Any]]) -> pa.Table:
     """Curves (series, layer, steps, values) of one run as a table of `CURVE_SCHEMA`."""
-    names: list[str] = []
-    layers: list[str] = []
-    steps: list[int] = []
-    values: list[float] = []
-    for series, layer, at, value in curves:
-        names += [series] * len(at)
-        layers += [layer] * len(at)
-        steps += [int(step) for step in at]
-        values += [float(v) for v in value]
-    plain = {"run_id": [run_id] * len(steps), "series": names, "layer": layers, "step": steps, "value": values}
-    return pa.Table.from_pydict(plain, schema=CURVE_SCHEMA)
+    points = [
+        {"run_id": run_id, "series": series, "layer": layer, "step": int(step), "value": float(value)}
+        for series, layer, steps, values in curves
+        for step, value in zip(steps, values, strict=True)
+    ]
+    return pa.Table.from_pylist(points, schema=CURVE_SCHEMA)
 
 
 def concat_curves(tables: Iterable[pa.Table]) -> pa.Table:

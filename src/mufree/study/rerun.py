@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-OF_THE_CODE = ("code_digest",)
-"""Columns that may differ: the sources have changed since, and may have, as long as `numerics` is the same."""
-
 
 def chosen(frozen: Path, numerics: Sequence[int], share: float, seed: int, cpu: str) -> tuple[Study, list[Run]]:
     """A frozen study and a random share of its runs that were trained on the processor `cpu`, or of all if none was.
@@ -81,7 +78,8 @@ def differences(frozen: pa.Table, again: pa.Table) -> dict[str, list[str]]:
     before, after = (table.to_pandas().set_index("run_id") for table in (frozen, again))
     if unknown := sorted(set(after.index) - set(before.index)):
         raise ValueError(f"run {unknown[0]} is not among the frozen ones")
-    columns = [name for name in after.columns if name in before.columns and name not in OF_THE_CODE]
+    # The sources have changed since, and may have, as long as `numerics` is the same.
+    columns = [name for name in after.columns if name in before.columns and name != "code_digest"]
     before, after = before.loc[after.index, columns], after[columns]
     differs = before.ne(after) & ~(before.isna() & after.isna())
     return {str(run): [name for name in columns if row[name]] for run, row in differs.iterrows() if row.any()}

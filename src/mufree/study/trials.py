@@ -25,7 +25,6 @@ TUNABLE: dict[str, Method] = METHODS | {
 EVALUATIONS = 4
 """The most that a trial has, beside the one before its first step."""
 
-
 START = -9.0
 """log2 of the rate at which a search starts, and at which the coordinate check looks; Adam's is near it, as a rule."""
 
@@ -62,20 +61,18 @@ class Settings:
             ("steps", 1, self.steps),
             ("seeds", 1, self.seeds),
             *(("check width", self.base_width + 1, width) for width in self.check_widths),
+            ("weight decay", 0, self.weight_decay),
+            ("target width", self.base_width, self.target_width),
         ):
-            if value < least:
+            if value is not None and value < least:
                 raise ValueError(f"{name} {value}: must be {least} or more")
         if not (self.methods and self.check_widths and self.beta2s):
             raise ValueError("give a method, a check width and a beta2 at least")
         for name, beta in (("beta1", self.beta1), *(("beta2", each) for each in self.beta2s)):
             if not 0 <= beta < 1:
                 raise ValueError(f"{name} {beta}: must be 0 or more, and below 1")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight decay {self.weight_decay}: must be 0 or more")
         if self.margin is not None and not self.margin > 0:
             raise ValueError(f"margin {self.margin}: must be above 0")
-        if self.target_width is not None and self.target_width < self.base_width:
-            raise ValueError(f"target width {self.target_width}: must be {self.base_width} or more")
 
 
 class Trial(Closed):
