@@ -62,9 +62,7 @@ def _slopes_over_steps(ax: Axes, lines: Any, judged: bool) -> None:
         ax.axhline(0, **LINE)
     for (layer, at, module), line in lines.groupby(["layer", "at", "module"]):
         look: Any = {"color": LAYER_COLOURS.get(layer, "0.5"), "ls": "-" if at == "x" else DASHES}
-        look |= (
-            {"lw": 0.7, "zorder": 2} if layer in ("norm", "bias") else {"lw": 1.1, "zorder": 3}
-        )  # not judged; judged
+        look["lw"], look["zorder"] = (0.7, 2) if layer in ("norm", "bias") else (1.1, 3)  # not judged; judged
         ax.plot(line["step"], line["slope"], label=f"{module} ({layer}), at {at}", **look)
 
 

@@ -28,7 +28,7 @@ class MethodStyle:
     """The look of a method: display name, colour, marker, line style."""
 
     name: str
-    colour: str
+    colour: Any
     marker: str
     line: Any
 
@@ -148,7 +148,8 @@ def left_out(styles: Styles, methods: Sequence[str], why: str = "") -> str:
     return f"Not shown{f' ({why})' if why else ''}: {names}." if methods else ""
 
 
-def width_styles(widths: Sequence[int]) -> dict[int, tuple[Any, str]]:
-    """Colour and marker of each width: viridis from dark to light, so that the order shows in grey as well."""
-    places = np.linspace(0.0, 0.8, max(len(widths), 2))
-    return {w: (matplotlib.colormaps["viridis"](places[i]), "osD^vPX*"[i % 8]) for i, w in enumerate(sorted(widths))}
+def width_styles(widths: Sequence[int]) -> dict[int, MethodStyle]:
+    """The look of each width: viridis from dark to light, so that the order shows in grey as well."""
+    colours: Any = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.8, max(len(widths), 2)))
+    markers = "osD^vPX*"
+    return {w: MethodStyle(f"width {w}", tuple(colours[i]), markers[i % 8], "-") for i, w in enumerate(sorted(widths))}

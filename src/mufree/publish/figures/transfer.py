@@ -16,7 +16,7 @@ from pandas import DataFrame
 
 from mufree.publish.figures import panels
 from mufree.publish.figures.panels import LINE, SMALL, Drawn, empty_figure, finite, minus, part
-from mufree.publish.figures.style import MethodStyle, Styles, at_several_widths, left_out, present, width_styles
+from mufree.publish.figures.style import Styles, at_several_widths, left_out, present, width_styles
 from mufree.study.limits import NEGLIGIBLE_LOSS, SIGMAS
 
 NO_REGRET = {
@@ -64,8 +64,7 @@ def loss_vs_lr(
     heads = {m: styles[m] for m in shown}
     labels = ("log2 of the learning rate", "validation loss (nats)")
     figure, axes = panels.sheet(title, heads, 2.35 if across < 3 else 2.0, *labels, across=across)
-    widths = width_styles(sorted(rows["width"].unique()))
-    looks = {w: MethodStyle(f"width {w}", colour, marker, "-") for w, (colour, marker) in widths.items()}
+    looks = width_styles(sorted(rows["width"].unique()))
     rates = sorted(rows["log2_lr"].unique())
     whole = all(float(rate).is_integer() for rate in rates)
     ticks = rates if whole else list(range(math.ceil(rates[0]), math.floor(rates[-1]) + 1))

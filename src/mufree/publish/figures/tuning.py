@@ -71,14 +71,17 @@ def lr_sensitivity(stability: DataFrame, rows: DataFrame, optima: DataFrame, *, 
     right.set(xlabel="doublings from the own best rate", ylabel="share of runs")
     here = part(known, kind="sensitivity").astype({"width": float})
     there = part(known, kind="diverged").drop(columns=["low", "high"])
-    for ax in (ax for ax, cells in ((left, here), (right, there)) if cells.empty):
-        panels.note(ax, "no optimum inside the grid")
-    if len(here):
+    nothing = "no optimum inside the grid"
+    if here.empty:
+        panels.note(left, nothing)
+    else:
         panels.width_axis(left, here["width"].unique(), margin=0.3)
         low, high = panels.robust_limits([*here["value"], 0.0], here["low"], here["high"], floor=0.02)
         left.set_ylim(min(low, 0.0), high)
         panels.method_lines(left, here, "width", "value", styles, apart=3)
-    if len(there):
+    if there.empty:
+        panels.note(right, nothing)
+    else:
         there["open"] = there["n_widths"].ne(there["of_widths"])
         panels.method_lines(right, there, "distance", "value", styles, apart=2, lw=1, ms=3.5)
         right.axvline(0, **LINE)
@@ -162,8 +165,8 @@ def weight_decay(cells: DataFrame, best: DataFrame, *, title: str, styles: Style
     far = float(plotted["excess"].astype(float).quantile(0.95))
     norm = LogNorm(LEAST_EXCESS, max(10 * LEAST_EXCESS, far), clip=True)
     for method, stack in axes.items():
-        mine = [part(plotted, method=method, weight_decay_scaling=scaling, width=width) for scaling, width in kinds]
-        for ax, here, (scaling, width) in zip(stack, mine, kinds, strict=True):
+        for ax, (scaling, width) in zip(stack, kinds, strict=True):
+            here = part(plotted, method=method, weight_decay_scaling=scaling, width=width)
             if here.empty:
                 panels.leave_out(ax)
             else:
