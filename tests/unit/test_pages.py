@@ -216,7 +216,7 @@ def estimates(drift: float) -> pd.DataFrame:
 
 
 def judged(tables: dict[str, pd.DataFrame], drift: float) -> Results:
-    return make_results(tables, judge(estimates(drift), WRITTEN), hypotheses=WRITTEN, manifest={"run_set": "0"})
+    return make_results(tables, judge(estimates(drift), WRITTEN), hypotheses=WRITTEN, run_set="0")
 
 
 def test_where_nothing_is_judged_no_verdict_is_shown(tables: dict[str, pd.DataFrame]) -> None:

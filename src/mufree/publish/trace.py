@@ -15,15 +15,13 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from mufree.publish import freeze, numbers
-from mufree.publish.cells import NO_RUNS, Found, Place, Source, find, listed, place, text
+from mufree.publish.cells import NO_RUNS, Found, Place, Source, find, listed, text
 from mufree.publish.results import read_frozen
 from mufree.study import packs, record, sources
 from mufree.study.config import Study
 from mufree.study.plan import NUMERICS, canonical_json, dataset_id, expand
 from mufree.study.reading import RecordError, UserError, read_json
 from mufree.study.yaml_files import read_model
-
-__all__ = ["Line", "Source", "about", "place", "told", "trace"]
 
 NUMBERS = {
     "studies": [{"name": str, "judged": bool}],
@@ -134,16 +132,11 @@ def _entry(
 
 def _made_anew(name: str, entry: Mapping[str, Any], places: Sequence[Place], judged: Collection[str]) -> Iterator[Line]:
     """Whether the tables give the number; all of it, its text and its interval too. `judged` names studies."""
-    studies = [
-        read_frozen(each.folder, read_json(each.folder / freeze.MANIFEST, freeze.SIGNED, freeze.CURE))
-        for each in places
-    ]
-    again = numbers.collect(
-        [
-            replace(study, verdicts=each.table("verdicts.csv")) if study.name in judged else study
-            for study, each in zip(studies, places, strict=True)
-        ]
-    )
+    studies = []
+    for each in places:
+        study = read_frozen(each.folder, freeze.manifest_of(each.folder)["run_set"])
+        studies.append(replace(study, verdicts=each.table("verdicts.csv")) if study.name in judged else study)
+    again = numbers.collect(studies)
     if name not in again:
         said = "not here: these folders don't give it; name all studies of the paper, in order"
         yield Line("number", said, wrong=True)
@@ -202,7 +195,7 @@ def _files(here: Place, recompute: bool) -> Iterator[Line]:
     if not here.frozen:
         yield Line("manifest", "not here: it is not frozen")
         return
-    manifest = read_json(here.folder / freeze.MANIFEST, freeze.SIGNED, freeze.CURE)
+    manifest = freeze.manifest_of(here.folder)
     problems = freeze.misfits(here.folder, manifest)
     yield from (Line("file", problem, wrong=True) for problem in problems)
     if not problems:
