@@ -43,6 +43,12 @@ def test_of_a_method_without_a_role_the_name_is_shown():
 def test_a_role_and_a_telling_name_give_the_same_words():
     rows = roles(**{method: role(method) for method in (*METHODS, *NAMES)})
     assert display_names(rows) == DISPLAY_NAMES | NAMES
+    assert DISPLAY_NAMES == {
+        "sp_adamw": "SP · AdamW + cosine",
+        "sp_schedulefree": "SP · ScheduleFree AdamW",
+        "mup_adamw": "µP · AdamW + cosine",
+        "mup_schedulefree": "µP · ScheduleFree AdamW",
+    }
 
 
 def test_the_columns_decide_and_not_the_name():

@@ -123,6 +123,12 @@ def test_a_small_number_is_not_shown_as_none() -> None:
     assert show("", frame, {})["rows"] == [["2.0e−09"], ["0.250"]]
 
 
+def test_an_error_that_follows_the_intervals_is_not_shown_beside_them() -> None:
+    row = {"estimate": 0.5, "low": 0.25, "high": 0.75, "low90": 0.3, "high90": 0.7, "se": 0.1, "tau": 0.25}
+    shown = show("", pd.DataFrame([row]), {})
+    assert (shown["columns"], shown["rows"]) == (["estimate", "tau"], [["0.500 [0.250, 0.750]", "0.25"]])
+
+
 # --- contents --------------------------------------------------------------------------------------------------------
 
 
@@ -216,7 +222,7 @@ def estimates(drift: float) -> pd.DataFrame:
 
 
 def judged(tables: dict[str, pd.DataFrame], drift: float) -> Results:
-    return make_results(tables, judge(estimates(drift), WRITTEN), hypotheses=WRITTEN, manifest={"run_set": "0"})
+    return make_results(tables, judge(estimates(drift), WRITTEN), hypotheses=WRITTEN, run_set="0")
 
 
 def test_where_nothing_is_judged_no_verdict_is_shown(tables: dict[str, pd.DataFrame]) -> None:

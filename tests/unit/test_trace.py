@@ -21,8 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mufree.cli import main
-from mufree.publish.cells import NO_RUNS, find, place
-from mufree.publish.trace import Source
+from mufree.publish.cells import NO_RUNS, Source, find, place
 from mufree.study.config import METHODS
 from mufree.study.files import sha256
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from mufree.cli.commands import AT_LEAST_ONE, Checks, Kind, StudyFile, Sweeps, command
+from mufree.cli.commands import AT_LEAST_ONE, Checks, Kind, Paths, StudyFile, Sweeps, command
 from mufree.cli.inputs import UserError, load_hypotheses, load_study, task_of
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def figure(
     if unknown := [name for name in names if name not in figures.FIGURES]:
         raise UserError(f"Unknown figure '{unknown[0]}'. Known: {', '.join(figures.FIGURES)}", 2)
     drawn_ones = names or tuple(figures.FIGURES)
-    found = read_tables(tables, figures.needed(drawn_ones))
+    found = read_tables(tables, figures.needed(drawn_ones) - {"rows", "curves"})
     found["rows"], found["curves"] = _runs(rows, curves, task)
     if beside is not None:
         found["beside"] = _another_beta2(beside)
@@ -161,9 +161,7 @@ def overview(*, tables: Path, rows: Path, out: Path) -> None:
 @command(
     "--study S.yaml --rows rows.parquet --timings timings.parquet --manifests */manifest.json --out provenance.json"
 )
-def provenance(
-    *, study: StudyFile, rows: Path, timings: Path, manifests: Annotated[tuple[Path, ...], AT_LEAST_ONE], out: Path
-) -> None:
+def provenance(*, study: StudyFile, rows: Path, timings: Path, manifests: Paths, out: Path) -> None:
     """Write versions, machine, digests of code and data, and times of a study.
 
     Args:

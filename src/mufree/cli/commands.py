@@ -20,6 +20,7 @@ NAMES = 26
 AT_LEAST_ONE = Parameter(consume_multiple=1)
 """Of a list that can't be empty."""
 
+Paths = Annotated[tuple[Path, ...], AT_LEAST_ONE]
 StudyFile = Annotated[Path, Parameter(help="the study file")]
 Sweeps = Annotated[str, Parameter(help="folder of a sweep, with {task}, {method}, {widths} and {seeds}")]
 Store = Annotated[Path, Parameter(help="folder of the run store")]

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from mufree.cli.commands import AT_LEAST_ONE, Checks, StudyFile, command
+from mufree.cli.commands import Checks, Paths, StudyFile, command
 from mufree.cli.inputs import UserError, load_hypotheses, load_study
 
 if TYPE_CHECKING:
     from mufree.publish.results import Results
-
-Folders = Annotated[tuple[Path, ...], AT_LEAST_ONE]
 
 
 @command("--estimates tables/estimates.csv --hypotheses experiments/hypotheses.yaml --out verdicts.csv")
@@ -103,7 +101,7 @@ def freeze(
 
 @command("paper/data paper/confirm paper/follow_ups")
 def freeze_tables(
-    frozen: Annotated[tuple[Path, ...], AT_LEAST_ONE],
+    frozen: Paths,
     /,
     *,
     calibration: Path | None = None,
@@ -128,7 +126,7 @@ def freeze_tables(
 
 @command("paper/data --recompute --out checked.json")
 def check_frozen(
-    frozen: Annotated[tuple[Path, ...], AT_LEAST_ONE],
+    frozen: Paths,
     /,
     *,
     recompute: bool = False,
@@ -216,7 +214,7 @@ def trace(
     name: str | None = None,
     /,
     *,
-    folders: Annotated[tuple[Path, ...], AT_LEAST_ONE],
+    folders: Paths,
     numbers: Path = Path("results/paper/numbers.json"),
     prepared: Path = Path("results/prepared"),
     runs: bool = False,
@@ -239,8 +237,9 @@ def trace(
         full: say all that is the same here, too, in place of a line that names it
     """
     from mufree.publish import trace as walk
+    from mufree.publish.cells import place
 
-    places, wrong = [walk.place(folder) for folder in folders], []
+    places, wrong = [place(folder) for folder in folders], []
 
     def lines() -> Iterator[walk.Line]:
         led = set()
@@ -261,7 +260,7 @@ def trace(
 
 
 @command("--frozen paper/data paper/follow_ups --out results/paper/numbers.json")
-def numbers(*, frozen: Folders, out: Path) -> None:
+def numbers(*, frozen: Paths, out: Path) -> None:
     """Write every number that the paper and the README may name, each with where it comes from.
 
     Args:
@@ -277,7 +276,7 @@ def numbers(*, frozen: Folders, out: Path) -> None:
 
 
 @command("--frozen paper/data paper/follow_ups --figures results/paper --out supplement.pdf")
-def supplement(*, frozen: Folders, figures: Path, out: Path) -> None:
+def supplement(*, frozen: Paths, figures: Path, out: Path) -> None:
     """Write the supplement of the paper: every table and figure of its studies.
 
     Args:
@@ -333,5 +332,5 @@ def _read_studies(folders: Sequence[Path]) -> list[Results]:
 
     if twice := [folder for folder in folders if folders.count(folder) > 1]:
         raise UserError(f"--frozen names {twice[0]} twice; give each study once", 2)
-    manifests = [freeze.verify(folder) for folder in folders]
-    return [read_frozen(folder, manifest) for folder, manifest in zip(folders, manifests, strict=True)]
+    run_sets = [freeze.verify(folder)["run_set"] for folder in folders]
+    return [read_frozen(folder, run_set) for folder, run_set in zip(folders, run_sets, strict=True)]

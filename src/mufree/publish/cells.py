@@ -98,7 +98,7 @@ class Found(NamedTuple):
 def place(folder: Path) -> Place:
     """A frozen folder, or one of results. Raises `RecordError` where a file of a manifest isn't there."""
     if (folder / freeze.MANIFEST).exists():
-        signed = read_json(folder / freeze.MANIFEST, freeze.SIGNED, freeze.CURE)["files"]
+        signed = freeze.manifest_of(folder)["files"]
         if lost := [name for name in signed if not (folder / name).exists()]:
             # Where YAML can't be read, every command ends with 2.
             code = 2 if lost[0].endswith(".yaml") else None
@@ -123,10 +123,10 @@ def find(words: str, places: Sequence[Place]) -> Iterator[Found]:
         if not having and source.file not in NO_RUNS:
             there = dict.fromkeys(file for each in places for file in each.files)
             raise UserError(f"there is no table '{source.file}'. There are: {', '.join(there)}", 2)
-        found = ((each, rows) for each in having if len(rows := each.matching(source)))
-        for here, rows in found:
-            yield Found(here, source, rows, behind(here, source.file, rows))
-            break
+        for here in having:
+            if len(rows := here.matching(source)):
+                yield Found(here, source, rows, behind(here, source.file, rows))
+                break
         else:
             if having and source.file == "rows.parquet" and not source.column:  # a count, of none
                 none = having[0].matching(source)
@@ -137,8 +137,10 @@ def find(words: str, places: Sequence[Place]) -> Iterator[Found]:
 
 def behind(here: Place, file: str, rows: pd.DataFrame) -> pd.DataFrame:
     """The runs that rows of a table are made of; those of a verdict are those of its conditions."""
-    if file == "rows.parquet" or file in NO_RUNS:
-        return rows if file == "rows.parquet" else here.rows.iloc[:0]
+    if file == "rows.parquet":
+        return rows
+    if file in NO_RUNS:
+        return here.rows.iloc[:0]
     if file == "verdicts.csv":
         judged = here.table(file)
         tasks = judged["task"].isin(rows["task"]) | bool(rows["scope"].eq("overall").any())
@@ -167,9 +169,8 @@ def _of(runs: pd.DataFrame, table: str, row: Mapping[str, Any]) -> pd.Series:
     named = set(re.findall(r"\w+", words)) & set(runs["method"].unique())
     named |= {method for subject, methods in OTHERS.items() if subject in words for method in methods}
     what = statistic(row["statistic"]) if table in ("estimates", "pooled", "verdicts") else None
-    if what and what.name.startswith(
-        "embedding_gap"
-    ):  # between SP and µP, under the optimizer of the method that closes it
+    if what and what.name.startswith("embedding_gap"):
+        # between SP and µP, under the optimizer of the method that closes it
         optimizers = set(runs[runs["method"].isin(named)]["optimizer"].unique())
         named |= {method for method, made in METHODS.items() if made.optimizer in optimizers}
     if named:

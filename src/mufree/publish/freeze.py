@@ -41,12 +41,10 @@ ROUNDING = (
     f"significant bits. The tables are made of these. Of them, {NOT_KEPT} is left out: the raw checks give it."
 )
 
-
 CURE = (
     "Restore it from version control, or freeze the study again with `snakemake freeze` and its name, --cores all "
     "--config study=NAME"
 )
-
 SIGNED = {"study": str, "run_set": str, "runs": int, "numerics": list, "files": {...: {"sha256": str, "bytes": int}}}
 """What a manifest has at least."""
 
@@ -114,7 +112,7 @@ def make_tables(folder: Path, copies: Mapping[str, Path | None] | None = None) -
         _copy(copies or {}, new)
         for name, table in _tables(new).items():
             files.write_text(new / f"tables/{name}.csv", to_csv(table))
-        manifest = {**read_json(folder / MANIFEST, SIGNED, CURE), "rounding": ROUNDING, "files": _signed(new)}
+        manifest = {**manifest_of(folder), "rounding": ROUNDING, "files": _signed(new)}
         files.write_json(new / MANIFEST, manifest)
     return manifest
 
@@ -124,10 +122,15 @@ def verify(folder: Path) -> dict[str, Any]:
 
     Raises `RecordError`, naming the file, where one is missing, changed or unknown.
     """
-    manifest = read_json(folder / MANIFEST, SIGNED, CURE)
+    manifest = manifest_of(folder)
     if problems := misfits(folder, manifest):
         raise RecordError(f"{folder} is not what was frozen:\n  " + "\n  ".join(problems) + f"\n{CURE}.")
     return manifest
+
+
+def manifest_of(folder: Path) -> dict[str, Any]:
+    """The manifest of a frozen folder. Raises `RecordError` where there is none that can be read."""
+    return read_json(folder / MANIFEST, SIGNED, CURE)
 
 
 def misfits(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
@@ -150,8 +153,8 @@ def recompute(folder: Path) -> dict[str, int]:
 
     compared = {}
     for name, table in _tables(folder).items():
-        again, frozen = as_read(table), read_table(folder / "tables" / f"{name}.csv")
-        _same(name, again, frozen)
+        frozen = read_table(folder / f"tables/{name}.csv")
+        _same(name, as_read(table), frozen)
         compared[name] = len(frozen)
     return compared
 

@@ -9,23 +9,24 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations, product
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 
 from mufree.analysis.metrics.stability import best_loss
-from mufree.analysis.metrics.statistics import t_interval
+from mufree.analysis.metrics.statistics import t_interval, wilson
 from mufree.analysis.tables.cases import joint, make_cases, primary
 from mufree.analysis.tables.cases import plain_records as records
+from mufree.publish.figures.panels import part
 from mufree.publish.results import Results
 from mufree.publish.words import bounds, known, number, p_value, percent, statistic, thousands, value, with_unit
 from mufree.study.config import METHODS
+from mufree.study.hypotheses import Verdict
 from mufree.study.limits import EQUIVALENCE_MARGIN, MAX_SLOPE, POWER
 from mufree.study.reading import UserError
 
 LIMITS = "src/mufree/study/limits.py"
-VERDICTS = ("supported", "refuted", "inconclusive", "not_estimable")
 
 Numbers = dict[str, dict[str, Any]]
 
@@ -54,8 +55,8 @@ def as_a_whole(study: Results) -> Numbers:
     """What is said of a study that is judged, and not of one of its tasks alone."""
     return {
         key: entry
-        for part in (counts, judged, checks, ranges, over_all, coverage, sampling)
-        for key, entry in part(study).items()
+        for some in (counts, judged, checks, ranges, over_all, coverage, sampling)
+        for key, entry in some(study).items()
     }
 
 
@@ -99,7 +100,7 @@ def counts(study: Results) -> Numbers:
     seeds = study.least_seeds
     widest = max(width for task in study.tasks for width in study.widths(task))
     longest = int(study.rows["steps"].max())
-    none, detectable = _none_of(seeds), detectable_interaction(seeds)
+    none, detectable = wilson(0, seeds)[1], detectable_interaction(seeds)
     of_seeds = f"tables/optima.csv: n_seeds={seeds}"
     return size(study) | {
         "least_seeds": _count(seeds, f"{of_seeds}; the least"),
@@ -154,7 +155,7 @@ def judged(study: Results) -> Numbers:
             out[f"margin/{h.id}"] = _number(f"{margin:g}".replace("-", "−"), margin, f"hypotheses.yaml: {h.id}")
     out["deviations"] = _count(len(study.hypotheses.deviations), "hypotheses.yaml: deviations")
     overall = study.verdicts[study.verdicts["scope"].eq("overall") & study.verdicts["kind"].eq("primary")]
-    for verdict in VERDICTS:
+    for verdict in get_args(Verdict):
         n = int(overall["verdict"].eq(verdict).sum())
         out[f"primary_{verdict}"] = _count(n, f"verdicts.csv: verdict, scope=overall, kind=primary; {verdict}")
     for row in records(study.verdicts[study.verdicts["scope"].ne("condition")]):
@@ -241,7 +242,7 @@ def over_all(study: Results) -> Numbers:
         source = f"tables/pooled.csv: estimate, {where}"
         out[f"all/{key}"] = _estimate(row["statistic"], row["estimate"], row["low"], row["high"], source)
         out[f"tau/{key}"] = _number(number(row["tau"]), row["tau"], f"tables/pooled.csv: tau, {where}")
-    for row in records(study.tables.get("transfer", pd.DataFrame())):
+    for row in records(study.tables["transfer"]):
         if known(row["drift_bound"]):
             source = f"tables/transfer.csv: drift_bound, {_named(row, 'task', 'method')}"
             key = f"drift_bound/{row['task']}/{row['method']}"
@@ -264,13 +265,10 @@ def across(studies: Sequence[Results]) -> Numbers:
     out = {}
     rows = pd.concat([study.rows for study in studies], ignore_index=True)
     for one, other, width in ACROSS:
-        both = [
-            rows[rows["task"].eq(task) & rows["method"].eq(method) & rows["width"].eq(width)]
-            for task, method in (one, other)
-        ]
-        if any(part.empty for part in both):
+        both = [part(rows, task=task, method=method, width=width) for task, method in (one, other)]
+        if any(runs.empty for runs in both):
             continue
-        cases = [make_cases(primary(part))[0] for part in both]
+        cases = [make_cases(primary(runs))[0] for runs in both]
         found = joint(cases, lambda surfaces: float(best_loss(surfaces[0])[0] - best_loss(surfaces[1])[0]))
         key = f"{'/'.join(one)} - {'/'.join(other)}/best_loss/w{width}"
         estimate, low, high = float(found.estimate), float(found.low), float(found.high)
@@ -326,10 +324,9 @@ def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 def over_tasks(study: Results, name: str, subject: str) -> list[dict[str, Any]]:
     """The rows of a statistic in all tasks, of all widths or at each task's largest."""
-    table = study.tables["estimates"]
     return [
         row
-        for row in records(table[table["statistic"].eq(name) & table["subject"].eq(subject)])
+        for row in records(part(study.tables["estimates"], statistic=name, subject=subject))
         if not known(row["width"]) or row["width"] == study.widths(row["task"])[-1]
     ]
 
@@ -379,12 +376,6 @@ def _ends(rows: Iterable[Mapping[str, Any]], column: str, *keys: str) -> Iterato
         yield end, row, f"{column}, {_named(row, *keys)}; the {end} of {len(found)}"
 
 
-def _none_of(n: int) -> float:
-    from mufree.analysis.metrics.statistics import wilson
-
-    return wilson(0, n)[1]
-
-
 def detectable_interaction(n_seeds: int) -> float:
     """The difference in differences that is found with probability `POWER`, in standard deviations over seeds.
 
@@ -392,7 +383,5 @@ def detectable_interaction(n_seeds: int) -> float:
     """
     from scipy.stats import t  # slow to import
 
-    if n_seeds < 2:
-        return math.nan
     freedom = n_seeds - 1
     return float((t.ppf(0.975, freedom) + t.ppf(POWER, freedom)) * 2 / math.sqrt(n_seeds))

@@ -15,6 +15,7 @@ from mufree.analysis.tables.cases import COLUMNS_NEEDED, ordered, primary
 from mufree.analysis.tables.cases import plain_records as records
 from mufree.publish import freeze
 from mufree.publish.figures import display_names
+from mufree.publish.figures.panels import part
 from mufree.study.config import METHODS, Study
 from mufree.study.hypotheses import Hypotheses
 from mufree.study.reading import RecordError, read_csv, read_frame, read_json
@@ -28,8 +29,8 @@ ROLES = {"train": "trained", "valid": "validated", "test": "tested"}
 class Results:
     """One study. `rows` has a row a run, `tables` are frames by name, `verdicts` is empty where nothing is judged.
 
-    What only a frozen study has is None elsewhere: `manifest`, `hypotheses`, and the frames `calibration` (of the intervals),
-    `power` (of the design) and `validation_noise` (of the held-out examples).
+    What only a frozen study has is empty or None elsewhere: `run_set` (a digest of its rows), `hypotheses`, and the
+    frames `calibration` (of the intervals), `power` (of the design) and `validation_noise` (of the held-out examples).
     """
 
     study: Mapping[str, Any]
@@ -37,7 +38,7 @@ class Results:
     tables: Mapping[str, pd.DataFrame]
     provenance: Mapping[str, Any]
     verdicts: pd.DataFrame
-    manifest: Mapping[str, Any] | None = None
+    run_set: str = ""
     hypotheses: Hypotheses | None = None
     calibration: pd.DataFrame | None = None
     power: pd.DataFrame | None = None
@@ -47,11 +48,6 @@ class Results:
     def name(self) -> str:
         """The study's name."""
         return str(self.study["name"])
-
-    @property
-    def run_set(self) -> str:
-        """A digest of the ids of its runs, for a frozen study."""
-        return "" if self.manifest is None else str(self.manifest["run_set"])
 
     @cached_property
     def tasks(self) -> list[str]:
@@ -72,13 +68,11 @@ class Results:
         frame = self.tables.get(table, pd.DataFrame())
         if frame.empty:
             return frame
-        frame = frame[frame["task"].eq(task)]
-        for column, wanted in where.items():
-            frame = frame[frame[column].eq(wanted)]
-        if "method" not in frame:
-            return frame
-        place = {method: i for i, method in enumerate(ordered(frame["method"]))}
-        return frame.sort_values("method", key=lambda methods: methods.map(place), kind="stable")
+        found: pd.DataFrame = part(frame, task=task, **where)
+        if "method" not in found:
+            return found
+        place = {method: i for i, method in enumerate(ordered(found["method"]))}
+        return found.sort_values("method", key=lambda methods: methods.map(place), kind="stable")
 
     def record(self, table: str, task: str, **where: Any) -> dict[str, Any]:
         """The first such row; empty if there is none."""
@@ -151,8 +145,8 @@ def read(
     )
 
 
-def read_frozen(folder: Path, manifest: Mapping[str, Any]) -> Results:
-    """A frozen folder that `freeze.verify` has passed, with the verdicts on it where it has hypotheses."""
+def read_frozen(folder: Path, run_set: str) -> Results:
+    """A frozen folder that `freeze.verify` has passed, with its manifest's run set and the verdicts by its hypotheses."""
     more = {
         "calibration": ("scenario", "n_seeds", "statistic", "coverage"),
         "power": ("task", "method", "n_seeds", "planned"),
@@ -164,7 +158,7 @@ def read_frozen(folder: Path, manifest: Mapping[str, Any]) -> Results:
         folder / "tables",
         folder / "provenance.json",
         verdicts=freeze.judged(folder),
-        manifest=manifest,
+        run_set=run_set,
         hypotheses=freeze.hypotheses(folder),
         **{name: read_csv(path, needs) for name, needs in more.items() if (path := folder / f"{name}.csv").exists()},
     )

@@ -14,15 +14,13 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from mufree.publish import freeze, numbers
-from mufree.publish.cells import NO_RUNS, Found, Place, Source, find, listed, place, text
+from mufree.publish.cells import NO_RUNS, Found, Place, Source, find, listed, text
 from mufree.publish.results import read_frozen
 from mufree.study import packs, record, sources
 from mufree.study.config import Study
 from mufree.study.plan import NUMERICS, canonical_json, dataset_id, expand
 from mufree.study.reading import RecordError, UserError, read_json
 from mufree.study.yaml_files import read_model
-
-__all__ = ["Line", "Source", "about", "place", "told", "trace"]
 
 NUMBERS = {
     "numbers": {...: {"text": str, "digits": str, "interval": str, "source": str}},
@@ -131,10 +129,7 @@ def _entry(
 
 def _made_anew(name: str, entry: Mapping[str, Any], places: Sequence[Place]) -> Iterator[Line]:
     """Whether the tables give the number; all of it, its text and its interval too."""
-    studies = [
-        read_frozen(each.folder, read_json(each.folder / freeze.MANIFEST, freeze.SIGNED, freeze.CURE))
-        for each in places
-    ]
+    studies = [read_frozen(each.folder, freeze.manifest_of(each.folder)["run_set"]) for each in places]
     again = numbers.collect(studies)
     if name not in again:
         said = "not here: these folders don't give it; name all studies of the paper, in order"
@@ -194,7 +189,7 @@ def _files(here: Place, recompute: bool) -> Iterator[Line]:
     if not here.frozen:
         yield Line("manifest", "not here: it is not frozen")
         return
-    manifest = read_json(here.folder / freeze.MANIFEST, freeze.SIGNED, freeze.CURE)
+    manifest = freeze.manifest_of(here.folder)
     problems = freeze.misfits(here.folder, manifest)
     yield from (Line("file", problem, wrong=True) for problem in problems)
     if not problems:

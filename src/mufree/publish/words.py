@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import numbers
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mufree.study.statistics import Statistic, declared
@@ -60,17 +60,12 @@ def span(values: Sequence[int]) -> str:
     return f"{shown[0]} to {shown[-1]}, {len(shown)} values"
 
 
-def flag_words(flag: Any) -> str:
-    """A flag without its underscores; empty where there is none."""
-    return flag.strip().replace("_", " ") if isinstance(flag, str) else ""
-
-
 # --- of a statistic ---------------------------------------------------------------------------------------------------
 
 
 def statistic(name: str) -> Statistic:
     """What is known of a statistic; one that isn't declared is called by its own name, and belongs to transfer."""
-    return declared(name) or Statistic(name, flag_words(name), "1", "transfer")
+    return declared(name) or Statistic(name, name.replace("_", " "), "1", "transfer")
 
 
 def value(amount: Any, what: Statistic) -> str:
@@ -90,26 +85,16 @@ def with_unit(amount: Any, what: Statistic) -> str:
 def bounds(low: Any, high: Any, what: Statistic) -> str:
     """An interval of this statistic; a dash if an end is missing."""
     if what.unit == "share":
-        return interval(_hundredfold(low), _hundredfold(high), what.digits, what.sign)
+        low, high = (100 * end if known(end) else end for end in (low, high))
     return interval(low, high, what.digits, what.sign)
 
 
-def _hundredfold(amount: Any) -> float:
-    return 100 * float(amount) if known(amount) else math.nan
-
-
-def subject_words(subject: Any, named: Callable[[str], str]) -> str:
-    """A method, or two that are compared, as `named` calls them. Anything after a comma says which variant.
+def subject_words(subject: str, names: Mapping[str, str]) -> str:
+    """A method, or two that are compared, by the names for readers. Anything after a comma says which variant.
 
     Against which best one a method is compared is left out: the statistic's own words say it.
     """
-    text = re.sub(r" - best (single factor|other)$", "", subject) if isinstance(subject, str) else ""
-    pair, _, rest = text.partition(",")
-    parts = [_one(part, named) for part in re.split(r" [-/] ", pair)]
+    pair, _, rest = re.sub(r" - best (single factor|other)$", "", subject).partition(",")
+    parts = [names.get(part, part).replace("_", " ") for part in re.split(r" [-/] ", pair)]
     joined = (" over " if " / " in pair else " against ").join(parts)
     return f"{joined} ({rest.strip()})" if rest else joined
-
-
-def _one(name: str, named: Callable[[str], str]) -> str:
-    """A method; one that ends in a star stands for all whose names begin so."""
-    return f"methods like {named(name[:-1])}" if name.endswith("*") else flag_words(named(name))

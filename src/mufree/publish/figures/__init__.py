@@ -1,7 +1,8 @@
 """The figures of a task: tables in, a matplotlib figure and the frame of what it shows out.
 
 `draw(name, tables, task, title)` draws one of `FIGURES`; `save` writes it as PDF, PNG, CSV and the points that a pointer can
-find, where the caller says. Nothing here draws by pyplot, so there is no global state and no window.
+find, where the caller says. What a figure shows, its caption says, in `publish.contents`. Nothing here draws by pyplot, so
+there is no global state and no window.
 """
 
 from __future__ import annotations
@@ -24,9 +25,7 @@ from mufree.publish.figures.tuning import best_of_k, interaction, lr_sensitivity
 from mufree.study import files
 
 __all__ = [
-    "DISPLAY_NAMES",
     "FIGURES",
-    "TABLES",
     "another_beta2",
     "display_names",
     "draw",
@@ -52,17 +51,14 @@ FIGURES: dict[str, tuple[Callable[..., Drawn], tuple[str, ...]]] = {
 others are its metrics tables, by file name; `coordcheck` is the table of slopes. `rows` gives a function the primary cells,
 `all_rows` every variant; `beside` has the curves of another study, which few figures are given."""
 
-NO_TABLES = ("all_rows", "beside")
-TABLES = tuple(sorted({table for _, tables in FIGURES.values() for table in tables}.difference(NO_TABLES)))
-"""All tables that the figures take from their study."""
-
 FACTOR_TABLES = ("anytime", "arms", "best_of_k", "cost", "interaction", "weight_decay", "weight_decay_optimum")
 """Tables that a study without the factor may lack; their figures then say that there is nothing to show."""
 
 
 def needed(names: Iterable[str]) -> set[str]:
-    """The metrics tables that some figures can't be drawn without."""
-    return {table for name in names for table in FIGURES[name][1]} - {"rows", "curves", *NO_TABLES, *FACTOR_TABLES}
+    """What some figures can't be drawn without: `rows`, `curves` and metrics tables."""
+    tables = {table for name in names for table in FIGURES[name][1]}
+    return {"rows" if table == "all_rows" else table for table in tables} - {"beside", *FACTOR_TABLES}
 
 
 def draw(name: str, tables: Mapping[str, DataFrame], task: str, title: str) -> Drawn:
@@ -75,10 +71,7 @@ def draw(name: str, tables: Mapping[str, DataFrame], task: str, title: str) -> D
     if name not in FIGURES:
         raise KeyError(f"Unknown figure '{name}'. Known: {', '.join(FIGURES)}")
     function, needs = FIGURES[name]
-    missing = [
-        t for t in needs if t not in {*tables, *FACTOR_TABLES, "beside", *({"all_rows"} if "rows" in tables else ())}
-    ]
-    if missing:
+    if missing := sorted(needed([name]) - set(tables)):
         raise KeyError(f"figure '{name}' needs the tables {', '.join(missing)}")
     found = {m for table in tables.values() if "method" in table for m in table["method"].unique()}
     styles = method_styles(found, tables.get("rows"))

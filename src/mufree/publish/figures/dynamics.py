@@ -25,9 +25,7 @@ QUANTITIES = {"grad_rms": "gradient RMS", "update_rms": "update RMS"}
 def coordcheck(slopes: DataFrame, verdicts: DataFrame, *, title: str, styles: Styles) -> Drawn:
     """Slope against width of each module's activation size and change, over the first steps, a column a method.
 
-    Solid lines are at x (the weights that are evaluated), dashed ones at y (where gradients are taken); the band is what
-    embedding, hidden and readout modules have to stay in. Of a crowd of methods the canonical ones are drawn, and of the others
-    the verdicts alone are given.
+    Of a crowd of methods the canonical ones are drawn, and of the others the verdicts alone are given.
     """
     plotted = slopes.sort_values(["method", "quantity", "at", "module", "step"], ignore_index=True)
     known = plotted[finite(plotted["slope"])]
@@ -64,9 +62,7 @@ def _slopes_over_steps(ax: Axes, lines: Any, judged: bool) -> None:
         ax.axhline(0, **LINE)
     for (layer, at, module), line in lines.groupby(["layer", "at", "module"]):
         look: Any = {"color": LAYER_COLOURS.get(layer, "0.5"), "ls": "-" if at == "x" else DASHES}
-        look |= (
-            {"lw": 0.7, "zorder": 2} if layer in ("norm", "bias") else {"lw": 1.1, "zorder": 3}
-        )  # not judged; judged
+        look["lw"], look["zorder"] = (0.7, 2) if layer in ("norm", "bias") else (1.1, 3)  # not judged; judged
         ax.plot(line["step"], line["slope"], label=f"{module} ({layer}), at {at}", **look)
 
 
@@ -83,11 +79,7 @@ def _verdict_words(verdicts: Any) -> str:
 
 
 def dynamics(points: DataFrame, slopes: DataFrame, *, title: str, styles: Styles) -> Drawn:
-    """Median RMS of gradients and updates against width, a column a layer type, both axes logarithmic.
-
-    Points are seeds, lines their geometric means; the slopes of log2 median on log2 width stand above each panel, in the
-    legend's order and colours.
-    """
+    """Median RMS of gradients and updates against width, a column a layer type; lines are geometric means over seeds."""
     points = points[points["quantity"].isin(QUANTITIES)].sort_values(["method", "quantity", "layer", "width", "seed"])
     keys = ["method", "layer", "quantity"]
     plotted = points.merge(slopes[[*keys, "slope", "slope_low", "slope_high"]], on=keys, how="left")
@@ -126,14 +118,10 @@ def _slopes_above(ax: Axes, slopes: Any, styles: Styles) -> int:
 
 
 def validation_curves(rows: DataFrame, curves: DataFrame, optima: DataFrame, *, title: str, styles: Styles) -> Drawn:
-    """Validation loss (nats) over the steps at each method's best rate of the grid, at the narrowest and the widest network.
-
-    Solid: the mean over seeds at x, thin lines the seeds; dashed: at y, for methods that average. Step 0 is not shown.
-    """
-    best = optima[["method", "width", "log2_lr_argmin"]].rename(columns={"log2_lr_argmin": "log2_lr"}).dropna()
+    """Validation loss (nats) over the steps, but for step 0, at the narrowest and the widest network."""
     widths = sorted({int(rows["width"].min()), int(rows["width"].max())}) if len(rows) else []
     methods, others = main_methods(present(styles, rows))
-    plotted = curves_at(rows, curves, best[best["width"].isin(widths) & best["method"].isin(methods)])
+    plotted = curves_at(rows, curves, optima[optima["width"].isin(widths) & optima["method"].isin(methods)])
     if plotted.empty:
         return empty_figure(title, "every run diverged: there is no best rate to show"), plotted
     heads = {width: f"width {width}" for width in widths}
@@ -152,10 +140,10 @@ def validation_curves(rows: DataFrame, curves: DataFrame, optima: DataFrame, *, 
     return figure, plotted
 
 
-def curves_at(rows: DataFrame, curves: DataFrame, cells: DataFrame) -> DataFrame:
-    """Validation curves of the runs at `cells` (method, width, log2_lr), at x and, where that is another thing, at y."""
-    chosen = rows.merge(cells, on=["method", "width", "log2_lr"])
-    chosen = chosen[["run_id", "method", "width", "log2_lr", "seed"]]
+def curves_at(rows: DataFrame, curves: DataFrame, optima: DataFrame) -> DataFrame:
+    """Validation curves of the runs at the grid's best rates in `optima`, at x and, where that is another thing, at y."""
+    cells = optima[["method", "width", "log2_lr_argmin"]].rename(columns={"log2_lr_argmin": "log2_lr"})
+    chosen = rows[["run_id", "method", "width", "log2_lr", "seed"]].merge(cells)
     found = chosen.merge(curves[curves["series"].isin(["val_loss", "val_loss_y"])], on="run_id")
     averaging = [m for m, role in roles_of(rows).items() if role.schedule_free or role.average != "none"]
     found = found[found["step"].gt(0) & finite(found["value"])]

@@ -215,7 +215,7 @@ def method_lines(ax: Axes, cells: Any, x: str, y: str, styles: Styles, apart: fl
         place = ax.transData + ScaledTranslation(aside, 0, scale) if aside else ax.transData
         drawn = style.drawn | {"transform": place} | look
         if "open" in mine:
-            shapes = mine["shape"] if "shape" in mine else mine["open"].map({True: "", False: ""})
+            shapes = mine.get("shape", pd.Series("", mine.index))
             line = mine[shapes.eq("")]
             ax.plot(line[x], line[y], **drawn | {"marker": "", "label": None})
             for at, height, empty, shape in zip(mine[x], mine[y], mine["open"], shapes, strict=True):

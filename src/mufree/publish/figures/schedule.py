@@ -34,9 +34,8 @@ def anytime(
 ) -> Drawn:
     """One schedule-free run, tuned once at T, against the rivals' own runs of T/4, T/2 and T; a panel a parametrization.
 
-    Line: validation loss (nats) at x, mean over seeds, thin lines the seeds. Points: where a rival's runs of that length end,
-    small ones the seeds. Below: the gap, schedule-free minus rival, with its 95 % interval. At the largest width that was run.
-    `rows` are those of all variants. Dotted: what is in `beside`, from `another_beta2`, at the same width.
+    At the largest width that was run. `rows` are those of all variants. Dotted: what is in `beside`, from `another_beta2`, at
+    the same width.
     """
     if gaps.empty:
         return empty_figure(title, "no horizon but the task's own was run"), DataFrame()
@@ -46,9 +45,7 @@ def anytime(
     ends = shown[shown["kind"].ne("gap") & finite(shown["value"])]
     if ends.empty:
         return empty_figure(title, "every run diverged: there is nothing to compare"), plotted
-    families = sorted(set(gaps["parametrization"]), key=lambda family: (family != "sp", family))
-    widths = gaps.groupby("parametrization")["width"].first()
-    heads = {family: f"{WORDS.get(family, family)}, width {widths[family]}" for family in families}
+    heads = _heads(gaps)
     labels = ("step", "validation loss (nats)", "above the rival\n(nats)")
     figure, axes = panels.sheet(title, heads, 3.3, *labels, sharey="row", height_ratios=[2.2, 1] * -(-len(heads) // 4))
     gap = part(shown, kind="gap")
@@ -82,9 +79,8 @@ def anytime(
 
 def another_beta2(rows: DataFrame, curves: DataFrame, optima: DataFrame) -> DataFrame:
     """Curves at x of a task of another study: each method and width at its best rate of the grid, with its β₂."""
-    best = optima[["method", "width", "log2_lr_argmin"]].rename(columns={"log2_lr_argmin": "log2_lr"})
     settings = rows[["method", "beta2"]].drop_duplicates()
-    found = curves_at(rows, curves, best).merge(settings, on="method")
+    found = curves_at(rows, curves, optima).merge(settings, on="method")
     return found[found["at"].eq("x")].drop(columns="at")
 
 
@@ -99,15 +95,15 @@ def _anytime_frame(
     rows, arms = (frame[frame["variant"].fillna("").str.fullmatch(r"|T/\d+")] for frame in (rows, arms))
     whole = primary(rows)
     steps = int(whole.loc[whole["method"].isin(gaps["method"]), "steps"].max())
-    cells = arms[["method", "width", "horizon", "log2_lr_argmin"]].rename(columns={"log2_lr_argmin": "log2_lr"})
-    cells = cells[finite(cells["log2_lr"])]
-    tuned = part(cells, horizon=1).drop(columns="horizon")
+    cells = arms.loc[finite(arms["log2_lr_argmin"]), ["method", "width", "horizon", "log2_lr_argmin"]]
+    tuned = part(cells, horizon=1)
     tuned = tuned.merge(gaps[["parametrization", "method", "width"]].drop_duplicates(), on=["method", "width"])
-    own = part(curves_at(whole, curves, tuned.drop(columns="parametrization")), at="x").drop(columns="at")
+    own = part(curves_at(whole, curves, tuned), at="x").drop(columns="at")
     runs = rows[rows["status"].ne("diverged")].rename(columns={"method": "rival"})
     run = ["rival", "width", "horizon", "log2_lr"]
     pair = ["parametrization", "method", "rival", "width", "horizon"]
-    seeds = gaps[pair].merge(cells.rename(columns={"method": "rival"}), on=["rival", "width", "horizon"])
+    tried = cells.rename(columns={"method": "rival", "log2_lr_argmin": "log2_lr"})
+    seeds = gaps[pair].merge(tried, on=["rival", "width", "horizon"])
     seeds = seeds.merge(runs[[*run, "seed", "val_loss"]], on=run)
     shown = tuned[["parametrization", "method", "width"]]
     parts = {
@@ -140,29 +136,30 @@ def _gap_panel(ax: Axes, gaps: DataFrame, styles: Styles, reasons: pd.Series) ->
 
 
 def averages(rows: DataFrame, curves: DataFrame, optima: DataFrame, *, title: str, styles: Styles) -> Drawn:
-    """Validation loss (nats) over the steps with the controls for averaging, each method at its best rate of the grid.
+    """Validation loss (nats) over the steps with the controls for averaging; a panel a parametrization.
 
-    A panel a parametrization, at the largest width at which a control was run: a method with an average of its weights, or
-    with a schedule other than cosine. Solid: the mean over seeds at x, thin lines the seeds; dashed: at y, the weights where
-    gradients are taken.
+    A control is a method with an average of its weights, or with a schedule other than cosine.
     """
     chosen = _averaging_cells(rows, optima)
     if chosen.empty:
         return empty_figure(title, "no control for averaging was run"), DataFrame(columns=AVERAGES_COLUMNS)
-    found = curves_at(rows, curves, chosen[["method", "width", "log2_lr"]])
-    plotted = found.merge(chosen[["parametrization", "method"]], on="method")[AVERAGES_COLUMNS]
+    plotted = curves_at(rows, curves, chosen).merge(chosen[["parametrization", "method"]], on="method")
+    plotted = plotted[AVERAGES_COLUMNS]
     if plotted.empty:
         return empty_figure(title, "every run diverged: there is no best rate to show"), plotted
-    widths = plotted.groupby("parametrization", sort=False)["width"].first()
-    families = sorted(widths.index, key=lambda family: family != "sp")
-    heads = {family: f"{WORDS.get(family, family)}, width {widths[family]}" for family in families}
     inches = 2.6 + 0.14 * plotted["method"].nunique()
-    figure, axes = panels.sheet(title, heads, inches, "step", "validation loss (nats)")
+    figure, axes = panels.sheet(title, _heads(plotted), inches, "step", "validation loss (nats)")
     for family, (ax,) in axes.items():
         ax.set_ylim(panels.late_limits(plotted))
         panels.method_curves(ax, part(plotted, parametrization=family), styles)
     panels.curves_below(figure)
     return figure, plotted
+
+
+def _heads(frame: DataFrame) -> dict[str, str]:
+    """What stands above the panel of each parametrization, SP first, with the width at which it is shown."""
+    widths: Any = frame.groupby("parametrization")["width"].first().sort_index(ascending=False)
+    return {family: f"{WORDS[family]}, width {width}" for family, width in widths.items()}
 
 
 def _averaging_cells(rows: DataFrame, optima: DataFrame) -> DataFrame:
@@ -173,7 +170,7 @@ def _averaging_cells(rows: DataFrame, optima: DataFrame) -> DataFrame:
         for m, role in roles.items()
         if not role.schedule_free and (role.average != "none" or role.schedule != "cosine")
     }
-    best = optima[["method", "width", "log2_lr_argmin"]].rename(columns={"log2_lr_argmin": "log2_lr"})
+    best = optima[["method", "width", "log2_lr_argmin"]]
     cells = [best.iloc[:0].assign(parametrization="")]
     for family in dict.fromkeys(role.parametrization for role in controls.values()):
         mine = {m: role.family for m, role in controls.items() if role.parametrization == family}

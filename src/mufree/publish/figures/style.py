@@ -15,17 +15,11 @@ import numpy as np
 from pandas import DataFrame
 
 from mufree.analysis.tables.cases import Role, ordered
+from mufree.study.config import METHODS
 
 MAIN_METHODS = 6
 """A figure that would be crowded by more methods than this shows the four of the study, and says which it leaves out."""
 
-DISPLAY_NAMES = {
-    "sp_adamw": "SP · AdamW + cosine",
-    "sp_schedulefree": "SP · ScheduleFree AdamW",
-    "mup_adamw": "µP · AdamW + cosine",
-    "mup_schedulefree": "µP · ScheduleFree AdamW",
-}
-"""The canonical methods, in the order in which they are always shown."""
 WORDS = {"sp": "SP", "mup": "µP", "adamw": "AdamW", "radam": "RAdam", "sgd": "SGD", "wsd": "WSD"}
 """What a role's parts are called; others are called what they are."""
 
@@ -35,7 +29,7 @@ class MethodStyle:
     """The look of a method: display name, colour, marker, line style."""
 
     name: str
-    colour: str
+    colour: Any
     marker: str
     line: Any
 
@@ -53,7 +47,7 @@ class MethodStyle:
 Styles = Mapping[Any, MethodStyle]
 """Methods, or what else has lines, in the order of display."""
 
-_CANONICAL = {
+_LOOKS = {
     "sp_adamw": ("#D55E00", "s", "--"),
     "sp_schedulefree": ("#E69F00", "D", "-."),
     "mup_adamw": ("#0072B2", "o", (0, (1, 1))),
@@ -69,8 +63,13 @@ _OTHERS = [
     ("#332288", "p", (0, (6, 1, 2, 1))),
     ("#8C564B", "h", (0, (1, 1.5))),
 ]
-_LAYERS = ("embedding", "hidden", "readout", "norm", "bias")
-LAYER_COLOURS = dict(zip(_LAYERS, ("#E69F00", "#0072B2", "#CC79A7", "#7F7F7F", "#56B4E9"), strict=True))
+LAYER_COLOURS = {
+    "embedding": "#E69F00",
+    "hidden": "#0072B2",
+    "readout": "#CC79A7",
+    "norm": "#7F7F7F",
+    "bias": "#56B4E9",
+}
 """Layer types, in the order in which they are shown."""
 
 
@@ -85,13 +84,16 @@ def role_name(role: Role) -> str:
     return f"{parametrization} · {words}"
 
 
+DISPLAY_NAMES = {name: role_name(Role(**method.model_dump())) for name, method in METHODS.items()}
+"""The canonical methods, in the order in which they are always shown."""
+
+
 def roles_of(rows: DataFrame) -> dict[str, Role]:
-    """The role of each method of `rows`, from its columns; columns that `rows` lacks have their defaults."""
-    if not {"method", *Role._fields[:3]} <= set(rows):
+    """The role of each method of `rows`, from its columns; none where `rows` lacks these."""
+    if not {"method", *Role._fields} <= set(rows):
         return {}
-    columns = [c for c in Role._fields if c in rows]
-    first = rows.drop_duplicates("method")[["method", *columns]].astype(str)
-    return {m: Role(**dict(zip(columns, parts, strict=True))) for m, *parts in first.itertuples(index=False)}
+    first = rows.drop_duplicates("method")[["method", *Role._fields]].astype(str)
+    return {method: Role(*parts) for method, *parts in first.itertuples(index=False)}
 
 
 def display_names(rows: DataFrame) -> dict[str, str]:
@@ -99,7 +101,7 @@ def display_names(rows: DataFrame) -> dict[str, str]:
     names: dict[str, str] = {}
     roles = roles_of(rows)
     for method in ordered(roles):
-        name = DISPLAY_NAMES.get(method) or role_name(roles[method])
+        name = role_name(roles[method])
         names[method] = f"{name} ({method})" if name in names.values() else name
     return names
 
@@ -112,7 +114,7 @@ def method_styles(methods: Iterable[str], rows: DataFrame | None = None) -> dict
     names = ordered(methods)
     known = {m: m.replace("adamw", "AdamW").replace("schedulefree", "ScheduleFree").replace("_", " ") for m in names}
     known |= DISPLAY_NAMES | (display_names(rows) if rows is not None else {})
-    looks: dict[str, tuple[str, str, Any]] = {**_CANONICAL}
+    looks: dict[str, tuple[str, str, Any]] = {**_LOOKS}
     for i, method in enumerate(m for m in names if m not in looks):
         turn, place = divmod(i, len(_OTHERS))
         colour, _, line = _OTHERS[place]
@@ -120,11 +122,17 @@ def method_styles(methods: Iterable[str], rows: DataFrame | None = None) -> dict
     return {m: MethodStyle(known[m], *looks[m]) for m in names}
 
 
-def present(styles: Styles, frame: DataFrame, several_widths: bool = False) -> list[str]:
-    """The methods of `frame`, in the order of display; of them those at several widths, unless none is."""
-    widths: Any = frame.groupby("method")["width"].nunique() if several_widths else {}
-    found = [m for m in styles if m in set(frame["method"])]
-    return [m for m in found if not several_widths or widths[m] > 1] or found
+def present(styles: Styles, frame: DataFrame) -> list[str]:
+    """The methods of `frame`, in the order of display."""
+    found = set(frame["method"])
+    return [method for method in styles if method in found]
+
+
+def at_several_widths(styles: Styles, frame: DataFrame) -> tuple[list[str], list[str]]:
+    """The methods of `frame` that are at several widths, or all if none is, and the others."""
+    methods, widths = present(styles, frame), frame.groupby("method")["width"].nunique()
+    kept = [m for m in methods if widths[m] > 1] or methods
+    return kept, [m for m in methods if m not in kept]
 
 
 def main_methods(methods: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -141,7 +149,8 @@ def left_out(styles: Styles, methods: Sequence[str], why: str = "") -> str:
     return f"Not shown{f' ({why})' if why else ''}: {names}." if methods else ""
 
 
-def width_styles(widths: Sequence[int]) -> dict[int, tuple[Any, str]]:
-    """Colour and marker of each width: viridis from dark to light, so that the order shows in grey as well."""
-    places = np.linspace(0.0, 0.8, max(len(widths), 2))
-    return {w: (matplotlib.colormaps["viridis"](places[i]), "osD^vPX*"[i % 8]) for i, w in enumerate(sorted(widths))}
+def width_styles(widths: Sequence[int]) -> dict[int, MethodStyle]:
+    """The look of each width: viridis from dark to light, so that the order shows in grey as well."""
+    colours: Any = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.8, max(len(widths), 2)))
+    markers = "osD^vPX*"
+    return {w: MethodStyle(f"width {w}", tuple(colours[i]), markers[i % 8], "-") for i, w in enumerate(sorted(widths))}

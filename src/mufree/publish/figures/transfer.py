@@ -16,7 +16,7 @@ from pandas import DataFrame
 
 from mufree.publish.figures import panels
 from mufree.publish.figures.panels import LINE, SMALL, Drawn, empty_figure, finite, minus, part
-from mufree.publish.figures.style import MethodStyle, Styles, left_out, present, width_styles
+from mufree.publish.figures.style import Styles, at_several_widths, left_out, present, width_styles
 from mufree.study.limits import NEGLIGIBLE_LOSS, SIGMAS
 
 NO_REGRET = {
@@ -37,16 +37,13 @@ AS_METHODS = {"method": "panel", "width": "method"}
 def loss_vs_lr(
     rows: DataFrame, loss: DataFrame, optima: DataFrame, regret: DataFrame, *, title: str, styles: Styles
 ) -> Drawn:
-    """Final validation loss (nats) against log2 learning rate, a panel a method, a line a width; small points are seeds.
+    """Final validation loss (nats) against log2 learning rate, a panel a method, a line a width.
 
-    Crosses above count diverged seeds; below is each width's optimum. The dashed line is the base width's rate; what keeping
-    it costs at the largest width (nats, cross-fitted, 95 % interval) stands above. Methods at one width are left out, if
-    others are not.
+    Methods at one width are left out, if others are not.
     """
     if rows.empty:
         return empty_figure(title, "no runs"), DataFrame()
-    shown = present(styles, rows, several_widths=True)
-    others = left_out(styles, [m for m in present(styles, rows) if m not in shown])
+    shown, others = at_several_widths(styles, rows)
     rows, loss, optima = (frame[frame["method"].isin(shown)] for frame in (rows, loss, optima))
     wider = regret["width"].eq(regret.groupby("method")["width"].transform("max"))
     kept = regret[wider & ~regret["width"].eq(regret["width"].min()) & finite(regret["regret_cf"])]
@@ -67,8 +64,7 @@ def loss_vs_lr(
     heads = {m: styles[m] for m in shown}
     labels = ("log2 of the learning rate", "validation loss (nats)")
     figure, axes = panels.sheet(title, heads, 2.35 if across < 3 else 2.0, *labels, across=across)
-    widths = width_styles(sorted(rows["width"].unique()))
-    looks = {w: MethodStyle(f"width {w}", colour, marker, "-") for w, (colour, marker) in widths.items()}
+    looks = width_styles(sorted(rows["width"].unique()))
     rates = sorted(rows["log2_lr"].unique())
     whole = all(float(rate).is_integer() for rate in rates)
     ticks = rates if whole else list(range(math.ceil(rates[0]), math.floor(rates[-1]) + 1))
@@ -96,7 +92,7 @@ def loss_vs_lr(
     edge = Line2D([], [], color="0.3", marker=">", mfc="white", ls="", label="optimum at the grid's edge")
     carried = [Line2D([], [], **KEPT, label="base width's rate")] if len(kept) else []
     handles = [*(Line2D([], [], **look.drawn) for look in looks.values()), cross, fit, edge, *carried]
-    panels.legend_below(figure, handles, 3, others)
+    panels.legend_below(figure, handles, 3, left_out(styles, others))
     return figure, plotted
 
 
@@ -172,8 +168,7 @@ def _drift(row: Any) -> str:
 def best_rates(optima: DataFrame, transfer: DataFrame, pooled: DataFrame, styles: Styles) -> Drawn:
     """How far each method's best rate has moved from its own at the narrowest width, in doublings; a panel a task.
 
-    Bars are the optima's own 95 % intervals. Optima at an end of the grid are left out, as they are of the drift, which stands
-    below: the slopes of these lines with their intervals, and where `pooled` has it their mean over tasks.
+    Optima at an end of the grid are left out, as they are of the drift, which stands below.
     """
     inside = optima["method"].isin(styles) & ~optima["flag"].str.startswith("edge") & finite(optima["log2_lr_opt"])
     moved = optima.loc[inside, ["task", "method", "width", *OPTIMUM]]
@@ -225,10 +220,9 @@ def _drifts(ax: Axes, here: Any, slopes: DataFrame, styles: Styles) -> None:
 
 
 def regret_vs_width(regret: DataFrame, optima: DataFrame, *, title: str, styles: Styles) -> Drawn:
-    """Cross-fitted regret (nats) of the base width's rate at each width, a panel a method, with 95 % intervals.
+    """Cross-fitted regret (nats) of the base width's rate at each width, a panel a method.
 
-    The band reaches to max(0.01 nats, 2 σ of the seeds). Where there is no cross-fitted regret (one seed), the same-seed regret
-    is shown by an open marker. A method that was run at one width is left out.
+    A method that was run at one width is left out.
     """
     crossed = ["regret_cf", "regret_cf_low", "regret_cf_high"]
     plotted = regret[["method", "width", "log2_lr_transferred", *crossed, "regret", "flag"]]
@@ -238,8 +232,7 @@ def regret_vs_width(regret: DataFrame, optima: DataFrame, *, title: str, styles:
     plotted["shown"] = plotted["regret_cf"].fillna(plotted["regret"])
     if not finite(plotted["shown"]).any():
         return empty_figure(title, "no regret can be computed: every run diverged, or base width was not run"), plotted
-    methods = present(styles, plotted, several_widths=True)
-    alone = [m for m in present(styles, plotted) if m not in methods]  # no rate was carried over
+    methods, alone = at_several_widths(styles, plotted)  # of the others no rate was carried over
     plotted = plotted[plotted["method"].isin(methods)].reset_index(drop=True)
     cells = plotted.rename(columns={"regret_cf_low": "low", "regret_cf_high": "high"})
     cells["open"] = ~finite(cells["regret_cf"])

@@ -45,9 +45,8 @@ INTERACTION_COLUMNS = ["statistic", "effect", "estimate", "low", "high", "n_seed
 def lr_sensitivity(stability: DataFrame, rows: DataFrame, optima: DataFrame, *, title: str, styles: Styles) -> Drawn:
     """Sensitivity to the rate (nats) against width, and the share of runs that diverged against the distance from the best.
 
-    Left: with 95 % intervals. Right: over all widths of a method, by whole doublings from each width's best rate of the grid;
-    an open marker where not all widths have such a rate. A width whose best rate is not known, or lies at an end of the grid,
-    is left out.
+    Right: an open marker where not all widths have such a rate. A width whose best rate is not known, or lies at an end of the
+    grid, is left out.
     """
     names = {"lr_sensitivity": "value", "lr_sensitivity_low": "low", "lr_sensitivity_high": "high"}
     best = optima.loc[optima["flag"].isin(["ok", "argmin_only"]), ["method", "width", "log2_lr_argmin"]]
@@ -72,14 +71,17 @@ def lr_sensitivity(stability: DataFrame, rows: DataFrame, optima: DataFrame, *, 
     right.set(xlabel="doublings from the own best rate", ylabel="share of runs")
     here = part(known, kind="sensitivity").astype({"width": float})
     there = part(known, kind="diverged").drop(columns=["low", "high"])
-    for ax in (ax for ax, cells in ((left, here), (right, there)) if cells.empty):
-        panels.note(ax, "no optimum inside the grid")
-    if len(here):
+    nothing = "no optimum inside the grid"
+    if here.empty:
+        panels.note(left, nothing)
+    else:
         panels.width_axis(left, here["width"].unique(), margin=0.3)
         low, high = panels.robust_limits([*here["value"], 0.0], here["low"], here["high"], floor=0.02)
         left.set_ylim(min(low, 0.0), high)
         panels.method_lines(left, here, "width", "value", styles, apart=3)
-    if len(there):
+    if there.empty:
+        panels.note(right, nothing)
+    else:
         there["open"] = there["n_widths"].ne(there["of_widths"])
         panels.method_lines(right, there, "distance", "value", styles, apart=2, lw=1, ms=3.5)
         right.axvline(0, **LINE)
@@ -139,8 +141,8 @@ def _excesses(ax: Axes, plotted: Any, shown: Any, styles: Styles) -> None:
 def weight_decay(cells: DataFrame, best: DataFrame, *, title: str, styles: Styles) -> Drawn:
     """Maps of weight decay × learning rate, a column a method and a row a width and way of scaling.
 
-    Colour is the mean validation loss above that of the map's best cell (nats), on one logarithmic scale. The star is the best
-    cell, open where it lies at an edge of the map; a cross marks cells where all seeds diverged, k/n those where some did.
+    The star is the best cell, open where it lies at an edge of the map; a cross marks cells where all seeds diverged, k/n those
+    where some did.
     """
     if cells.empty:
         return empty_figure(title, "no weight decay but the task's own was run"), DataFrame()
@@ -163,8 +165,8 @@ def weight_decay(cells: DataFrame, best: DataFrame, *, title: str, styles: Style
     far = float(plotted["excess"].astype(float).quantile(0.95))
     norm = LogNorm(LEAST_EXCESS, max(10 * LEAST_EXCESS, far), clip=True)
     for method, stack in axes.items():
-        mine = [part(plotted, method=method, weight_decay_scaling=scaling, width=width) for scaling, width in kinds]
-        for ax, here, (scaling, width) in zip(stack, mine, kinds, strict=True):
+        for ax, (scaling, width) in zip(stack, kinds, strict=True):
+            here = part(plotted, method=method, weight_decay_scaling=scaling, width=width)
             if here.empty:
                 panels.leave_out(ax)
             else:
@@ -220,11 +222,7 @@ def _map(ax: Axes, here: Any, every: DataFrame, norm: LogNorm) -> None:
 
 
 def interaction(effects: DataFrame, *, title: str, styles: Styles) -> Drawn:
-    """Each statistic in each of the four cells, and below, on a scale of its own, both main effects and the interaction.
-
-    With 95 % intervals. All statistics are better when lower: an effect left of the zero line helps, and an interaction left of
-    it says that µP helps more under ScheduleFree than without.
-    """
+    """Each statistic in each of the four cells, and below, on a scale of its own, both main effects and the interaction."""
     if effects.empty:
         return empty_figure(title, "the four methods were not all run, so there is no interaction"), DataFrame(
             columns=INTERACTION_COLUMNS

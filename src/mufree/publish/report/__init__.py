@@ -11,7 +11,7 @@ import io
 import json
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +72,10 @@ def to_pdf(page: Mapping[str, Any], figures: Path) -> bytes:
         folder = Path(name)
         shutil.copy(TEMPLATES / "report.typ", folder)
         (folder / "report.json").write_text(json.dumps(page, ensure_ascii=False), encoding="utf-8")
-        for block in _figures(page):
-            copy = folder / f"{block['file']}.pdf"
+        for stem in _stems(page):
+            copy = folder / f"{stem}.pdf"
             copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(figures / f"{block['file']}.pdf", copy)
+            shutil.copy(figures / f"{stem}.pdf", copy)
         return typeset(folder / "report.typ")
 
 
@@ -86,11 +86,11 @@ def to_html(page: Mapping[str, Any], figures: Path) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
-    stems = [block["file"] for block in _figures(page)]
+    stems = _stems(page)
     return environment.get_template("report.html.j2").render(
         **page,
-        pictures={file: base64.b64encode(_light(figures / f"{file}.png")).decode() for file in stems},
-        points={file: _points(figures / f"{file}.points.json") for file in stems},
+        pictures={stem: base64.b64encode(_light(figures / f"{stem}.png")).decode() for stem in stems},
+        points={stem: _points(figures / f"{stem}.points.json") for stem in stems},
         script=(TEMPLATES / "report.js").read_text(encoding="utf-8"),
     )
 
@@ -112,7 +112,7 @@ def _points(path: Path) -> str:
     return found.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
-def _figures(page: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _stems(page: Mapping[str, Any]) -> list[str]:
+    """Of the figures on a page."""
     groups = [group["blocks"] for section in page["sections"] for group in section["groups"]]
-    for blocks in [page["lead"], *groups]:
-        yield from (block for block in blocks if block["kind"] == "figure")
+    return [block["file"] for blocks in [page["lead"], *groups] for block in blocks if block["kind"] == "figure"]

@@ -65,19 +65,24 @@ def show(caption: str, frame: pd.DataFrame, names: Mapping[str, str]) -> Block:
     """One task's rows of a table; columns that hold nothing are left out. `names` are the methods' names for readers."""
     columns = [column for column in frame.columns if column != "task" and not frame[column].isna().all()]
     heads, cells = [], []
+    ends: set[str | None] = set()
     for place, column in enumerate(columns):
-        if _is_end(column, columns):
+        found = [_next(column, columns[place + 1 :], end) for end in ("low", "high", "se")]
+        if not column.endswith(("low", "high")):
+            ends.update(found)
+        # 90 % intervals follow from the 95 % ones, and stay in the CSV file.
+        if column in ends or column.endswith(("low90", "high90")):
             continue
         heads.append(HEADS.get(column, column.replace("_", " ")))
-        cells.append(_cells(frame, column, columns[place + 1 :], names))
+        cells.append(_cells(frame, column, found, names))
     return table(caption, heads, list(zip(*cells, strict=True)))
 
 
-def _cells(frame: pd.DataFrame, column: str, after: Sequence[str], names: Mapping[str, str]) -> list[str]:
-    """A column as text, with the interval or the standard error that follows it."""
+def _cells(frame: pd.DataFrame, column: str, beside: Sequence[str | None], names: Mapping[str, str]) -> list[str]:
+    """A column as text, with the interval or the standard error that columns `beside` it hold: low, high, error."""
+    low, high, error = beside
     digits = 2 if column.startswith(TWO_DIGITS) else 3
     values = [cell(value, digits, names) for value in frame[column]]
-    low, high, error = (_next(column, after, end) for end in ("low", "high", "se"))
     if low and high:
         bounds = zip(frame[low], frame[high], strict=True)
         return [joined(value, interval(*ends, digits)) for value, ends in zip(values, bounds, strict=True)]
@@ -102,19 +107,6 @@ def _next(column: str, after: Sequence[str], end: str) -> str | None:
         if not name.endswith(("low", "high")):
             return None
     return None
-
-
-def _is_end(column: str, columns: Sequence[str]) -> bool:
-    """Whether a column is shown with one before it; 90 % intervals follow from the 95 % ones, and stay in the CSV file."""
-    if column.endswith(("low90", "high90")):
-        return True
-    place = columns.index(column)
-    return any(
-        column == _next(owner, columns[i + 1 :], end)
-        for i, owner in enumerate(columns[:place])
-        if not owner.endswith(("low", "high"))
-        for end in ("low", "high", "se")
-    )
 
 
 def cell(value: Any, digits: int, names: Mapping[str, str]) -> str:

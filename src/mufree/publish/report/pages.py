@@ -310,12 +310,11 @@ def conditions(results: Results) -> Block:
         if not known(row["estimate"]):
             continue
         what = statistic(str(row["statistic"]))
-        about = subject_words(row["subject"], lambda name: results.names.get(name, name))
         rows.append(
             [
                 str(row["id"]),
                 str(row["task"]),
-                f"{what.words}, {about}",
+                f"{what.words}, {subject_words(row['subject'], results.names)}",
                 cell(row["width"], 0, {}),
                 f"{value(row['estimate'], what)} {bounds(row['low'], row['high'], what)}",
                 bounds(row["low90"], row["high90"], what),

@@ -80,24 +80,24 @@ def draw(result: Result, folder: Path) -> set[str]:
     drawn = set()
     shown = kept_rows(result)
     if len(shown):
-        tables = {"rows": shown, "loss": mean_losses(shown), "optima": optima(result), "regret": NONE_KEPT}
+        losses: Any = shown.assign(mean_loss=shown["val_loss"].where(shown["status"].eq("ok")))
+        loss = losses.groupby(["method", "width", "log2_lr"], as_index=False)["mean_loss"].mean()
+        tables = {"rows": shown, "loss": loss, "optima": optima(result), "regret": NONE_KEPT}
         figures.save(*figures.draw("loss_vs_lr", tables, result.name, "Loss against learning rate"), folder / "loss")
         drawn.add("loss")
     for each in result.tuned:
-        if each.check is not None:
-            check = each.check
-            picture = figures.draw_coordcheck(
-                check.table, check.verdicts, title=f"Coordinate check of {result.name}", name=each.method
-            )
-            figures.save(picture, pd.DataFrame(), folder / f"check-{each.method}")
-            drawn.add(f"check-{each.method}")
+        if (check := each.check) is not None:
+            title, stem = f"Coordinate check of {result.name}", f"check-{each.method}"
+            picture = figures.draw_coordcheck(check.table, check.verdicts, title=title, name=each.method)
+            figures.save(picture, pd.DataFrame(), folder / stem)
+            drawn.add(stem)
     return drawn
 
 
 def page(result: Result, drawn: set[str]) -> dict[str, Any]:
     """What stands where (see `report.pages`)."""
     settings = result.settings
-    names = figures.display_names(result.rows) if len(result.rows) else {}
+    names = {each.method: each.method for each in result.tuned} | figures.display_names(result.rows)
     lead: list[Block] = [answer(result), *(text(sentence) for sentence in sentences(result))]
     if result.tuned and known(result.lr):
         lead.append(snippet(result))
@@ -111,7 +111,7 @@ def page(result: Result, drawn: set[str]) -> dict[str, Any]:
         lead.append(methods_table(result.tuned, names))
     checks = [
         (
-            f"{names.get(each.method, each.method)}: {each.check.word}",
+            f"{names[each.method]}: {each.check.word}",
             [figure(f"check-{each.method}", CHECK_CAPTION), slopes(each.check)],
         )
         for each in result.tuned
@@ -230,10 +230,8 @@ def snippet(result: Result) -> Block:
             "    …  # with BatchNorm: evaluating(optimizer, model, batches)",
         ]
     else:
-        lines += [
-            f"# {method.schedule} schedule after {warmup} steps of linear warm-up"
-            + (", evaluated at an average (EMA)" * (method.average == "ema"))
-        ]
+        average = ", evaluated at an average (EMA)" if method.average == "ema" else ""
+        lines.append(f"# {method.schedule} schedule after {warmup} steps of linear warm-up{average}")
     caption = "make_model is your own, of a width alone. The warm-up is the tuning's; give a longer run a longer one."
     return {"kind": "code", "text": "\n".join(lines), "caption": caption}
 
@@ -249,7 +247,7 @@ def widths_table(tuned: Sequence[Tuned], names: dict[str, str]) -> Block:
             moved = number(float(check.moved.estimate), 2, sign=True)
             rows.append(
                 [
-                    names.get(each.method, each.method),
+                    names[each.method],
                     str(check.width),
                     joined(moved, interval(*ends, 2, sign=True)) if check.flag == "ok" else f"{moved} or more",
                     joined(number(check.cost.estimate, 4), interval(*check.cost.ends(), 4)),
@@ -268,8 +266,8 @@ def methods_table(tuned: Sequence[Tuned], names: dict[str, str]) -> Block:
         judgement = each.judgement
         rows.append(
             [
-                names.get(each.method, each.method),
-                each.judgement.verdict,
+                names[each.method],
+                judgement.verdict,
                 f"{2.0**judgement.log2_lr:.3g}" if known(judgement.log2_lr) else MISSING,
                 f"{each.beta2:g}",
                 number(judgement.optimum.loss, 4),
@@ -320,14 +318,6 @@ def kept_rows(result: Result) -> pd.DataFrame:
     return pd.concat(kept) if kept else result.rows
 
 
-def mean_losses(rows: pd.DataFrame) -> pd.DataFrame:
-    """Mean loss of the trials that didn't diverge, by method, width and rate."""
-    losses = rows["val_loss"].where(rows["status"].eq("ok"))
-    return (
-        losses.groupby([rows[name] for name in ("method", "width", "log2_lr")]).mean().rename("mean_loss").reset_index()
-    )
-
-
 def optima(result: Result) -> pd.DataFrame:
     """The best rate of each method and width, with its interval, as `figures` has it."""
     rows = []
@@ -337,16 +327,8 @@ def optima(result: Result) -> pd.DataFrame:
             (result.settings.base_width, 0.0, judgement.interval, judgement.optimum.flag)
         ]
         at += [(check.width, judgement.log2_lr, check.moved, check.flag) for check in judgement.checks]
-        rows += [
-            {
-                "method": each.method,
-                "width": width,
-                "log2_lr_opt": float(found.estimate) + added,
-                "log2_lr_opt_low": float(found.low) + added,
-                "log2_lr_opt_high": float(found.high) + added,
-                "flag": flag,
-            }
-            for width, added, found, flag in at
-        ]
+        for width, added, found, flag in at:
+            ends = (float(end) + added for end in (found.estimate, found.low, found.high))
+            rows.append((each.method, width, *ends, flag))
     columns = ["method", "width", "log2_lr_opt", "log2_lr_opt_low", "log2_lr_opt_high", "flag"]
     return pd.DataFrame(rows, columns=columns)
