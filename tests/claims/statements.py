@@ -198,6 +198,11 @@ def decay_again(found: Evidence) -> bool:
     return bool(row["reason"] == "both are best at the largest decay tried")
 
 
+def decay_more(found: Evidence) -> bool:
+    row = found.one("mlp-more-decay", "mup_schedulefree - mup_adamw, coupled", "weight_decay_difference")
+    return bool(row["estimate"] == 0 and row["low"] < 0 < row["high"])
+
+
 def embedding_again(found: Evidence) -> bool:
     return verdicts_again(found, "H8")[2] == "supported"
 
@@ -336,6 +341,7 @@ PAPER: dict[str, Statement] = {
     "ratio-again": (ratio_again, flipped),
     "ratio-falls": (ratio_falls, flipped),
     "decay-again": (decay_again, reasonless),
+    "decay-more": (decay_more, shifted),
     "embedding-again": (embedding_again, flipped),
     "confirmed-regret": (confirmed_regret, swapped),
     "resnet": (resnet, sharpened),
