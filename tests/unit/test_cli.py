@@ -282,6 +282,18 @@ def test_the_coordinate_check_has_a_row_for_every_method_and_scales_each_model_b
     assert (change["sp_radam", "readout"].unstack("step") > 0).to_numpy().tolist() == [[False, True, True]] * 2
 
 
+def test_a_task_of_one_width_is_told_to_name_widths_for_its_coordinate_check(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = small_study()
+    for grid in plain["grids"]:
+        grid["widths"] = [16]
+    where = ["--task", "photo", "--data", str(data), "--out", str(tmp_path / "check.parquet")]
+    assert main(["coordcheck", "--study", str(write_study(tmp_path, plain)), *where]) == 2
+    assert "task photo has the width 16 alone" in (said := capsys.readouterr().err)
+    assert "coordinate_check: {widths: [16, 32]}" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

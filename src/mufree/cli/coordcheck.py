@@ -168,6 +168,15 @@ def _check_study(study: Path, task: str | None, data: Path | None, out: Path | N
         raise UserError(f"--study needs {', '.join(missing)}", 2)
     planned = load_study(study)
     task_of(planned, task)
+    from mufree.study.plan import checked
+
+    widths, _ = checked(planned, task)
+    if len(set(widths)) < 2:
+        raise UserError(
+            f"{study}: task {task} has the width {widths[0]} alone, and a coordinate check compares two or more; "
+            f"give it some, such as coordinate_check: {{widths: [{widths[0]}, {2 * widths[0]}]}}",
+            WRONG_USAGE,
+        )
     import pyarrow as pa
 
     from mufree.lab.coordcheck import check_task
