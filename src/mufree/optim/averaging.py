@@ -1,4 +1,8 @@
-"""An average of the weights beside an ordinary optimizer, for evaluation: what a schedule-free one has inside."""
+"""An average of the weights beside an ordinary optimizer, for evaluation: what a schedule-free one has inside.
+
+torch.optim.swa_utils.AveragedModel is a second model. Here the one model is put at its average and taken back, so that
+`evaluating`, its guards and checkpoints are the same for both kinds of average.
+"""
 
 from __future__ import annotations
 
