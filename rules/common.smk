@@ -29,9 +29,9 @@ DATASETS = plan.study_datasets(STUDY)
 FIRST_TASK = next(iter(STUDY.tasks))
 # A figure as files: for print, for the page with what the pointer finds in it, and what it plots.
 KINDS = ["pdf", "png", "csv", "points.json"]
-# Of all studies, those whose hypotheses were written down before their runs; some have a file of their own.
-JUDGED = ["cifar_wikitext", "confirm"]
+# A study is judged if it has hypotheses, which were written down before its runs: the first one's, or a file of its own.
 OWN_HYPOTHESES = Path(f"experiments/{STUDY.name}.hypotheses.yaml")
+JUDGED = OWN_HYPOTHESES.exists() or STUDY.name == "cifar_wikitext"
 HYPOTHESES = (
     str(OWN_HYPOTHESES) if OWN_HYPOTHESES.exists() else "experiments/hypotheses.yaml"
 )

@@ -10,10 +10,8 @@ PAPER_FIGURES = [
 # Frozen beside the article's first study, not in its place.
 BESIDE = ["follow_ups", "confirm", "confirm_gpt"]
 FREEZE_TO = f"paper/{STUDY.name}" if STUDY.name in BESIDE else "paper/data"
-# By its hypotheses a frozen study is judged. One that is tried in the place of the first has the first's.
-FROZEN_HYPOTHESES = (
-    [HYPOTHESES] if STUDY.name in JUDGED or FREEZE_TO == "paper/data" else []
-)
+# What stands in the place of the first study is judged as it was.
+FROZEN_HYPOTHESES = [HYPOTHESES] if JUDGED or FREEZE_TO == "paper/data" else []
 # Hours of simulation, and of no study: taken along from where it was made, or from what was frozen before.
 CALIBRATION = those_there("results/calibration.csv", "paper/data/calibration.csv")
 
@@ -57,7 +55,7 @@ rule freeze:
 
 
 rule check_frozen:
-    """Frozen files are those of their manifest; what figures read of them is put beside one another."""
+    """Frozen files are those of their manifest; what is read of them is put beside one another, with the verdicts."""
     input:
         source_files("recompute"),
         # A change of any file is seen. The manifest is asked for even before there is one.
@@ -74,6 +72,11 @@ rule check_frozen:
                 *(f"tables/{t}.csv" for t in TABLES),
             ],
         ),
+        verdicts=[
+            f"results/paper/{study['name']}/verdicts.csv"
+            for folder, study in FROZEN.items()
+            if (Path(folder) / "hypotheses.yaml").exists()
+        ],
     log:
         "results/paper/logs/check_frozen.log",
     conda:

@@ -34,7 +34,7 @@ rule report:
             kind=KINDS,
         ),
         provenance="results/{study}/provenance.json",
-        verdicts=["results/{study}/verdicts.csv"] if STUDY.name in JUDGED else [],
+        verdicts=["results/{study}/verdicts.csv"] if JUDGED else [],
         study=STUDY_FILE,
     output:
         pdf="results/{study}/report.pdf",

@@ -190,9 +190,8 @@ class Tuning:
     def _coordinate_check(self, method: str) -> Outcome:
         settings = self.settings
         trial = self._trial(method, settings.beta2s[0], settings.base_width, settings.start, seed=0)
-        make = partial(
-            make_optimizer, trial.model_copy(update={"warmup_fraction": 0.0})
-        )  # width and seed don't matter to it
+        # One for all widths and seeds: in the methods that are tuned, neither changes what an optimizer is made with.
+        make = partial(make_optimizer, trial.model_copy(update={"warmup_fraction": 0.0}))
 
         def model_of(width: int, seed: int) -> nn.Module:
             if self.trainer.stop_requested():

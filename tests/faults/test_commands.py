@@ -253,6 +253,24 @@ def test_rows_that_an_older_version_froze_can_not_be_frozen_again(
     one_error(folder, words, 1, capsys, "rows.parquet has no column engine")
 
 
+def test_a_study_is_judged_where_it_has_hypotheses_and_does_not_lose_them_unseen(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judged = next(words for words in READS if words.startswith("freeze"))
+    words = judged.replace("--hypotheses @/hypotheses.yaml ", "")
+    one_error(folder, words.replace("@/out", "@/frozen"), 1, capsys, "frozen is judged by its hypotheses.yaml")
+    thaw = "check-frozen @/out --thaw @/thawed --out @/checked.json"
+    for freeze, verdicts in ((judged, True), (words, False)):
+        shutil.rmtree(folder / "out", ignore_errors=True)
+        assert call(folder, freeze) == 0
+        assert ("not judged" in capsys.readouterr().out) != verdicts
+        assert call(folder, thaw) == 0
+        assert list((folder / "thawed").rglob("verdicts.csv")) == [folder / "thawed/tiny/verdicts.csv"] * verdicts
+        assert call(folder, "numbers --frozen @/out --out @/numbers_of_it.json") == 0
+        numbers = json.loads((folder / "numbers_of_it.json").read_text())["numbers"]
+        assert any(key.startswith("verdict/") for key in numbers) == verdicts
+
+
 @pytest.mark.parametrize("key", ["study", "run_set", "runs", "numerics", "files"])
 def test_a_manifest_has_what_is_read_of_it(folder: Path, key: str, capsys: pytest.CaptureFixture[str]) -> None:
     manifest = json.loads((folder / "frozen/MANIFEST.json").read_text())

@@ -109,6 +109,14 @@ def test_each_reference_resolves(crate: Path) -> None:
     assert set(entities) - pointed == {METADATA}
 
 
+def test_a_study_that_is_not_judged_has_its_settings_alone_for_a_plan(tmp_path: Path) -> None:
+    frozen = FROZEN.parent / "follow_ups"
+    assert not (frozen / "hypotheses.yaml").exists()
+    assert write(frozen, tmp_path / "crate") == 0
+    action = ROCrate(tmp_path / "crate").root_dataset["mentions"]
+    assert [each.id for each in action["object"] if each.type == "File"] == ["study.yaml"]
+
+
 def test_authors_can_be_named(tmp_path: Path) -> None:
     words = ["--published", "2026-01-02", "--author", "A. Body", "--author", "B. Body"]
     assert main(["crate", str(FROZEN), *words, "--out", str(tmp_path / "crate")]) == 0

@@ -156,6 +156,11 @@ def test_width_that_heads_do_not_divide_is_refused(name: str) -> None:
         models.build(CONFIGS[name], 20, 7)
 
 
+def test_patch_size_that_does_not_divide_the_image_is_refused() -> None:
+    with pytest.raises(ValueError, match="patch_size 5"):
+        models.ViT(16, 10, depth=1, head_dim=8, ffn_ratio=4, patch_size=5)
+
+
 def _awake(model: nn.Module) -> nn.Module:
     """All weights random: zero readouts and queries would hide what attention does."""
     generator = torch.Generator().manual_seed(1)

@@ -208,6 +208,16 @@ def test_layer_types_survive_a_deep_copy() -> None:
     assert layer_types(copy.deepcopy(model)) == layer_types(model)
 
 
+def test_layer_types_of_a_bare_model_are_refused() -> None:
+    with pytest.raises(ValueError, match="MLP has no layer types; make it with mufree"):
+        layer_types(MLP(16, 10))
+
+
+def test_unknown_parametrization_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"Unknown parametrization 'ntk'\. Known: sp, mup"):
+        parametrize(MODELS["mlp"], 32, 16, "ntk", seed=0)  # type: ignore[arg-type]
+
+
 def test_a_plain_linear_output_layer_is_refused() -> None:
     with pytest.raises(AssertionError, match="MuReadout"):
         parametrize(lambda width: nn.Sequential(nn.Linear(3, width), nn.Linear(width, 2)), 32, 16, "mup", seed=0)

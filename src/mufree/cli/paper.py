@@ -83,6 +83,8 @@ def freeze(
     for path in coordcheck:
         read_parquet(path, RAW)
     frozen.may_replace(out, study=planned.name)
+    if hypotheses is None and (out / frozen.HYPOTHESES).exists():
+        raise UserError(f"{out} is judged by its {frozen.HYPOTHESES}; give --hypotheses, or remove the folder")
     with files.replacing(out) as whole:
         frozen.freeze(
             whole,
@@ -96,7 +98,8 @@ def freeze(
         )
         manifest = frozen.make_tables(whole)
     size = sum(file["bytes"] for file in manifest["files"].values()) / 1e6
-    print(f"{out}: {manifest['runs']} runs of {planned.name}, run set {manifest['run_set']}, {size:.1f} MB")
+    judged = "judged" if hypotheses else "not judged"
+    print(f"{out}: {manifest['runs']} runs of {planned.name}, {judged}, run set {manifest['run_set']}, {size:.1f} MB")
 
 
 @command("paper/data paper/confirm paper/follow_ups")
@@ -138,7 +141,7 @@ def check_frozen(
     Args:
         frozen: frozen folders
         recompute: also make the tables anew from the runs, and compare
-        thaw: folder for what figures read: rows, curves and all tables, a folder a study, by its name
+        thaw: folder for what is read of them: rows, curves, all tables and the verdicts, a folder a study, by its name
         out: JSON that says what was checked
     """
     from mufree.publish import freeze

@@ -138,9 +138,11 @@ def _tune(
     store = out / "store"
     store.mkdir(parents=True, exist_ok=True)  # what can't be written is said before anything is trained
     with asked_to_stop(minutes, None) as stop_requested:
-        shown = tqdm(total=1.0, disable=None, dynamic_ncols=True, bar_format="{percentage:3.0f}%|{bar}| {desc}")
-        with _trainer(functions, target, store, device, jobs, engine, stop_requested) as trainer, shown:
-            result = run(functions, settings, trainer, store, device, _Bar(shown))
+        with (
+            _trainer(functions, target, store, device, jobs, engine, stop_requested) as trainer,
+            tqdm(total=1.0, disable=None, dynamic_ncols=True, bar_format="{percentage:3.0f}%|{bar}| {desc}") as bar,
+        ):
+            result = run(functions, settings, trainer, store, device, _Bar(bar))
         result.save(out)
         if result.stopped and (why := stop_requested()) and why.startswith("SIG"):
             raise UserError(

@@ -42,7 +42,11 @@ def parametrize(
     `make_model(width)` builds an uninitialised model. A class attribute `nonlinearity` of it (a name that
     `torch.nn.init.calculate_gain` knows; `linear` where there is none) sets the gain of its weights. The weights depend on
     `seed` and the shapes alone; torch's global random state is left as it was.
+
+    Raises ValueError for an unknown parametrization.
     """
+    if parametrization not in ("sp", "mup"):
+        raise ValueError(f"Unknown parametrization '{parametrization}'. Known: sp, mup")
     with torch.device("meta"):  # shapes only: no memory, no time, no random numbers
         base, delta = make_model(base_width), make_model(2 * base_width)
     with torch.random.fork_rng(devices=[]):
@@ -67,8 +71,14 @@ def layer_types(model: nn.Module) -> dict[str, LayerType]:
 
     `embedding`: fan-in finite and fan-out growing (look-ups, patch embedding, first layer); `hidden`: both grow; `readout`:
     the output layer's weight; `norm`: weight and bias of a normalisation; `bias`: any other bias.
+
+    Raises ValueError if `parametrize` has not been called.
     """
-    types: dict[str, LayerType] = vars(model)["layer_types"]
+    types: dict[str, LayerType] | None = vars(model).get("layer_types")
+    if types is None:
+        raise ValueError(
+            f"{type(model).__name__} has no layer types; make it with mufree.lab.parametrization.parametrize"
+        )
     return types
 
 

@@ -153,7 +153,7 @@ CURE = (
 
 def in_ratio(groups: Sequence[dict[str, Any]]) -> bool:
     """Whether the groups' learning rates are to each other as their multipliers, up to rounding."""
-    if not all(isinstance(group["lr"], Real | Tensor) for group in groups):
+    if not all(isinstance(group.get("lr"), Real | Tensor) for group in groups):
         return False
     rounding = 1e-9 if _watchable(groups) else 1e-6  # tensors of rates are float32
     first, *others = [(float(group["lr"]), group["lr_multiplier"]) for group in groups]
@@ -183,7 +183,7 @@ def set_lr(optimizer: Any, lr: float, kind: str | None = None) -> None:
 
 
 def _watchable(groups: Sequence[dict[str, Any]]) -> bool:
-    return all(isinstance(group["lr"], Real) for group in groups)
+    return all(isinstance(group.get("lr"), Real) for group in groups)
 
 
 def _listed(values: Iterable[Any]) -> str:

@@ -30,14 +30,14 @@ FIGURES = {
         "(triangles, left out of line and drift). Carets: an interval goes on beyond the frame."
     ),
     "regret_vs_width": (
-        "Cross-fitted regret of using the base width's best rate at each width. Grey: below 0.01 nats or "
-        "twice the standard deviation over seeds. Open markers: one seed, regret on the same seed. Carets: an "
-        "interval goes on beyond the frame."
+        "Cross-fitted regret of using the base width's best rate at each width, with 95 % intervals. Grey: below "
+        "0.01 nats or twice the standard deviation over seeds. Open markers: one seed, regret on the same seed. "
+        "Carets: an interval goes on beyond the frame."
     ),
     "lr_sensitivity": (
         "Left: LR sensitivity, the mean excess loss over a window of rates around the own optimum, against "
-        "width. Right: share of runs that diverged by the distance of their rate from the best one, over all "
-        "widths."
+        "width, with 95 % intervals. Right: share of runs that diverged by how many doublings their rate is from "
+        "the best one, over all widths; an open marker where not all widths have such a rate."
     ),
     "interaction": (
         "For each statistic the four methods, and below, on a scale of its own, both main effects and the "
@@ -46,8 +46,8 @@ FIGURES = {
     ),
     "anytime": (
         "Validation loss over the steps of the one schedule-free run, tuned at the full horizon, and where "
-        "runs with a schedule end that were trained and tuned for a quarter, a half and all of it. Below: the "
-        "gap between them; above 0 the scheduled run is better."
+        "runs with a schedule end that were trained and tuned for a quarter, a half and all of it. Thin lines and "
+        "small points are seeds. Below: the gap between them with its 95 % interval; above 0 the scheduled run is better."
     ),
     "averages": (
         "Validation loss over the steps with the controls for averaging, each method at its best rate of the "
@@ -59,8 +59,9 @@ FIGURES = {
         "is above the best of all."
     ),
     "weight_decay": (
-        "Maps of weight decay and learning rate: mean validation loss above the map's best. The best cell of "
-        "each map is marked; what was not run is blank."
+        "Maps of weight decay and learning rate: mean validation loss above the map's best, on one logarithmic "
+        "scale. A star: the best cell, open at an edge of its map. A cross: all seeds diverged; k/n: so many did. "
+        "What was not run is blank."
     ),
     "coordcheck": (
         "Coordinate check: slope against width (both log2) of the mean size |h| and the mean change |h − h₀| "

@@ -29,7 +29,7 @@ FORMATS = {
     ".yaml": "application/yaml",
     ".parquet": "application/vnd.apache.parquet",
 }
-PLANS = ("study.yaml", "hypotheses.yaml")
+PLANS = ("study.yaml", freeze.HYPOTHESES)
 """What a study is made by; all other files are made by it."""
 
 

@@ -1,7 +1,7 @@
 """From a finished study to the few megabytes that the paper is built from, with a manifest of digests; and back.
 
 `freeze` copies, rounds and signs; `make_tables` makes every table from the frozen runs, and `recompute` makes them again and
-compares; `verify` says whether a frozen folder is what its manifest says; `thaw` gives what the figures read. No torch.
+compares; `verify` says whether a frozen folder is what its manifest says; `thaw` gives what figures and people read. No torch.
 """
 
 from __future__ import annotations
@@ -187,7 +187,10 @@ def thaw(folder: Path, out: Path) -> None:
     with files.atomic(out / "rows.parquet") as rows:
         shutil.copyfile(folder / "rows.parquet", rows)
     record.write_table(out / "curves.parquet", packs.curves(folder / "runs"))
-    if (verdicts := judged(folder)) is not None:
+    verdicts = judged(folder)
+    if verdicts is None:
+        (out / "verdicts.csv").unlink(missing_ok=True)
+    else:
         files.write_text(out / "verdicts.csv", tables.to_csv(verdicts))
 
 

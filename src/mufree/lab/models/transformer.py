@@ -94,10 +94,14 @@ class ViT(Network):
     """Pre-norm ViT for 32×32 RGB images with learned positions: float32 [B, 3, 32, 32] → logits [B, classes].
 
     The mean over patches goes to the readout and there is no class token (Beyer et al. 2022). No dropout.
+
+    Raises ValueError if 32 is not a multiple of `patch_size`.
     """
 
     def __init__(self, width: int, classes: int, depth: int, head_dim: int, ffn_ratio: int, patch_size: int) -> None:
         super().__init__()
+        if 32 % patch_size:
+            raise ValueError(f"patch_size {patch_size} does not divide 32; choose 2, 4 or 8")
         self.patch_size = patch_size
         self.patches = Linear(3 * patch_size**2, width, bias=False)
         self.positions = table((32 // patch_size) ** 2, width)

@@ -61,6 +61,7 @@ class Here:
     store: Path | None = None
     device: str = "cpu"
     stop_requested: Callable[[], object] = lambda: None
+    """Gives what asks to stop, if anything does."""
     engine: Engine = "auto"
     side_by_side: ClassVar[int] = 1
     """How many processes train."""
