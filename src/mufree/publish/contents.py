@@ -35,9 +35,9 @@ FIGURES = {
         "Carets: an interval goes on beyond the frame."
     ),
     "lr_sensitivity": (
-        "Left: LR sensitivity, the mean excess loss over a window of rates around the own optimum, against "
-        "width, with 95 % intervals. Right: share of runs that diverged by how many doublings their rate is from "
-        "the best one, over all widths; an open marker where not all widths have such a rate."
+        "Left: LR sensitivity, the mean excess loss over a window of rates around the own optimum, with 95 % "
+        "intervals. Right: share of runs that diverged by doublings from the best rate, over all widths; open: "
+        "not all widths have such a rate."
     ),
     "interaction": (
         "For each statistic the four methods, and below, on a scale of its own, both main effects and the "
