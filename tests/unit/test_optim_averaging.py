@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mufree.optim import MuAdamW, WeightAverage
+from mufree.optim import MuAdamW, MuAdamW_ScheduleFree, WeightAverage
 
 
 def make() -> tuple[nn.Module, Optimizer]:
@@ -144,3 +144,41 @@ def test_another_model_is_an_error() -> None:
         WeightAverage(optimizer, 4).evaluating(make()[0]),
     ):
         pass
+
+
+def test_weights_in_bfloat16_have_an_average_that_moves() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    model.weight.data = torch.ones(1, 1, dtype=torch.bfloat16)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    average = WeightAverage(optimizer, time_constant=1000)
+    wanted = 1.0
+    for n in range(1, 3001):
+        model.weight.data.fill_(1.0 if n < 100 else 4.0)
+        average.update()
+        wanted += max(1 / n, 1 / 1000) * (model.weight.item() - wanted)
+    (mean,) = average.average
+    assert mean.dtype == torch.float32
+    assert float(mean) == pytest.approx(wanted, abs=1e-3)
+    with average.evaluating(model):
+        assert model.weight.item() == pytest.approx(wanted, rel=2**-8)
+        assert model.weight.dtype == torch.bfloat16
+
+
+def test_inside_evaluating_nothing_is_taken_in() -> None:
+    model, optimizer = make()
+    average = WeightAverage(optimizer, 5)
+    with average.evaluating(model, [INPUTS]), pytest.raises(RuntimeError, match="inside `with evaluating"):
+        average.update()
+    assert average.updates == 0
+
+
+def test_weights_that_came_later_and_weights_that_are_averaged_already_are_errors() -> None:
+    model, optimizer = make()
+    average = WeightAverage(optimizer, 5)
+    optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(3))], "lr_multiplier": 1.0, "split_from": 0})
+    with pytest.raises(ValueError, match="of 6 weights, and the optimizer has 7"):
+        average.update()
+    with pytest.raises(ValueError, match="of 6 weights, and the optimizer has 7"), average.evaluating(model):
+        pass
+    with pytest.raises(ValueError, match="AdamWScheduleFree averages its weights itself"):
+        WeightAverage(MuAdamW_ScheduleFree(make()[0].parameters(), lr=0.1), 5)

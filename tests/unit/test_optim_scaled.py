@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from mufree.optim import (
     BaseShapesError,
     MuAdamW,
     MuAdamW_ScheduleFree,
+    MuMuon,
     MuRAdam_ScheduleFree,
     MuScheduleFreeWrapper,
     MuSGD,
@@ -191,3 +193,19 @@ def test_a_compiled_function_that_steps_runs() -> None:
     torch.compile(lambda: optimizers[0].step(), backend="eager")()
     optimizers[1].step()
     assert torch.equal(model.hidden.weight, alone.hidden.weight)
+
+
+@pytest.mark.parametrize("base", [torch.optim.AdamW, torch.optim.SGD, MuMuon])
+@pytest.mark.parametrize("before", [0, 2])
+def test_a_copied_wrapper_goes_on_and_takes_weights_that_have_no_state(base: Any, before: int) -> None:
+    model = net()
+    model.first.weight.requires_grad_(False)  # takes no step before it is copied
+    optimizer = MuScheduleFreeWrapper(model.parameters(), base, lr=0.01)
+    train(model, optimizer, range(before))
+    again, copied = copy.deepcopy((model, optimizer))
+    for each, its in ((model, optimizer), (again, copied)):
+        each.first.weight.requires_grad_(True)
+        torch.manual_seed(1)  # of dropout
+        train(each, its, range(before, 5))
+    assert same(bits(model, optimizer), bits(again, copied))
+    assert not torch.equal(again.first.weight, net().first.weight)

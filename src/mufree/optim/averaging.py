@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mufree.optim.batches import Forward
-from mufree.optim.evaluation import at_average, check_covered, weights_of
+from mufree.optim.evaluation import at_average, averages, check_covered, training_snapshot, weights_of
 
 EMA_SHARE = 0.1
 """The time constant of the study's average, as a share of the run's steps."""
@@ -31,23 +31,42 @@ class WeightAverage:
 
     After n updates the newest weights count max(1/n, 1/time_constant), so that the average is never drawn towards where the
     run started, as one with a fixed decay of 1 − 1/time_constant is. Before the first update it is the weights as they are.
-    Updating and reading it changes no weight. Costs one copy of the weights.
+    Updating and reading it changes no weight. Costs one copy of the weights, in float32 or finer. Raises ValueError for a
+    time constant below 1, and for an optimizer that averages by itself.
     """
 
     def __init__(self, optimizer: Optimizer, time_constant: float) -> None:
         if not time_constant >= 1:
             raise ValueError(f"time_constant is a number of steps, at least 1, got {time_constant}")
+        if averages(optimizer):
+            raise ValueError(f"{type(optimizer).__name__} averages its weights itself; evaluate it in `evaluating`")
         self.optimizer = optimizer
         self.time_constant = time_constant
         self.updates = 0
-        self.average = [weight.detach().clone() for weight in weights_of(optimizer)]
+        # With 8 bits a weight, shares of a thousandth would be rounded away.
+        self.average = [
+            weight.detach().to(torch.promote_types(weight.dtype, torch.float32), copy=True)
+            for weight in weights_of(optimizer)
+        ]
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the weights as they are; call it after each step."""
+        """Take in the weights as they are; call it after each step. Raises RuntimeError inside `evaluating`."""
+        if training_snapshot(self.optimizer) is not None:
+            raise RuntimeError("update() inside `with evaluating(...)`. Leave the context first.")
         self.updates += 1
         share = max(1 / self.updates, 1 / self.time_constant)
-        torch._foreach_lerp_(self.average, weights_of(self.optimizer), share)
+        weights = [weight.to(mean.dtype) for weight, mean in zip(self._weights(), self.average, strict=True)]
+        torch._foreach_lerp_(self.average, weights, share)
+
+    def _weights(self) -> list[Tensor]:
+        """The weights that the average is of. Raises ValueError where the optimizer has got others since."""
+        weights = weights_of(self.optimizer)
+        if len(weights) != len(self.average):
+            raise ValueError(
+                f"The average is of {len(self.average)} weights, and the optimizer has {len(weights)} by now. Make a new one."
+            )
+        return weights
 
     def state_dict(self) -> dict[str, Any]:
         """The average and how many updates are in it; the tensors are its own, and no copies."""
@@ -74,6 +93,7 @@ class WeightAverage:
         Raises ValueError when the optimizer has no parameter of the model.
         """
         check_covered([self.optimizer], model)
+        self._weights()
         said = (
             "A model with BatchNorm is evaluated at the average of the weights with statistics that were collected at the "
             "weights themselves. Give evaluating(model, batches) some training inputs, to compute them anew."

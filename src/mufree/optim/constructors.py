@@ -254,8 +254,8 @@ def MuScheduleFreeWrapper(  # noqa: N802 (as MuAdamW_ScheduleFree)
     _check_steps(optimizer)
     if issubclass(impl, ScheduleFreeWrapper):
         _check_swappable(optimizer)
-    _let_base_make_its_state(optimizer)
     keep_scaled(optimizer, None)
+    optimizer.wrapped = True  # type: ignore[attr-defined]
     wrapped = impl(optimizer, **own)
     # The Reference writes this into the groups there are, and reads it in those that are added later.
     optimizer.defaults["weight_decay_at_y"] = 0.0
@@ -391,22 +391,3 @@ def _check_steps(optimizer: Optimizer) -> None:
                 f"{type(optimizer).__name__} adds weight_decay · weight to the gradient and then normalises it: no rule keeps "
                 "that the same at all widths. Use AdamW, decoupled_weight_decay=True where there is one, or no weight decay."
             )
-
-
-def _let_base_make_its_state(base: Optimizer) -> None:
-    """Hide the wrapper's z from a base optimizer that makes its state when it finds none, in its first step."""
-    held: dict[Any, dict[str, Any]] = {}
-
-    def hide(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        for parameter, state in optimizer.state.items():
-            if state and state.keys() <= {"x", "y", "z"}:
-                held[parameter] = dict(state)
-                state.clear()
-
-    def restore(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        for parameter, own in held.items():
-            optimizer.state[parameter].update(own)
-        held.clear()
-
-    base.register_step_pre_hook(hide)
-    base.register_step_post_hook(restore)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FunctionType
 from typing import Any
 
@@ -38,6 +39,8 @@ class Scaled(Optimizer):
 
     _scaling: Callable[[Params], list[dict[str, Any]]] | None
     _rates: Rates
+    wrapped = False
+    """Whether it is the base of a schedule-free wrapper."""
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters, which become one group for each multiplier, as in the constructor and with its settings.
@@ -67,8 +70,9 @@ class Scaled(Optimizer):
         self._rates.settle()
         step: Any = super().step
         if "torch._dynamo" in sys.modules:  # importing it takes seconds, and unless it is, nothing is compiled
-            return _uncompiled(step.__func__)(self, *args, **kwargs)
-        return step(*args, **kwargs)
+            step = functools.partial(_uncompiled(step.__func__), self)
+        with _wrappers_state_hidden(self):
+            return step(*args, **kwargs)
 
     # torch wraps the step of each class in what runs its hooks, unless this says that it is wrapped: here, the one below is.
     step.hooked = True  # type: ignore[attr-defined]
@@ -94,7 +98,7 @@ class Scaled(Optimizer):
             remember(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_scaling": self._scaling}
+        return super().__getstate__() | {"_scaling": self._scaling, "wrapped": self.wrapped}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # load_state_dict comes here too, maybe with the state of an optimizer that isn't µP's.
@@ -128,6 +132,23 @@ def _step_like(kind: type[Any]) -> Callable[..., Any]:
     functools.update_wrapper(step, kind.step)
     vars(step).update(vars(own))
     return step
+
+
+@contextmanager
+def _wrappers_state_hidden(base: Scaled) -> Iterator[None]:
+    """Hide a wrapper's z from its base, most of which make their state in their first step, and only where they find none."""
+    held: dict[Any, dict[str, Any]] = {}
+    if base.wrapped:
+        held = {
+            weight: dict(state) for weight, state in base.state.items() if state and state.keys() <= {"x", "y", "z"}
+        }
+    for weight in held:
+        base.state[weight].clear()
+    try:
+        yield
+    finally:
+        for weight, state in held.items():
+            base.state[weight].update(state)
 
 
 @functools.cache
