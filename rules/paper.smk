@@ -12,8 +12,8 @@ BESIDE = ["follow_ups", "confirm", "confirm_gpt"]
 FREEZE_TO = f"paper/{STUDY.name}" if STUDY.name in BESIDE else "paper/data"
 # What stands in the place of the first study is judged as it was.
 FROZEN_HYPOTHESES = [HYPOTHESES] if JUDGED or FREEZE_TO == "paper/data" else []
-# Hours of simulation, and of no study: taken along from where it was made, or from what was frozen before.
-CALIBRATION = those_there("results/calibration.csv", "paper/data/calibration.csv")
+# Hours of simulation, and of no study.
+CALIBRATION = those_there("results/calibration.csv")
 
 
 localrules:

@@ -203,6 +203,8 @@ FIGURE = f"figure loss_vs_lr --task {TASK} {RUNS}"
         (f"power --pilot @/README.md {STUDY} --out @/out.csv", 1, ["README.md", "Parquet"]),
         ("metrics --rows @/runs --curves @/curves.parquet --out @/out", 1, ["runs can't be read", "Is a directory"]),
         ("numbers --frozen @/frozen @/frozen --out @/out", 2, ["frozen twice"]),
+        ("numbers --frozen @/frozen @/runs/../frozen --out @/out", 2, ["are the same study, tiny"]),
+        ("check-frozen @/frozen @/runs/../frozen --thaw @/thawed --out @/out", 2, ["are the same study, tiny"]),
         ("numbers --frozen @/tables --out @/out", 1, ["tables/MANIFEST.json", "freeze"]),
         (
             f"report {STUDY} --rows @/rows.parquet --tables @/tables --figures @/figures --provenance @/provenance.json"
@@ -269,6 +271,30 @@ def test_a_study_is_judged_where_it_has_hypotheses_and_does_not_lose_them_unseen
         assert call(folder, "numbers --frozen @/out --out @/numbers_of_it.json") == 0
         numbers = json.loads((folder / "numbers_of_it.json").read_text())["numbers"]
         assert any(key.startswith("verdict/") for key in numbers) == verdicts
+
+
+def test_what_belongs_to_another_study_is_not_frozen(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = next(words for words in READS if words.startswith("freeze"))
+    other = json.loads((folder / "provenance.json").read_text()) | {"study": "other"}
+    (folder / "other.json").write_text(json.dumps(other))
+    foreign = words.replace("@/provenance.json", "@/other.json")
+    one_error(folder, foreign, 1, capsys, "other.json is of study other, and not of tiny")
+    checks = pq.read_table(folder / f"coordcheck/{TASK}.parquet").to_pandas().assign(task="nope")
+    checks.to_parquet(folder / "nope.parquet")
+    foreign = words.replace(f"@/coordcheck/{TASK}.parquet", "@/nope.parquet")
+    one_error(folder, foreign, 1, capsys, "nope.parquet is of nope, and tiny has")
+    one_error(folder, f"{words} --power @/tables/optima.csv", 1, capsys, "optima.csv has no column planned")
+
+
+def test_frozen_again_a_study_keeps_what_is_not_computed_from_its_runs(folder: Path) -> None:
+    words = next(words for words in READS if words.startswith("freeze"))
+    noise = folder / "noise.csv"
+    noise.write_text(f"task,se\n{TASK},0.25\n")
+    assert call(folder, words) == 0
+    assert call(folder, "freeze-tables @/out --validation-noise @/noise.csv") == 0
+    assert call(folder, words) == 0
+    assert (folder / "out/validation_noise.csv").read_text() == noise.read_text()
+    assert call(folder, "check-frozen @/out --out @/checked.json") == 0
 
 
 @pytest.mark.parametrize("key", ["study", "run_set", "runs", "numerics", "files"])

@@ -282,6 +282,17 @@ def test_the_coordinate_check_has_a_row_for_every_method_and_scales_each_model_b
     assert (change["sp_radam", "readout"].unstack("step") > 0).to_numpy().tolist() == [[False, True, True]] * 2
 
 
+def test_a_coordinate_check_takes_the_data_that_its_task_asks_for(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = small_study()
+    plain["tasks"]["photo"]["dataset"]["valid_examples"] = 7
+    where = ["--task", "photo", "--data", str(data), "--out", str(tmp_path / "check.parquet")]
+    assert main(["coordcheck", "--study", str(write_study(tmp_path, plain)), *where]) == 1
+    assert "was prepared as" in (said := capsys.readouterr().err)
+    assert "photo asks for" in said
+
+
 def test_a_task_of_one_width_is_told_to_name_widths_for_its_coordinate_check(
     tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -237,6 +237,13 @@ def test_of_a_study_with_hypotheses_the_verdicts_and_ranges_are_numbers_under_it
     assert trace(numbers, "follow_ups/verdict/H1a/vit-other-seeds") == 2
 
 
+def test_the_papers_first_study_comes_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its numbers have no name of a study before them."""
+    words = ["numbers", "--frozen", *map(str, FOLDERS[::-1]), "--out", str(tmp_path / "numbers.json")]
+    assert main(words) == 2
+    assert f"begins with {FOLDERS[-1]}, which isn't judged" in capsys.readouterr().err
+
+
 def test_a_number_of_no_run_says_why(numbers: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for key, why in (("power", "the code says so"), ("coverage/drift/least", "of simulated studies")):
         assert trace(numbers, key) == 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from mufree.cli.inputs import UserError, load_hypotheses, load_study
 
 if TYPE_CHECKING:
     from mufree.publish.results import Results
+    from mufree.study.config import Study
 
 
 @command("--estimates tables/estimates.csv --hypotheses experiments/hypotheses.yaml --out verdicts.csv")
@@ -58,9 +59,8 @@ def freeze(
         store: folder of the run store
         calibration: the simulation of the intervals (CSV), if it was made
         power: what the study was sized by (CSV of `mufree power`)
-        out: folder to write; what stands there is replaced
+        out: folder to write; what stands there is replaced, but for the tables above that aren't given again
     """
-    from mufree.analysis.coordcheck import RAW
     from mufree.publish import freeze as frozen
     from mufree.study import files, run_store
     from mufree.study.plan import expand
@@ -72,16 +72,16 @@ def freeze(
         load_hypotheses(hypotheses)
     runs = expand(planned)
     of_rows, of_timings = read_parquet(rows, COLLECTED_SCHEMA.names), read_parquet(timings, TIMING_SCHEMA.names)
+    given = {name: path for name, path in (("calibration.csv", calibration), ("power.csv", power)) if path}
     copies = {
         "study.yaml": study,
         frozen.HYPOTHESES: hypotheses,
         **{f"coordcheck/{path.name}": path for path in coordcheck},
-        "calibration.csv": calibration,
-        "power.csv": power,
+        **_besides(out, given),
     }
     check_collected(runs, of_rows)
-    for path in coordcheck:
-        read_parquet(path, RAW)
+    made_by = read_json(provenance, PROVENANCE)
+    _check_of_study(planned, coordcheck, provenance, made_by["study"])
     frozen.may_replace(out, study=planned.name)
     if hypotheses is None and (out / frozen.HYPOTHESES).exists():
         raise UserError(f"{out} is judged by its {frozen.HYPOTHESES}; give --hypotheses, or remove the folder")
@@ -94,12 +94,34 @@ def freeze(
             timings=of_timings,
             store=run_store.existing(store),
             runs=runs,
-            provenance=read_json(provenance, PROVENANCE),
+            provenance=made_by,
         )
         manifest = frozen.make_tables(whole)
     size = sum(file["bytes"] for file in manifest["files"].values()) / 1e6
     judged = "judged" if hypotheses else "not judged"
     print(f"{out}: {manifest['runs']} runs of {planned.name}, {judged}, run set {manifest['run_set']}, {size:.1f} MB")
+
+
+def _besides(out: Path, given: dict[str, Path]) -> dict[str, Path]:
+    """Tables of what isn't computed from the runs, as they are given, or else as they were frozen before."""
+    from mufree.publish.freeze import BESIDES
+    from mufree.study.reading import read_csv
+
+    found = {name: path for name in BESIDES if (path := out / name).exists()} | given
+    for name, path in found.items():
+        read_csv(path, BESIDES[name])
+    return found
+
+
+def _check_of_study(study: Study, checks: Sequence[Path], provenance: Path, made_by: str) -> None:
+    from mufree.analysis.coordcheck import RAW
+    from mufree.study.reading import read_frame
+
+    for path in checks:
+        if odd := set(read_frame(path, RAW)["task"]) - set(study.tasks):
+            raise UserError(f"{path} is of {', '.join(sorted(odd))}, and {study.name} has {', '.join(study.tasks)}")
+    if made_by != study.name:
+        raise UserError(f"{provenance} is of study {made_by}, and not of {study.name}")
 
 
 @command("paper/data paper/confirm paper/follow_ups")
@@ -147,9 +169,10 @@ def check_frozen(
     from mufree.publish import freeze
     from mufree.study import files
 
-    checked = {}
-    for folder in frozen:
-        manifest = freeze.verify(folder)
+    checked, manifests = {}, {folder: freeze.verify(folder) for folder in frozen}
+    if thaw:
+        _check_each_once({folder: manifest["study"] for folder, manifest in manifests.items()})
+    for folder, manifest in manifests.items():
         tables = freeze.recompute(folder) if recompute else {}
         if thaw:
             freeze.thaw(folder, thaw / manifest["study"])
@@ -336,4 +359,14 @@ def _read_studies(folders: Sequence[Path]) -> list[Results]:
     if twice := [folder for folder in folders if folders.count(folder) > 1]:
         raise UserError(f"--frozen names {twice[0]} twice; give each study once", 2)
     run_sets = [freeze.verify(folder)["run_set"] for folder in folders]
-    return [read_frozen(folder, run_set) for folder, run_set in zip(folders, run_sets, strict=True)]
+    studies = [read_frozen(folder, run_set) for folder, run_set in zip(folders, run_sets, strict=True)]
+    _check_each_once({folder: study.name for folder, study in zip(folders, studies, strict=True)})
+    if studies[0].hypotheses is None and any(study.hypotheses for study in studies):
+        raise UserError(f"--frozen begins with {folders[0]}, which isn't judged. Give the paper's first study first", 2)
+    return studies
+
+
+def _check_each_once(names: Mapping[Path, str]) -> None:
+    for folder, name in names.items():
+        if others := [other for other in names if names[other] == name and other != folder]:
+            raise UserError(f"{folder} and {others[0]} are the same study, {name}; give each once", 2)

@@ -27,6 +27,13 @@ MANIFEST = "MANIFEST.json"
 HYPOTHESES = "hypotheses.yaml"
 """What a study is judged by: the folder of one that isn't judged has none."""
 
+BESIDES = {
+    "calibration.csv": ("scenario", "n_seeds", "statistic", "coverage"),
+    "power.csv": ("task", "method", "n_seeds", "planned"),
+    "validation_noise.csv": ("task", "se"),
+}
+"""Tables that a frozen folder may have of what isn't computed from its runs, and the columns that are read of them."""
+
 UNSIGNED = (MANIFEST, "ro-crate-metadata.json")
 """What describes a folder, and isn't part of what is signed."""
 

@@ -147,11 +147,6 @@ def read(
 
 def read_frozen(folder: Path, run_set: str) -> Results:
     """A frozen folder that `freeze.verify` has passed, with its manifest's run set and the verdicts by its hypotheses."""
-    more = {
-        "calibration": ("scenario", "n_seeds", "statistic", "coverage"),
-        "power": ("task", "method", "n_seeds", "planned"),
-        "validation_noise": ("task", "se"),
-    }
     return read(
         folder / "study.yaml",
         folder / "rows.parquet",
@@ -160,5 +155,9 @@ def read_frozen(folder: Path, run_set: str) -> Results:
         verdicts=freeze.judged(folder),
         run_set=run_set,
         hypotheses=freeze.hypotheses(folder),
-        **{name: read_csv(path, needs) for name, needs in more.items() if (path := folder / f"{name}.csv").exists()},
+        **{
+            path.stem: read_csv(path, needs)
+            for name, needs in freeze.BESIDES.items()
+            if (path := folder / name).exists()
+        },
     )

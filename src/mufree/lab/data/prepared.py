@@ -147,6 +147,16 @@ def load(path: Path) -> Prepared:
     )
 
 
+def check_asked_for(folder: Path, settings: Mapping[str, Any], task: str, dataset: str) -> None:
+    """Raise DataError unless a folder was prepared by the settings that a task asks for, its `dataset` as JSON."""
+    asked = json.loads(dataset)
+    if asked != settings:
+        raise DataError(
+            f"{folder} was prepared as {json.dumps(settings)}, and {task} asks for {json.dumps(asked)}. "
+            "Give its own folder, or delete this one, and the workflow prepares it anew"
+        )
+
+
 def _write_files(built: Built, settings: Mapping[str, Any], folder: Path) -> None:
     files: dict[str, dict[str, Any]] = {}
     for split, arrays in built.splits.items():

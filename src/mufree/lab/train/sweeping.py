@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -149,18 +148,17 @@ def sweep(runs: Sequence[Run], data: Path, store: Path, how: How) -> Iterator[Fi
 
 def _data_digest(folder: Path, runs: Sequence[Run]) -> str:
     """The digest in a prepared data set's manifest, without opening its arrays; the data set has to be that of the runs."""
+    from mufree.lab.data.prepared import DataError, check_asked_for
+
     cure = "make it with `mufree data`"
     try:
         manifest = read_json(folder / "manifest.json", {"digest": str, "settings": dict}, cure)
+        for run in runs:
+            check_asked_for(folder, manifest["settings"], run.task, canonical_json(run.dataset))
     except RecordError as error:
         raise SweepError(f"{folder} is no prepared data set, {cure}: {error}") from error
-    for run in runs:
-        asked = json.loads(canonical_json(run.dataset))
-        if asked != manifest["settings"]:
-            raise SweepError(
-                f"{folder} was prepared as {json.dumps(manifest['settings'])}, and {run.task} asks for {json.dumps(asked)}. "
-                "Give its own folder, or delete this one, and the workflow prepares it anew"
-            )
+    except DataError as error:
+        raise SweepError(str(error)) from error
     return str(manifest["digest"])
 
 
