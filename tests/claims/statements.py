@@ -370,14 +370,14 @@ PAPER: dict[str, Statement] = {
 
 
 README: dict[str, Statement] = {
-    "most of that is ScheduleFree's untuned β₂": PAPER["beta2"],
+    "mostly by its untuned β₂": PAPER["beta2"],
     "AdamW's moves alike": PAPER["drift"],
     "ScheduleFree's best learning rate moves by": (from_to, swapped),
     "passes, corrected, on the MLP": PAPER["h1a"],
     "in a second study, on MLP, ViT and GPT": PAPER["confirmed"],
     "the ResNet is too noisy": PAPER["resnet"],
     "keeping the base width's rate costs an estimated": (at_most, swapped),
-    "with AdamW's it ended below AdamW with a cosine on MLP, ViT and GPT": PAPER["free-lower"],
+    "with AdamW's it ended at a lower loss than AdamW with a cosine on MLP, ViT and GPT": PAPER["free-lower"],
     "Look for ScheduleFree's at one to three times AdamW's": PAPER["ratio"],
-    "AdamW at a constant rate with averaged weights does better": PAPER["average"],
+    "nats above AdamW at a constant rate with averaged weights": PAPER["average"],
 }

@@ -3,7 +3,7 @@
 Needs torch, mup and schedulefree alone.
 
     model = parametrize(make_model, width=1024, base_width=64, seed=0)
-    optimizer = MuAdamW_ScheduleFree(model.parameters(), lr=2**-8, warmup_steps=100)
+    optimizer = MuAdamW_ScheduleFree(model.parameters(), lr=2**-8, warmup_steps=100, eps=1e-12)
     optimizer.train()
     ...
     with evaluating(optimizer, model):  # weights at x, the average
