@@ -99,10 +99,8 @@ def place(folder: Path) -> Place:
     """A frozen folder, or one of results. Raises `RecordError` where a file of a manifest isn't there."""
     if (folder / freeze.MANIFEST).exists():
         signed = freeze.manifest_of(folder)["files"]
-        if lost := [name for name in signed if not (folder / name).exists()]:
-            # Where YAML can't be read, every command ends with 2.
-            code = 2 if lost[0].endswith(".yaml") else None
-            raise RecordError(f"{folder}: missing: {', '.join(lost)}. {freeze.CURE}", code)
+        if lost := freeze.lost(folder, signed):
+            raise RecordError(f"{folder}: missing: {', '.join(lost)}. {freeze.CURE}", freeze.exit_code(lost))
     rows = read_frame(folder / "rows.parquet", OF_RUNS)
     provenance = read_json(folder / "provenance.json", record.PROVENANCE)
     read = {"rows.parquet": rows, "provenance.json": pd.DataFrame([provenance])}

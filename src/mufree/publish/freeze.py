@@ -7,7 +7,7 @@ compares; `verify` says whether a frozen folder is what its manifest says; `thaw
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,8 +131,19 @@ def verify(folder: Path) -> dict[str, Any]:
     """
     manifest = manifest_of(folder)
     if problems := misfits(folder, manifest):
-        raise RecordError(f"{folder} is not what was frozen:\n  " + "\n  ".join(problems) + f"\n{CURE}.")
+        said = f"{folder} is not what was frozen:\n  " + "\n  ".join(problems) + f"\n{CURE}."
+        raise RecordError(said, exit_code(lost(folder, manifest["files"])))
     return manifest
+
+
+def lost(folder: Path, signed: Iterable[str]) -> list[str]:
+    """What isn't there of the files that a manifest names."""
+    return [name for name in signed if not (folder / name).exists()]
+
+
+def exit_code(lost: Sequence[str]) -> int | None:
+    """That of a command which misses these files: where YAML can't be read, every command ends with 2."""
+    return 2 if lost and lost[0].endswith(".yaml") else None
 
 
 def manifest_of(folder: Path) -> dict[str, Any]:
