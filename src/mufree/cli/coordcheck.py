@@ -168,7 +168,7 @@ def _check_study(study: Path, task: str | None, data: Path | None, out: Path | N
         raise UserError(f"--study needs {', '.join(missing)}", 2)
     planned = load_study(study)
     task_of(planned, task)
-    from mufree.study.plan import canonical_json, checked
+    from mufree.study.plan import checked
 
     widths, _ = checked(planned, task)
     if len(set(widths)) < 2:
@@ -185,7 +185,7 @@ def _check_study(study: Path, task: str | None, data: Path | None, out: Path | N
     from mufree.study import record
 
     prepared = load(data)
-    check_asked_for(data, prepared.manifest["settings"], task, canonical_json(planned.tasks[task].dataset))
+    check_asked_for(data, prepared.manifest["settings"], task, planned.tasks[task].dataset)
     record.write_table(out, pa.Table.from_pandas(check_task(planned, task, prepared), preserve_index=False))
 
 

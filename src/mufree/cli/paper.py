@@ -12,7 +12,6 @@ from mufree.cli.inputs import UserError, load_hypotheses, load_study
 
 if TYPE_CHECKING:
     from mufree.publish.results import Results
-    from mufree.study.config import Study
 
 
 @command("--estimates tables/estimates.csv --hypotheses experiments/hypotheses.yaml --out verdicts.csv")
@@ -73,18 +72,18 @@ def freeze(
     runs = expand(planned)
     of_rows, of_timings = read_parquet(rows, COLLECTED_SCHEMA.names), read_parquet(timings, TIMING_SCHEMA.names)
     given = {name: path for name, path in (("calibration.csv", calibration), ("power.csv", power)) if path}
+    made_by = read_json(provenance, PROVENANCE)
     copies = {
         "study.yaml": study,
         frozen.HYPOTHESES: hypotheses,
         **{f"coordcheck/{path.name}": path for path in coordcheck},
-        **_besides(out, given),
+        **frozen.besides(out, given),
     }
     check_collected(runs, of_rows)
-    made_by = read_json(provenance, PROVENANCE)
-    _check_of_study(planned, coordcheck, provenance, made_by["study"])
-    frozen.may_replace(out, study=planned.name)
-    if hypotheses is None and (out / frozen.HYPOTHESES).exists():
-        raise UserError(f"{out} is judged by its {frozen.HYPOTHESES}; give --hypotheses, or remove the folder")
+    frozen.check_checks(planned, coordcheck)
+    if made_by["study"] != planned.name:
+        raise UserError(f"{provenance} is of study {made_by['study']}, and not of {planned.name}")
+    frozen.may_replace(out, study=planned.name, judged=hypotheses is not None)
     with files.replacing(out) as whole:
         frozen.freeze(
             whole,
@@ -100,28 +99,6 @@ def freeze(
     size = sum(file["bytes"] for file in manifest["files"].values()) / 1e6
     judged = "judged" if hypotheses else "not judged"
     print(f"{out}: {manifest['runs']} runs of {planned.name}, {judged}, run set {manifest['run_set']}, {size:.1f} MB")
-
-
-def _besides(out: Path, given: dict[str, Path]) -> dict[str, Path]:
-    """Tables of what isn't computed from the runs, as they are given, or else as they were frozen before."""
-    from mufree.publish.freeze import BESIDES
-    from mufree.study.reading import read_csv
-
-    found = {name: path for name in BESIDES if (path := out / name).exists()} | given
-    for name, path in found.items():
-        read_csv(path, BESIDES[name])
-    return found
-
-
-def _check_of_study(study: Study, checks: Sequence[Path], provenance: Path, made_by: str) -> None:
-    from mufree.analysis.coordcheck import RAW
-    from mufree.study.reading import read_frame
-
-    for path in checks:
-        if odd := set(read_frame(path, RAW)["task"]) - set(study.tasks):
-            raise UserError(f"{path} is of {', '.join(sorted(odd))}, and {study.name} has {', '.join(study.tasks)}")
-    if made_by != study.name:
-        raise UserError(f"{provenance} is of study {made_by}, and not of {study.name}")
 
 
 @command("paper/data paper/confirm paper/follow_ups")

@@ -71,7 +71,9 @@ class Scaled(Optimizer):
         step: Any = super().step
         if "torch._dynamo" in sys.modules:  # importing it takes seconds, and unless it is, nothing is compiled
             step = functools.partial(_uncompiled(step.__func__), self)
-        with _wrappers_state_hidden(self):
+        if not self.wrapped:
+            return step(*args, **kwargs)
+        with _wrappers_state_hidden(self.state):
             return step(*args, **kwargs)
 
     # torch wraps the step of each class in what runs its hooks, unless this says that it is wrapped: here, the one below is.
@@ -135,20 +137,16 @@ def _step_like(kind: type[Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def _wrappers_state_hidden(base: Scaled) -> Iterator[None]:
+def _wrappers_state_hidden(state: dict[Any, dict[str, Any]]) -> Iterator[None]:
     """Hide a wrapper's z from its base, most of which make their state in their first step, and only where they find none."""
-    held: dict[Any, dict[str, Any]] = {}
-    if base.wrapped:
-        held = {
-            weight: dict(state) for weight, state in base.state.items() if state and state.keys() <= {"x", "y", "z"}
-        }
+    held = {weight: dict(kept) for weight, kept in state.items() if kept and kept.keys() <= {"x", "y", "z"}}
     for weight in held:
-        base.state[weight].clear()
+        state[weight].clear()
     try:
         yield
     finally:
-        for weight, state in held.items():
-            base.state[weight].update(state)
+        for weight, kept in held.items():
+            state[weight].update(kept)
 
 
 @functools.cache

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 from mufree.study import files, packs, record
 from mufree.study.files import replacing, sha256
 from mufree.study.hypotheses import Hypotheses
-from mufree.study.reading import RecordError, read_frame, read_json
+from mufree.study.reading import RecordError, read_csv, read_frame, read_json
 from mufree.study.yaml_files import read_model, read_yaml
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+    from mufree.study.config import Study
     from mufree.study.plan import Run
 
 MANIFEST = "MANIFEST.json"
@@ -90,10 +91,10 @@ def freeze(
     return manifest
 
 
-def may_replace(out: Path, mark: str = MANIFEST, study: str | None = None) -> None:
+def may_replace(out: Path, mark: str = MANIFEST, study: str | None = None, judged: bool = True) -> None:
     """Raise `RecordError` unless `out` isn't there, is an empty folder, or has the file `mark`, by which it is one of ours.
 
-    Also where it is frozen and of another `study`.
+    Also where it is frozen and of another `study`, or has hypotheses and what takes its place isn't `judged`.
     """
     if out.exists() and not (out.is_dir() and ((out / mark).is_file() or not any(out.iterdir()))):
         raise RecordError(f"{out} is there and has no {mark}, so it isn't replaced. Remove it, or choose another --out")
@@ -104,6 +105,28 @@ def may_replace(out: Path, mark: str = MANIFEST, study: str | None = None) -> No
                 f"{out} has study {there}, so {study} doesn't take its place. Name the study (--config study={there}), "
                 "remove the folder, or choose another --out"
             )
+    if not judged and (out / HYPOTHESES).exists():
+        raise RecordError(f"{out} is judged by its {HYPOTHESES}; give --hypotheses, or remove the folder")
+
+
+def besides(out: Path, given: Mapping[str, Path]) -> dict[str, Path]:
+    """The `BESIDES` of a study by their names, as they are given, or else as they were frozen in `out` before.
+
+    Raises `RecordError` for one that can't be read, or lacks a column.
+    """
+    found = {name: path for name in BESIDES if (path := out / name).exists()} | dict(given)
+    for name, path in found.items():
+        read_csv(path, BESIDES[name])
+    return found
+
+
+def check_checks(study: Study, paths: Iterable[Path]) -> None:
+    """Raise `RecordError` where a raw coordinate check can't be read, or is of a task that the study lacks."""
+    from mufree.analysis.coordcheck import RAW
+
+    for path in paths:
+        if odd := set(read_frame(path, RAW)["task"]) - set(study.tasks):
+            raise RecordError(f"{path} is of {', '.join(sorted(odd))}, and {study.name} has {', '.join(study.tasks)}")
 
 
 def make_tables(folder: Path, copies: Mapping[str, Path | None] | None = None) -> dict[str, Any]:
@@ -141,9 +164,9 @@ def lost(folder: Path, signed: Iterable[str]) -> list[str]:
     return [name for name in signed if not (folder / name).exists()]
 
 
-def exit_code(lost: Sequence[str]) -> int | None:
+def exit_code(missing: Sequence[str]) -> int | None:
     """That of a command which misses these files: where YAML can't be read, every command ends with 2."""
-    return 2 if lost and lost[0].endswith(".yaml") else None
+    return 2 if missing and missing[0].endswith(".yaml") else None
 
 
 def manifest_of(folder: Path) -> dict[str, Any]:

@@ -16,9 +16,8 @@ import pandas as pd
 
 from mufree.analysis.metrics.stability import best_loss
 from mufree.analysis.metrics.statistics import t_interval, wilson
-from mufree.analysis.tables.cases import joint, make_cases, primary
+from mufree.analysis.tables.cases import joint, make_cases, part, primary
 from mufree.analysis.tables.cases import plain_records as records
-from mufree.publish.figures.panels import part
 from mufree.publish.results import Results
 from mufree.publish.words import bounds, known, number, p_value, percent, statistic, thousands, value, with_unit
 from mufree.study.config import METHODS

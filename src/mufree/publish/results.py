@@ -11,11 +11,10 @@ from typing import Any
 import pandas as pd
 
 from mufree.analysis.tables import ALWAYS, read_tables
-from mufree.analysis.tables.cases import COLUMNS_NEEDED, ordered, primary
+from mufree.analysis.tables.cases import COLUMNS_NEEDED, ordered, part, primary
 from mufree.analysis.tables.cases import plain_records as records
 from mufree.publish import freeze
 from mufree.publish.figures import display_names
-from mufree.publish.figures.panels import part
 from mufree.study.config import METHODS, Study
 from mufree.study.hypotheses import Hypotheses
 from mufree.study.reading import RecordError, read_csv, read_frame, read_json

@@ -130,6 +130,9 @@ def _entry(
 def _made_anew(name: str, entry: Mapping[str, Any], places: Sequence[Place]) -> Iterator[Line]:
     """Whether the tables give the number; all of it, its text and its interval too."""
     studies = [read_frozen(each.folder, freeze.manifest_of(each.folder)["run_set"]) for each in places]
+    for each, study in zip(places, studies, strict=True):
+        if study.hypotheses is not None:
+            each.read["verdicts.csv"] = study.verdicts  # judging takes a second or two
     again = numbers.collect(studies)
     if name not in again:
         said = "not here: these folders don't give it; name all studies of the paper, in order"

@@ -240,6 +240,13 @@ def estimated(
     return {**interval_columns(name, interval, ends), "n_seeds": interval.n, "status": status, "reason": reason}
 
 
+def part(frame: Any, **equal: Any) -> Any:
+    """The rows whose columns equal these values."""
+    for column, value in equal.items():
+        frame = frame[frame[column].eq(value)]
+    return frame
+
+
 def primary(rows: pd.DataFrame) -> pd.DataFrame:
     """The runs whose settings are all the task's own, also where a file gave NaN for an empty text."""
     return rows[rows["variant"].isna() | rows["variant"].eq(PRIMARY)]

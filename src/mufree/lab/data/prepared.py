@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mufree.study.files import replacing, sha256
-from mufree.study.parts import Kind
+from mufree.study.parts import Dataset, Kind
+from mufree.study.plan import canonical_json
 from mufree.study.reading import FORMAT, UserError, read_json
 
 Array = NDArray[Any]
@@ -147,9 +148,9 @@ def load(path: Path) -> Prepared:
     )
 
 
-def check_asked_for(folder: Path, settings: Mapping[str, Any], task: str, dataset: str) -> None:
-    """Raise DataError unless a folder was prepared by the settings that a task asks for, its `dataset` as JSON."""
-    asked = json.loads(dataset)
+def check_asked_for(folder: Path, settings: Mapping[str, Any], task: str, dataset: Dataset) -> None:
+    """Raise DataError unless a folder was prepared by the settings that a task asks for."""
+    asked = json.loads(canonical_json(dataset))
     if asked != settings:
         raise DataError(
             f"{folder} was prepared as {json.dumps(settings)}, and {task} asks for {json.dumps(asked)}. "

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from mufree.lab.train.ranks import ALONE, Ranks
 from mufree.study import jobs, record, run_store
-from mufree.study.plan import Run, canonical_json, training_flops
+from mufree.study.plan import Run, training_flops
 from mufree.study.reading import RecordError, UserError, read_json
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def _data_digest(folder: Path, runs: Sequence[Run]) -> str:
     try:
         manifest = read_json(folder / "manifest.json", {"digest": str, "settings": dict}, cure)
         for run in runs:
-            check_asked_for(folder, manifest["settings"], run.task, canonical_json(run.dataset))
+            check_asked_for(folder, manifest["settings"], run.task, run.dataset)
     except RecordError as error:
         raise SweepError(f"{folder} is no prepared data set, {cure}: {error}") from error
     except DataError as error:

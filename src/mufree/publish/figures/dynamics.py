@@ -12,8 +12,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from pandas import DataFrame
 
+from mufree.analysis.tables.cases import part
 from mufree.publish.figures import panels
-from mufree.publish.figures.panels import DASHES, LINE, SMALL, Drawn, empty_figure, finite, minus, part
+from mufree.publish.figures.panels import DASHES, LINE, SMALL, Drawn, empty_figure, finite, minus
 from mufree.publish.figures.style import LAYER_COLOURS, Styles, left_out, main_methods, present, roles_of
 from mufree.study.limits import MAX_SLOPE
 

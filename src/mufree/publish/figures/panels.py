@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import ScaledTranslation
 from pandas import DataFrame
 
+from mufree.analysis.tables.cases import part
 from mufree.publish.figures.style import MethodStyle, Styles, present
 
 Drawn = tuple[Figure, DataFrame]
@@ -40,13 +41,6 @@ def theme() -> Any:
     own |= {"axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6, "axes.edgecolor": "0"}
     own |= {f"{axis}tick.major.{what}": value for axis in "xy" for what, value in (("size", 3), ("width", 0.6))}
     return seaborn.axes_style("ticks") | seaborn.plotting_context("paper", font_scale=0.78) | own
-
-
-def part(frame: Any, **equal: Any) -> Any:
-    """The rows whose columns equal these values."""
-    for column, value in equal.items():
-        frame = frame[frame[column].eq(value)]
-    return frame
 
 
 def finite(values: pd.Series) -> pd.Series:

@@ -10,10 +10,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from pandas import DataFrame
 
-from mufree.analysis.tables.cases import primary
+from mufree.analysis.tables.cases import part, primary
 from mufree.publish.figures import panels
 from mufree.publish.figures.dynamics import curves_at
-from mufree.publish.figures.panels import LINE, NOTE, SMALL, Drawn, empty_figure, finite, part
+from mufree.publish.figures.panels import LINE, NOTE, SMALL, Drawn, empty_figure, finite
 from mufree.publish.figures.style import WORDS, MethodStyle, Styles, present, roles_of
 from mufree.study.limits import NEGLIGIBLE_LOSS
 

@@ -14,8 +14,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from pandas import DataFrame
 
+from mufree.analysis.tables.cases import part
 from mufree.publish.figures import panels
-from mufree.publish.figures.panels import LINE, SMALL, Drawn, empty_figure, finite, minus, part
+from mufree.publish.figures.panels import LINE, SMALL, Drawn, empty_figure, finite, minus
 from mufree.publish.figures.style import Styles, at_several_widths, left_out, present, width_styles
 from mufree.study.limits import NEGLIGIBLE_LOSS, SIGMAS
 

@@ -13,8 +13,9 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from pandas import DataFrame
 
+from mufree.analysis.tables.cases import part
 from mufree.publish.figures import panels
-from mufree.publish.figures.panels import LINE, NOTE, Drawn, empty_figure, finite, minus, part
+from mufree.publish.figures.panels import LINE, NOTE, Drawn, empty_figure, finite, minus
 from mufree.publish.figures.style import MethodStyle, Styles, left_out, main_methods, present
 
 LEAST_EXCESS = 0.003
